@@ -1,0 +1,118 @@
+//! The seam to a language model: score options, generate under a grammar. Everything else is the model's business.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::{Deserialize, Serialize};
+
+/// A prompt in two parts. `shared` is the same for many requests of one diagnosis and is evaluated once;
+/// a provider evaluates `shared` and `own` as separate batches always, so that results do not depend on what is cached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prompt {
+    /// System text and common context (plain text; the provider applies the model's chat template).
+    pub shared: String,
+    /// What this request adds: the user's turn goes on with this.
+    pub own: String,
+}
+
+/// Asks for the log-probability of each option as the model's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreRequest {
+    /// Which agent asks, for accounting.
+    pub agent: String,
+    /// What is asked.
+    pub prompt: Prompt,
+    /// The answers to score, at least two.
+    pub options: Vec<String>,
+}
+
+/// Asks for text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerateRequest {
+    /// Which agent asks, for accounting.
+    pub agent: String,
+    /// What is asked.
+    pub prompt: Prompt,
+    /// GBNF grammar that the answer obeys, if any.
+    pub grammar: Option<String>,
+    /// Most tokens to generate.
+    pub max_tokens: u32,
+}
+
+/// Tokens a request cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Prompt tokens evaluated.
+    pub prompt_tokens: u64,
+    /// Prompt tokens taken from the prefix cache.
+    pub reused_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+}
+
+/// Log-probabilities of the options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// One mean log-probability per token for each option, in the order asked.
+    pub logprobs: Vec<f64>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// Generated text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generated {
+    /// The text, without the template's control tokens.
+    pub text: String,
+    /// True when the model ended by itself.
+    pub finished: bool,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// What went wrong with a request. The diagnosis goes on without the model's vote.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum LlmError {
+    /// The model cannot be had: file missing, wrong checksum, does not load.
+    #[error("model unavailable: {0}")]
+    Unavailable(String),
+    /// The process that runs the model died; it is restarted for the next request.
+    #[error("model process died: {0}")]
+    Crashed(String),
+    /// No answer within the deadline; the process was killed.
+    #[error("no answer within {0} ms")]
+    Timeout(u64),
+    /// The prompt does not fit the context.
+    #[error("prompt of {tokens} tokens exceeds the context of {limit}")]
+    TooLong {
+        /// Tokens of the prompt.
+        tokens: u64,
+        /// Tokens that fit.
+        limit: u64,
+    },
+    /// The request makes no sense (no options, a bad grammar).
+    #[error("invalid request: {0}")]
+    Invalid(String),
+}
+
+/// A model that can be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// Name in the registry, such as `smollm2-135m`.
+    pub name: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+/// A boxed future, so that providers can be used as trait objects.
+pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, LlmError>> + Send + 'a>>;
+
+/// Runs a model. `local` runs llama.cpp in a supervised child process; `recorded` replays answers exactly.
+pub trait Provider: Send + Sync {
+    /// Which model answers.
+    fn identity(&self) -> &ModelIdentity;
+    /// Scores options.
+    fn score(&self, request: ScoreRequest) -> Asking<'_, Scores>;
+    /// Generates text.
+    fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated>;
+}

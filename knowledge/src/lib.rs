@@ -1,0 +1,6 @@
+//! What Galen knows: the catalog of root causes, the chunks of its documents, and how they hang together.
+//!
+//! Depends on nothing else of ours and knows nothing of captures: conditions are expressions over named facts.
+
+pub mod cause;
+pub mod chunk;
