@@ -2,5 +2,10 @@
 //!
 //! Depends on nothing else of ours and knows nothing of captures: conditions are expressions over named facts.
 
+pub mod catalog;
 pub mod cause;
 pub mod chunk;
+pub mod condition;
+pub mod error;
+pub mod graph;
+pub mod template;

@@ -1,0 +1,95 @@
+//! The catalog: all causes, shipped ones embedded and users' own read from a folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::cause::Cause;
+use crate::error::KnowledgeError;
+
+include!(concat!(env!("OUT_DIR"), "/causes.rs"));
+
+/// All causes by id.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Catalog {
+    causes: BTreeMap<String, Cause>,
+}
+
+impl Catalog {
+    /// The causes that ship with Galen.
+    ///
+    /// # Errors
+    /// A file of ours that does not parse: a fault that the tests would have caught.
+    pub fn builtin() -> Result<Self, KnowledgeError> {
+        let mut catalog = Self::default();
+        for (file, text) in CAUSE_FILES {
+            catalog.add(Cause::parse(file, text)?);
+        }
+        Ok(catalog)
+    }
+
+    /// Adds or replaces the causes of every `*.toml` in a folder.
+    ///
+    /// # Errors
+    /// The first file that cannot be read or parsed.
+    pub fn extend_from(&mut self, folder: &Path) -> Result<(), KnowledgeError> {
+        let fail = |file: &Path, e: std::io::Error| KnowledgeError { file: file.display().to_string(), message: e.to_string() };
+        let entries = std::fs::read_dir(folder).map_err(|e| fail(folder, e))?;
+        let mut files: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        files.sort();
+        for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "toml")) {
+            let text = std::fs::read_to_string(file).map_err(|e| fail(file, e))?;
+            self.add(Cause::parse(&file.display().to_string(), &text)?);
+        }
+        Ok(())
+    }
+
+    /// Adds or replaces one cause.
+    pub fn add(&mut self, cause: Cause) {
+        self.causes.insert(cause.id.clone(), cause);
+    }
+
+    /// A cause by id.
+    pub fn get(&self, id: &str) -> Option<&Cause> {
+        self.causes.get(id)
+    }
+
+    /// All causes in order of id.
+    pub fn iter(&self) -> impl Iterator<Item = &Cause> {
+        self.causes.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_cause_parses_and_names_only_known_causes() {
+        let catalog = Catalog::builtin().unwrap();
+        assert!(catalog.iter().count() >= 16);
+        for cause in catalog.iter() {
+            assert!(!cause.test.is_empty() && !cause.summary.is_empty(), "{}", cause.id);
+            assert!(cause.test.iter().any(|t| t.essential), "{} can be named without any essential test", cause.id);
+            for other in cause.explains.iter().map(|e| &e.cause).chain(cause.confused_with.iter().map(|c| &c.cause)) {
+                assert!(catalog.get(other).is_some(), "{} names unknown cause {other}", cause.id);
+            }
+        }
+    }
+
+    #[test]
+    fn explanations_do_not_run_in_circles() {
+        let catalog = Catalog::builtin().unwrap();
+        for cause in catalog.iter() {
+            for follow in &cause.explains {
+                let back = catalog.get(&follow.cause).map(|c| c.explains.iter().any(|e| e.cause == cause.id));
+                assert_ne!(back, Some(true), "{} and {} explain each other", cause.id, follow.cause);
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_file_names_itself() {
+        let error = Cause::parse("x.toml", "id = \"x\"\nnonsense = 1").unwrap_err();
+        assert!(error.to_string().starts_with("x.toml: "), "{error}");
+    }
+}

@@ -1,0 +1,133 @@
+//! Sentences of the catalog: minijinja templates over facts, with filters that print numbers for people.
+
+use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior};
+
+/// Renders the sentences of the catalog.
+pub struct Sentences {
+    env: Environment<'static>,
+}
+
+impl Default for Sentences {
+    fn default() -> Self {
+        let mut env = Environment::new();
+        // A sentence about a fact that is not there is not said at all.
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        env.set_fuel(Some(200_000));
+        env.add_filter("bytes", bytes);
+        env.add_filter("pct", |n: f64| format!("{} %", number(n * 100.0)));
+        env.add_filter("num", number);
+        env.add_filter("ms", millis);
+        env.add_filter("secs", |n: f64| millis(n * 1000.0));
+        env.add_filter("times", |n: f64| format!("{} times", number(n)));
+        env.add_filter("short", |text: String| short(&text, 120));
+        Self { env }
+    }
+}
+
+impl Sentences {
+    /// Renders one template over a serialisable context.
+    ///
+    /// # Errors
+    /// One line, when the template does not parse or names a fact that is missing.
+    pub fn render(&self, template: &str, context: impl serde::Serialize) -> Result<String, String> {
+        self.env.render_str(template, Serde(context)).map_err(|e| e.to_string())
+    }
+
+    /// Checks that a template parses.
+    ///
+    /// # Errors
+    /// One line from the template engine.
+    pub fn check(&self, template: &str) -> Result<(), String> {
+        self.env.template_from_str(template).map(|_| ()).map_err(|e| e.to_string())
+    }
+}
+
+/// At most three significant digits, thousands grouped: `1,234,000`, `12.3`, `0.05`.
+pub fn number(n: f64) -> String {
+    let magnitude = n.abs();
+    if magnitude >= 1000.0 {
+        return group(n.round());
+    }
+    let text = match magnitude {
+        m if m >= 100.0 => format!("{n:.0}"),
+        m if m >= 10.0 => format!("{n:.1}"),
+        m if m >= 0.095 => format!("{n:.2}"),
+        _ => format!("{n:.3}"),
+    };
+    let trimmed = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    if trimmed == "-0" { "0".to_owned() } else { trimmed.to_owned() }
+}
+
+fn group(n: f64) -> String {
+    let digits = format!("{:.0}", n.abs());
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    if n < 0.0 { format!("-{out}") } else { out }
+}
+
+/// Bytes in binary units: `512 kB`, `64 MB`, `1.5 GB`.
+pub fn bytes(n: f64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB"];
+    let mut value = n;
+    let mut unit = 0;
+    while value.abs() >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{} {}", number(value), units[unit])
+}
+
+/// Milliseconds as `4.2 ms`, `3.1 s`, `5 min 20 s`, `2 h 5 min`.
+pub fn millis(n: f64) -> String {
+    let seconds = n / 1000.0;
+    if n.abs() < 1000.0 {
+        format!("{} ms", number(n))
+    } else if seconds < 120.0 {
+        format!("{} s", number(seconds))
+    } else if seconds < 7200.0 {
+        format!("{} min {} s", (seconds / 60.0).floor(), (seconds % 60.0).round())
+    } else {
+        format!("{} h {} min", (seconds / 3600.0).floor(), ((seconds % 3600.0) / 60.0).round())
+    }
+}
+
+/// Cuts a text on a character boundary and says so.
+pub fn short(text: &str, most: usize) -> String {
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if flat.chars().count() <= most {
+        return flat;
+    }
+    flat.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_people() {
+        assert_eq!(number(1_234_567.8), "1,234,568");
+        assert_eq!(number(12.345), "12.3");
+        assert_eq!(number(0.5), "0.5");
+        assert_eq!(number(100.0), "100");
+        assert_eq!(number(-0.0), "0");
+        assert_eq!(bytes(67_108_864.0), "64 MB");
+        assert_eq!(millis(4.25), "4.25 ms");
+        assert_eq!(millis(320_000.0), "5 min 20 s");
+    }
+
+    #[test]
+    fn a_sentence_about_a_missing_fact_is_an_error() {
+        let sentences = Sentences::default();
+        let facts = serde_json::json!({"table": "public.orders", "ratio": 41.2});
+        assert_eq!(sentences.render("{{ table }} {{ ratio|times }}", &facts).unwrap(), "public.orders 41.2 times");
+        assert!(sentences.render("{{ nothing }}", &facts).is_err());
+        assert!(sentences.render("{{ table", &facts).is_err());
+    }
+}
