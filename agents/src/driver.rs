@@ -1,14 +1,32 @@
 //! The driver of a diagnosis: performs the I/O that the search decides on, and assembles the report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use galen_knowledge::catalog::Catalog;
+use galen_knowledge::cause::{Cause, Test, Verdict};
+use galen_knowledge::chunk::KnowledgeChunk;
+use galen_knowledge::condition::Condition;
+use galen_knowledge::graph::CauseGraph;
+use galen_knowledge::template::Sentences;
 use galen_tools::capture::Capture;
+use galen_tools::detect::{self, Abnormal, Detection, Direction};
+use galen_tools::model::Window;
+use galen_tools::observe::{self, Observation, Scene};
 use galen_tools::probe::Prober;
+use galen_tools::signals::SignalTable;
 
+use crate::assemble;
+use crate::evidence::Board;
+use crate::experts::{self, Invited};
 use crate::llm::Provider;
+use crate::llm::skill::Skills;
+use crate::panel;
 use crate::report::Report;
+use crate::search::{Outcome, Search, Step};
 
 /// How to diagnose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +69,17 @@ pub struct Diagnosis {
     pub report: Report,
     /// Every node of the search, pruned ones with their reason.
     pub tree: Vec<TreeNode>,
+    /// What the model was asked to choose between, and what it chose: calibration compares it with labels.
+    #[serde(default)]
+    pub ballot: Option<Ballot>,
+}
+
+/// A vote of the model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Ballot {
+    pub candidates: Vec<String>,
+    pub choice: String,
 }
 
 /// A node of the search tree, as stored and shown.
@@ -74,15 +103,314 @@ pub struct TreeNode {
     pub evidence: Vec<String>,
 }
 
+/// What a diagnosis knows before it looks: causes, documents, signals. Load once, use for every diagnosis.
+#[derive(Debug, Clone, Default)]
+pub struct Library {
+    /// Root causes.
+    pub catalog: Catalog,
+    /// Knowledge chunks by cause.
+    pub chunks: Vec<KnowledgeChunk>,
+    /// Canonical signals.
+    pub signals: SignalTable,
+    /// Measured skill of models.
+    pub skill: Skills,
+}
+
 /// Diagnoses a capture. The same call serves a live target (its prober asks the server) and a replay
 /// (its prober reads the capture). Never fails: what cannot be seen is said in the report.
 pub async fn diagnose(
     capture: &Capture,
+    library: &Library,
     prober: &dyn Prober,
     provider: Option<Arc<dyn Provider>>,
     options: &Options,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Diagnosis {
-    let _ = (capture, prober, provider, options, progress);
-    Diagnosis::default()
+    let mut detection = detect::detect(capture, &library.signals, &detect::DetectOptions::default());
+    let called_from_outside = capture.alerts.iter().any(|a| a.source != "detector");
+    let worth_a_search = detection.window.is_some() || called_from_outside || capture.manifest.origin != "live";
+    if detection.window.is_none() && worth_a_search {
+        detection.window = capture.span();
+        detection.baseline = None;
+    }
+    progress(Progress::Detected {
+        window: detection.window.map(|w| assemble::span_text(w).start).unwrap_or_default(),
+        signals: detection.abnormal.iter().take(5).map(|a| a.signal.clone()).collect(),
+    });
+    let mut case = Case::new(capture, library, &detection, prober, options, progress);
+    if worth_a_search {
+        case.search_tree().await;
+    } else {
+        case.look_around().await;
+    }
+    let opinion = match &provider {
+        Some(provider) if worth_a_search => panel::consult(&mut case, provider.as_ref()).await,
+        _ => panel::Opinion::default(),
+    };
+    progress(Progress::Writing);
+    let report = assemble::report(&mut case, &opinion, provider.as_deref()).await;
+    let ballot = opinion.choice.map(|choice| Ballot { candidates: opinion.candidates, choice });
+    Diagnosis { report, tree: case.search.nodes(), ballot }
+}
+
+/// A diagnosis in progress.
+pub struct Case<'a> {
+    /// The capture.
+    pub capture: &'a Capture,
+    /// Causes and documents.
+    pub library: &'a Library,
+    /// What the detector found.
+    pub detection: &'a Detection,
+    /// Options.
+    pub options: &'a Options,
+    /// Observations so far.
+    pub board: Board,
+    /// Hypotheses and tests so far.
+    pub search: Search<'a>,
+    /// Experts that took part, with the number of tests each ran.
+    pub panel: Vec<(Invited, u64)>,
+    prober: &'a dyn Prober,
+    progress: &'a (dyn Fn(Progress) + Send + Sync),
+    sentences: Sentences,
+    probe_ms: f64,
+}
+
+impl<'a> Case<'a> {
+    fn new(
+        capture: &'a Capture,
+        library: &'a Library,
+        detection: &'a Detection,
+        prober: &'a dyn Prober,
+        options: &'a Options,
+        progress: &'a (dyn Fn(Progress) + Send + Sync),
+    ) -> Self {
+        let mut board = Board::default();
+        board.publish(detector_observation(detection, capture));
+        Self {
+            capture,
+            library,
+            detection,
+            options,
+            board,
+            search: Search::new(&library.catalog, &capture.manifest.name),
+            panel: Vec::new(),
+            prober,
+            progress,
+            sentences: Sentences::default(),
+            probe_ms: 0.0,
+        }
+    }
+
+    /// Says what is going on.
+    pub fn tell(&self, step: Progress) {
+        (self.progress)(step);
+    }
+
+    /// Renders a sentence of the catalog; none when a fact it needs is missing.
+    pub fn say(&self, template: &str, tool: Option<&str>) -> Option<String> {
+        let text = self.sentences.render(template, self.board.context_for(tool)).ok()?;
+        Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    }
+
+    /// Judges a condition over all facts, namespaced by tool.
+    pub fn holds(&self, condition: &str) -> Option<bool> {
+        Condition::parse(condition).ok()?.holds(self.board.facts())
+    }
+
+    /// Milliseconds that probes of this diagnosis cost the target.
+    pub fn probe_ms(&self) -> f64 {
+        self.probe_ms
+    }
+
+    /// A healthy target: a look at load, locks, errors and traffic, so that the report shows what was checked.
+    async fn look_around(&mut self) {
+        for tool in ["load_profile", "blocking", "errors", "traffic", "host"] {
+            self.observe(&[tool]).await;
+        }
+    }
+
+    /// Invites the experts that the abnormal signals concern; when they find nothing, those on call too.
+    async fn search_tree(&mut self) {
+        let graph = CauseGraph::new(&self.library.catalog);
+        let (invited, on_call) = experts::choose(&self.detection.abnormal, &self.library.catalog, &graph);
+        self.convene(invited).await;
+        if self.leading().is_none_or(|(_, p)| p < 0.8) || self.capture.manifest.origin != "live" {
+            self.convene(on_call).await;
+        }
+        // Always worth knowing: what the incident costs.
+        self.observe(&["load_profile"]).await;
+    }
+
+    /// Lets a panel of experts search, round by round: each picks its next test, all tools run concurrently,
+    /// and verdicts are recorded in a fixed order, so that a replay takes the same path.
+    async fn convene(&mut self, experts: Vec<Invited>) {
+        if experts.is_empty() {
+            return;
+        }
+        self.tell(Progress::ExpertsChosen { experts: experts.iter().map(|i| i.expert.id.clone()).collect() });
+        let first = self.panel.len();
+        for invited in experts {
+            for cause in self.library.catalog.iter().filter(|c| invited.expert.owns(&c.domain)) {
+                self.search.open(&invited.expert.id, &cause.id, symptoms(cause, self.detection));
+            }
+            self.panel.push((invited, 0));
+        }
+        while self.search.tests() < u64::from(self.options.max_tests) {
+            let ids: Vec<String> = self.panel[first..].iter().map(|(i, _)| i.expert.id.clone()).collect();
+            let steps: Vec<(usize, Step)> =
+                ids.iter().enumerate().filter_map(|(i, id)| Some((first + i, self.search.next_step(id)?))).collect();
+            if steps.is_empty() {
+                return;
+            }
+            let tools: Vec<&str> = steps.iter().filter_map(|(_, s)| self.test_of(s)).flat_map(tools_of).collect();
+            self.observe(&tools).await;
+            for (expert, step) in steps {
+                self.judge(expert, &step);
+            }
+        }
+    }
+
+    fn test_of(&self, step: &Step) -> Option<&'a Test> {
+        self.library.catalog.get(&step.cause)?.test.get(step.test)
+    }
+
+    /// Calls the tools that nobody has called yet, concurrently, and publishes what they return.
+    async fn observe(&mut self, tools: &[&str]) {
+        let wanted: BTreeSet<&str> = tools.iter().copied().filter(|t| !self.board.has(t)).collect();
+        let scene = Scene { capture: self.capture, detection: self.detection, prober: self.prober };
+        let affordable = self.probe_ms < self.options.max_probe_ms;
+        let calls = wanted.iter().map(|tool| async {
+            if affordable { observe::observe(tool, &scene).await } else { refused(tool) }
+        });
+        for observation in join_all(calls).await {
+            self.probe_ms += observation.cost_ms;
+            self.board.publish(observation);
+        }
+    }
+
+    fn judge(&mut self, expert: usize, step: &Step) {
+        let Some(test) = self.test_of(step) else { return };
+        let facts = self.board.facts_for(&test.tool);
+        let holds = |condition: &str| Condition::parse(condition).ok().and_then(|c| c.holds(&facts)) == Some(true);
+        let verdict = if holds(&test.supports) {
+            Verdict::Supported
+        } else if test.refutes.as_deref().is_some_and(holds) {
+            Verdict::Refuted
+        } else {
+            Verdict::Inconclusive
+        };
+        let outcome = Outcome {
+            verdict,
+            reason: self.reason(test, verdict),
+            evidence: tools_of(test).iter().filter_map(|t| self.board.id_of(t)).collect(),
+            cost_ms: self.board.of_tool(&test.tool).map_or(0.0, |e| e.observation.cost_ms),
+        };
+        self.search.record(step, outcome);
+        self.panel[expert].1 += 1;
+        let probability = self.search.hypotheses().get(&step.cause).map_or(0.0, |h| h.belief.probability());
+        self.tell(Progress::Tested {
+            expert: self.panel[expert].0.expert.id.clone(),
+            cause: step.cause.clone(),
+            test: test.id.clone(),
+            verdict: verdict.word().to_owned(),
+            probability,
+        });
+        if verdict == Verdict::Supported && test.essential && probability >= 0.5 {
+            let cause = self.library.catalog.get(&step.cause);
+            let summary = cause.and_then(|c| self.summary_of(c)).unwrap_or_default();
+            self.tell(Progress::Finding { cause: step.cause.clone(), probability, summary });
+        }
+    }
+
+    /// The sentence of a verdict; where a fact of the sentence is missing, what the tool said.
+    fn reason(&self, test: &Test, verdict: Verdict) -> String {
+        let template = match verdict {
+            Verdict::Supported => Some(test.says.as_str()),
+            Verdict::Refuted => test.denies.as_deref(),
+            Verdict::Inconclusive => None,
+        };
+        template.and_then(|t| self.say(t, Some(&test.tool))).unwrap_or_else(|| {
+            let seen = self.board.of_tool(&test.tool).map(|e| e.lines.join("; ")).unwrap_or_default();
+            if seen.is_empty() { format!("{} does not decide it.", test.tool) } else { seen }
+        })
+    }
+
+    /// The first summary sentence of a cause whose facts are all there.
+    pub fn summary_of(&self, cause: &Cause) -> Option<String> {
+        cause.summary.iter().find_map(|template| self.say(template, None))
+    }
+
+    /// The most probable established hypothesis.
+    pub fn leading(&self) -> Option<(&str, f64)> {
+        self.search
+            .hypotheses()
+            .iter()
+            .filter(|(id, h)| self.library.catalog.get(id).is_some_and(|c| h.established(c)))
+            .map(|(id, h)| (id.as_str(), h.belief.probability()))
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
+fn tools_of(test: &Test) -> Vec<&str> {
+    std::iter::once(test.tool.as_str()).chain(test.with.iter().map(String::as_str)).collect()
+}
+
+fn refused(tool: &str) -> Observation {
+    Observation { tool: tool.to_owned(), invocation: tool.to_owned(), no_data: Some("the probe budget is spent".into()), ..Observation::default() }
+}
+
+/// Likelihood ratio of the symptoms: what a cause predicts and is abnormal speaks for it, mildly.
+fn symptoms(cause: &Cause, detection: &Detection) -> f64 {
+    if detection.abnormal.is_empty() {
+        return 1.0;
+    }
+    let matches = |signal: &str, direction: &str| {
+        detection.abnormal.iter().any(|a| {
+            let bare = a.signal.split('{').next().unwrap_or_default();
+            (a.signal == signal || bare == signal) && (a.direction == Direction::Up) == (direction == "up")
+        })
+    };
+    match cause.symptom.iter().filter(|s| matches(&s.signal, &s.direction)).count() {
+        0 => 0.5,
+        1 => 1.4,
+        2 => 1.8,
+        _ => 2.2,
+    }
+}
+
+/// What the detector found, as an observation like any other.
+fn detector_observation(detection: &Detection, capture: &Capture) -> Observation {
+    let mut observation = Observation {
+        tool: "detector".into(),
+        invocation: format!("detector capture={}", capture.manifest.name),
+        window: detection.window,
+        signals: detection.abnormal.iter().take(4).map(|a| a.signal.clone()).collect(),
+        ..Observation::default()
+    };
+    observation.facts.insert("abnormal_signals".into(), detection.abnormal.len().into());
+    if let Some(Window { start, end }) = detection.window {
+        observation.facts.insert("window_s".into(), ((end - start) / 1000).into());
+    }
+    let lines: Vec<serde_json::Value> = detection.abnormal.iter().take(8).map(|a| describe(a).into()).collect();
+    observation.facts.insert("signals".into(), lines.into());
+    if let Some(quiet) = &detection.quiet {
+        observation.facts.insert("quiet".into(), quiet.clone().into());
+    }
+    observation
+}
+
+/// One line for an abnormal signal: `tps fell from 95.2 to 12.1 1/s`.
+pub fn describe(abnormal: &Abnormal) -> String {
+    let verb = if abnormal.direction == Direction::Up { "rose" } else { "fell" };
+    let quantity = |value: f64| match abnormal.unit.as_str() {
+        "bytes" => galen_knowledge::template::bytes(value),
+        "bytes/s" => format!("{}/s", galen_knowledge::template::bytes(value)),
+        "ratio" => format!("{} %", galen_knowledge::template::number(value * 100.0)),
+        "1/s" => format!("{}/s", galen_knowledge::template::number(value)),
+        unit => format!("{} {unit}", galen_knowledge::template::number(value)).trim().to_owned(),
+    };
+    match abnormal.baseline {
+        Some(baseline) => format!("{} {verb} from {} to {}", abnormal.signal, quantity(baseline), quantity(abnormal.observed)),
+        None => format!("{} is at {}", abnormal.signal, quantity(abnormal.observed)),
+    }
 }

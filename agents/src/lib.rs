@@ -1,5 +1,13 @@
 //! The diagnosis: experts, tree search over hypotheses and tests, review, claims and the report; the LLM engine.
 
+mod assemble;
+pub mod belief;
+pub mod claims;
 pub mod driver;
+pub mod evidence;
+pub mod experts;
 pub mod llm;
+mod narrate;
+mod panel;
 pub mod report;
+pub mod search;

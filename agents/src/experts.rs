@@ -1,0 +1,113 @@
+//! Experts are data: a domain of causes and a way to ask. They are chosen by what is abnormal.
+
+use serde::{Deserialize, Serialize};
+
+use galen_knowledge::catalog::Catalog;
+use galen_knowledge::graph::CauseGraph;
+use galen_tools::detect::Abnormal;
+
+const FILES: &[&str] = &[
+    include_str!("../experts/queries.toml"),
+    include_str!("../experts/writes.toml"),
+    include_str!("../experts/locks.toml"),
+    include_str!("../experts/storage.toml"),
+    include_str!("../experts/host.toml"),
+];
+
+/// At least this many experts look at every incident.
+const QUORUM: usize = 3;
+
+/// An agent with a domain and a prompt of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expert {
+    /// Id, such as `lock_expert`.
+    pub id: String,
+    /// Title for people.
+    pub title: String,
+    /// Domains of the catalog whose causes it owns.
+    pub domains: Vec<String>,
+    /// System prompt.
+    pub prompt: String,
+}
+
+impl Expert {
+    /// All shipped experts, in a fixed order.
+    pub fn all() -> Vec<Self> {
+        FILES.iter().filter_map(|text| toml::from_str(text).ok()).collect()
+    }
+
+    /// True when the expert owns causes of this domain.
+    pub fn owns(&self, domain: &str) -> bool {
+        self.domains.iter().any(|d| d == domain)
+    }
+}
+
+/// An expert and why it was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invited {
+    /// Who.
+    pub expert: Expert,
+    /// Why, in one line.
+    pub because: String,
+}
+
+/// Splits the experts into those invited at once and those on call, by how many abnormal signals
+/// belong to causes of their domain.
+pub fn choose(abnormal: &[Abnormal], catalog: &Catalog, graph: &CauseGraph<'_>) -> (Vec<Invited>, Vec<Invited>) {
+    let mut ranked: Vec<(usize, Invited)> = Expert::all()
+        .into_iter()
+        .map(|expert| {
+            let hits: Vec<&str> = abnormal.iter().filter(|a| concerns(&expert, &a.signal, catalog, graph)).map(|a| a.signal.as_str()).collect();
+            let because = match hits.len() {
+                0 => "invited to complete the panel".to_owned(),
+                n => format!("{n} abnormal signals of its domain, {} first", hits[0]),
+            };
+            (hits.len(), Invited { expert, because })
+        })
+        .collect();
+    ranked.sort_by_key(|entry| std::cmp::Reverse(entry.0));
+    let invited = ranked.iter().filter(|(hits, _)| *hits > 0).count().max(QUORUM).min(ranked.len());
+    let on_call = ranked.split_off(invited);
+    let strip = |list: Vec<(usize, Invited)>| list.into_iter().map(|(_, invited)| invited).collect();
+    (strip(ranked), strip(on_call))
+}
+
+fn concerns(expert: &Expert, signal: &str, catalog: &Catalog, graph: &CauseGraph<'_>) -> bool {
+    graph.causes_of_signal(signal).iter().filter_map(|id| catalog.get(id)).any(|cause| expert.owns(&cause.domain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use galen_tools::detect::Direction;
+
+    #[test]
+    fn every_domain_of_the_catalog_has_an_expert() {
+        let experts = Expert::all();
+        assert_eq!(experts.len(), FILES.len());
+        for cause in Catalog::builtin().unwrap().iter() {
+            assert!(experts.iter().any(|e| e.owns(&cause.domain)), "nobody owns {} of {}", cause.domain, cause.id);
+        }
+    }
+
+    #[test]
+    fn lock_trouble_invites_the_lock_expert_and_a_quorum() {
+        let catalog = Catalog::builtin().unwrap();
+        let graph = CauseGraph::new(&catalog);
+        let abnormal = [Abnormal {
+            signal: "deadlocks_per_s".into(),
+            unit: "1/s".into(),
+            direction: Direction::Up,
+            baseline: Some(0.0),
+            observed: 1.0,
+            peak: 2.0,
+            score: 10.0,
+            began: 0,
+        }];
+        let (invited, on_call) = choose(&abnormal, &catalog, &graph);
+        assert_eq!(invited[0].expert.id, "lock_expert");
+        assert_eq!(invited.len(), QUORUM);
+        assert_eq!(invited.len() + on_call.len(), FILES.len());
+    }
+}

@@ -1,0 +1,339 @@
+//! The tree search: UCT over hypotheses and tests. It decides and never performs I/O: `next_step` says which test
+//! an expert should run, `record` takes the verdict, and every node, pruned ones included, stays to be shown.
+//!
+//! Selection is UCB1 (Kocsis and Szepesvari, 2006) with a bias towards what is believed already:
+//! `value + C sqrt(ln N / n) + p / (1 + n)`; a node's value is the mean entropy reduction per cost below it.
+
+use std::collections::BTreeMap;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+
+use galen_knowledge::catalog::Catalog;
+use galen_knowledge::cause::{Cause, Verdict};
+use galen_tools::model::Culprit;
+
+use crate::belief::{Belief, entropy, expected_gain, ratio_of};
+use crate::driver::TreeNode;
+
+/// Weight of exploration in UCB1, scaled to values in bits.
+const EXPLORATION: f64 = 0.35;
+/// A hypothesis less probable than this is not worth further tests.
+const NEGLIGIBLE: f64 = 0.004;
+
+/// A test that an expert should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Hypothesis under test.
+    pub cause: String,
+    /// Index of the test in the cause.
+    pub test: usize,
+    node: NodeIndex,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Verdict on the facts.
+    pub verdict: Verdict,
+    /// Sentence for people.
+    pub reason: String,
+    /// Evidence it rests on.
+    pub evidence: Vec<String>,
+    /// Milliseconds it cost the target.
+    pub cost_ms: f64,
+}
+
+/// A test that was run, with its verdict.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tested {
+    /// Index of the test in the cause.
+    pub test: usize,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// A hypothesis: a cause under test.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hypothesis {
+    /// Expert that owns it.
+    pub expert: String,
+    /// Current belief.
+    pub belief: Belief,
+    /// Tests run so far.
+    pub tested: Vec<Tested>,
+    node: NodeIndex,
+    closed: bool,
+}
+
+impl Hypothesis {
+    /// True when one of the cause's essential tests supports it.
+    pub fn established(&self, cause: &Cause) -> bool {
+        self.with_verdict(Verdict::Supported).any(|t| cause.test[t.test].essential)
+    }
+
+    /// Tests with a verdict.
+    pub fn with_verdict(&self, verdict: Verdict) -> impl Iterator<Item = &Tested> {
+        self.tested.iter().filter(move |t| t.outcome.verdict == verdict)
+    }
+}
+
+/// The search of one diagnosis.
+pub struct Search<'c> {
+    catalog: &'c Catalog,
+    graph: DiGraph<TreeNode, ()>,
+    root: NodeIndex,
+    hypotheses: BTreeMap<String, Hypothesis>,
+    tests: u64,
+}
+
+impl<'c> Search<'c> {
+    /// An empty search: only the root.
+    pub fn new(catalog: &'c Catalog, label: &str) -> Self {
+        let mut graph = DiGraph::new();
+        let root = graph.add_node(TreeNode { kind: "root".into(), label: label.to_owned(), state: "open".into(), ..TreeNode::default() });
+        Self { catalog, graph, root, hypotheses: BTreeMap::new(), tests: 0 }
+    }
+
+    /// Opens a hypothesis for an expert. `nudge` is a likelihood ratio from the symptoms seen.
+    pub fn open(&mut self, expert: &str, cause: &str, nudge: f64) {
+        let Some(entry) = self.catalog.get(cause) else { return };
+        let belief = Belief::prior(entry.prior).update(nudge);
+        let node = self.child(self.root, "hypothesis", cause, expert);
+        self.graph[node].probability = Some(round(belief.probability()));
+        for test in &entry.test {
+            self.child(node, "test", &format!("{}: {}", test.id, test.tool), expert);
+        }
+        self.hypotheses.insert(
+            cause.to_owned(),
+            Hypothesis { expert: expert.to_owned(), belief, tested: Vec::new(), node, closed: false },
+        );
+    }
+
+    /// The test this expert should run next; none when its hypotheses are decided.
+    /// The choice counts as a visit, so that two choices in one round differ.
+    pub fn next_step(&mut self, expert: &str) -> Option<Step> {
+        let total = self.graph[self.root].visits.max(1) as f64;
+        let (cause, hypothesis) = self
+            .hypotheses
+            .iter()
+            .filter(|(_, h)| h.expert == expert && !h.closed)
+            .max_by(|(_, a), (_, b)| self.ucb(a, total).total_cmp(&self.ucb(b, total)))?;
+        let entry = self.catalog.get(cause)?;
+        let p = hypothesis.belief.probability();
+        let (test, node) = self
+            .test_nodes(hypothesis.node)
+            .filter(|(_, node)| self.graph[*node].visits == 0)
+            // An essential test decides whether the hypothesis can be named at all.
+            .max_by(|(a, _), (b, _)| {
+                let worth = |i: usize| expected_gain(p, &entry.test[i]) + if entry.test[i].essential { 1.0 } else { 0.0 };
+                worth(*a).total_cmp(&worth(*b)).then(b.cmp(a))
+            })?;
+        let step = Step { cause: cause.clone(), test, node };
+        for visited in [node, hypothesis.node, self.root] {
+            self.graph[visited].visits += 1;
+        }
+        Some(step)
+    }
+
+    /// Records what came of a step: updates belief, backs up the value, reflects on failure, prunes.
+    pub fn record(&mut self, step: &Step, outcome: Outcome) {
+        let Some(entry) = self.catalog.get(&step.cause) else { return };
+        let Some(hypothesis) = self.hypotheses.get_mut(&step.cause) else { return };
+        self.tests += 1;
+        let before = hypothesis.belief.probability();
+        hypothesis.belief = hypothesis.belief.update(ratio_of(&entry.test[step.test], outcome.verdict));
+        let after = hypothesis.belief.probability();
+        let value = (entropy(before) - entropy(after)).abs() / (1.0 + outcome.cost_ms / 50.0);
+        let node = hypothesis.node;
+        {
+            let shown = &mut self.graph[step.node];
+            shown.state = outcome.verdict.word().to_owned();
+            shown.reason.clone_from(&outcome.reason);
+            shown.evidence.clone_from(&outcome.evidence);
+            shown.probability = Some(round(after));
+            shown.value = round(value);
+        }
+        let failed = outcome.verdict == Verdict::Refuted;
+        hypothesis.tested.push(Tested { test: step.test, outcome: outcome.clone() });
+        self.back_up(node, value);
+        self.graph[node].probability = Some(round(after));
+        if failed {
+            // Reflection: the parent says why this branch failed.
+            self.graph[node].reason = outcome.reason;
+        }
+        self.settle(&step.cause);
+    }
+
+    /// Refines a supported hypothesis into its culprits.
+    pub fn refine(&mut self, cause: &str, culprits: &[Culprit], evidence: &[String]) {
+        let Some((node, expert, p)) = self.hypotheses.get(cause).map(|h| (h.node, h.expert.clone(), h.belief.probability())) else { return };
+        for culprit in culprits {
+            let label = format!("{:?} {}", culprit.kind, culprit.id).to_lowercase();
+            let child = self.child(node, "culprit", &label, &expert);
+            let shown = &mut self.graph[child];
+            shown.state = "supported".into();
+            shown.reason.clone_from(&culprit.text);
+            shown.evidence = evidence.to_vec();
+            shown.probability = Some(round(p));
+        }
+    }
+
+    /// Multiplies the odds of a hypothesis, as a review or a model's vote asks; the reason is kept on the node.
+    pub fn weigh(&mut self, cause: &str, ratio: f64, reason: &str) {
+        let Some(hypothesis) = self.hypotheses.get_mut(cause) else { return };
+        hypothesis.belief = hypothesis.belief.update(ratio);
+        let node = &mut self.graph[hypothesis.node];
+        node.probability = Some(round(hypothesis.belief.probability()));
+        if !node.reason.is_empty() {
+            node.reason.push_str("; ");
+        }
+        node.reason.push_str(reason);
+    }
+
+    /// All hypotheses by cause id.
+    pub fn hypotheses(&self) -> &BTreeMap<String, Hypothesis> {
+        &self.hypotheses
+    }
+
+    /// Tests run so far.
+    pub fn tests(&self) -> u64 {
+        self.tests
+    }
+
+    /// Every node with its parent, in order of creation.
+    pub fn nodes(&self) -> Vec<TreeNode> {
+        self.graph
+            .node_indices()
+            .map(|index| {
+                let parent = self.graph.edges_directed(index, petgraph::Direction::Incoming).next();
+                TreeNode {
+                    id: index.index() as u64,
+                    parent: parent.map(|edge| edge.source().index() as u64),
+                    ..self.graph[index].clone()
+                }
+            })
+            .collect()
+    }
+
+    fn child(&mut self, parent: NodeIndex, kind: &str, label: &str, expert: &str) -> NodeIndex {
+        let node = self.graph.add_node(TreeNode {
+            kind: kind.to_owned(),
+            label: label.to_owned(),
+            expert: expert.to_owned(),
+            state: "open".into(),
+            ..TreeNode::default()
+        });
+        self.graph.add_edge(parent, node, ());
+        node
+    }
+
+    /// Test nodes of a hypothesis with the index of their test, in order.
+    fn test_nodes(&self, hypothesis: NodeIndex) -> impl Iterator<Item = (usize, NodeIndex)> + '_ {
+        let mut nodes: Vec<_> = self.graph.neighbors(hypothesis).filter(|n| self.graph[*n].kind == "test").collect();
+        nodes.sort();
+        nodes.into_iter().enumerate()
+    }
+
+    fn ucb(&self, hypothesis: &Hypothesis, total: f64) -> f64 {
+        let node = &self.graph[hypothesis.node];
+        let n = node.visits as f64;
+        let p = hypothesis.belief.probability();
+        if n == 0.0 {
+            return 10.0 + p;
+        }
+        node.value + EXPLORATION * (total.ln() / n).sqrt() + p / (1.0 + n)
+    }
+
+    fn back_up(&mut self, from: NodeIndex, value: f64) {
+        for node in [from, self.root] {
+            let shown = &mut self.graph[node];
+            let n = shown.visits.max(1) as f64;
+            shown.value = round(shown.value + (value - shown.value) / n);
+        }
+    }
+
+    /// Closes a hypothesis that is decided and prunes its open tests, with the reason.
+    fn settle(&mut self, cause: &str) {
+        let Some(entry) = self.catalog.get(cause) else { return };
+        let Some(hypothesis) = self.hypotheses.get(cause) else { return };
+        let p = hypothesis.belief.probability();
+        let essentials = entry.test.iter().filter(|t| t.essential).count();
+        let refuted = hypothesis.with_verdict(Verdict::Refuted).filter(|t| entry.test[t.test].essential).count();
+        let open: Vec<NodeIndex> = self.test_nodes(hypothesis.node).map(|(_, n)| n).filter(|n| self.graph[*n].visits == 0).collect();
+        let verdict = if essentials > 0 && refuted == essentials {
+            Some(("refuted", "its essential test was refuted"))
+        } else if p < NEGLIGIBLE {
+            Some(("refuted", "its probability became negligible"))
+        } else if open.is_empty() {
+            let state = if hypothesis.established(entry) && p >= 0.5 { "supported" } else if p < 0.1 { "refuted" } else { "inconclusive" };
+            Some((state, "all its tests were run"))
+        } else {
+            None
+        };
+        let Some((state, why)) = verdict else { return };
+        let node = hypothesis.node;
+        self.graph[node].state = state.to_owned();
+        for pruned in open {
+            let shown = &mut self.graph[pruned];
+            shown.state = "pruned".into();
+            shown.reason = format!("not run: the hypothesis was closed, {why}");
+        }
+        if let Some(hypothesis) = self.hypotheses.get_mut(cause) {
+            hypothesis.closed = true;
+        }
+    }
+}
+
+/// Three decimals: what a report shows, and what stays equal between machines.
+pub fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(verdict: Verdict) -> Outcome {
+        Outcome { verdict, reason: "because".into(), evidence: vec!["E1".into()], cost_ms: 0.0 }
+    }
+
+    fn run(search: &mut Search<'_>, truth: &str) {
+        while let Some(step) = search.next_step("x") {
+            let verdict = if step.cause == truth { Verdict::Supported } else { Verdict::Refuted };
+            search.record(&step, outcome(verdict));
+        }
+    }
+
+    #[test]
+    fn the_true_cause_wins_and_refuted_branches_are_pruned_with_reasons() {
+        let catalog = Catalog::builtin().unwrap();
+        let mut search = Search::new(&catalog, "t");
+        for cause in catalog.iter() {
+            search.open("x", &cause.id, 1.0);
+        }
+        run(&mut search, "missing_index");
+        let best = search.hypotheses().iter().max_by(|a, b| a.1.belief.probability().total_cmp(&b.1.belief.probability())).unwrap();
+        assert_eq!(best.0, "missing_index");
+        assert!(best.1.belief.probability() > 0.9 && best.1.established(catalog.get("missing_index").unwrap()));
+        let nodes = search.nodes();
+        assert!(nodes.iter().all(|n| n.state != "open" || n.kind == "root"));
+        assert!(nodes.iter().filter(|n| n.state == "pruned").all(|n| n.reason.starts_with("not run")));
+        assert!(nodes.iter().any(|n| n.state == "pruned"), "refuting an essential test saves the others");
+        assert!(search.tests() < catalog.iter().map(|c| c.test.len() as u64).sum());
+    }
+
+    #[test]
+    fn no_test_is_chosen_twice_and_an_inconclusive_search_names_nobody() {
+        let catalog = Catalog::builtin().unwrap();
+        let mut search = Search::new(&catalog, "t");
+        search.open("x", "missing_index", 1.0);
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(step) = search.next_step("x") {
+            assert!(seen.insert(step.test));
+            search.record(&step, outcome(Verdict::Inconclusive));
+        }
+        let hypothesis = &search.hypotheses()["missing_index"];
+        assert!(!hypothesis.established(catalog.get("missing_index").unwrap()));
+    }
+}
