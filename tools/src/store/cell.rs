@@ -25,10 +25,9 @@ impl Budget {
     }
 
     pub(super) fn spend(&mut self, bytes: usize) -> Result<(), StoreError> {
-        self.0 = self
-            .0
-            .checked_sub(bytes as u64)
-            .ok_or_else(|| StoreError::damaged("its tables claim more content than the file holds"))?;
+        self.0 = self.0.checked_sub(bytes as u64).ok_or_else(|| {
+            StoreError::damaged("its tables claim more content than the file holds")
+        })?;
         Ok(())
     }
 }
@@ -51,20 +50,27 @@ pub(super) fn check_time(at: UnixMs) -> Result<(), StoreError> {
 
 /// Borrows a text, counting it against the budget.
 pub(super) fn text<'v>(value: ValueRef<'v>, budget: &mut Budget) -> Result<&'v str, StoreError> {
-    let ValueRef::Text(bytes) = value else { return Err(unexpected("text", value)) };
+    let ValueRef::Text(bytes) = value else {
+        return Err(unexpected("text", value));
+    };
     budget.spend(bytes.len())?;
     std::str::from_utf8(bytes).map_err(|_| StoreError::damaged("a text is not valid UTF-8"))
 }
 
 /// Borrows a blob, counting it against the budget.
 pub(super) fn blob<'v>(value: ValueRef<'v>, budget: &mut Budget) -> Result<&'v [u8], StoreError> {
-    let ValueRef::Blob(bytes) = value else { return Err(unexpected("bytes", value)) };
+    let ValueRef::Blob(bytes) = value else {
+        return Err(unexpected("bytes", value));
+    };
     budget.spend(bytes.len())?;
     Ok(bytes)
 }
 
 fn unexpected(wanted: &str, value: ValueRef<'_>) -> StoreError {
-    StoreError::damaged(format!("a column holds {} where {wanted} belongs", value.data_type()))
+    StoreError::damaged(format!(
+        "a column holds {} where {wanted} belongs",
+        value.data_type()
+    ))
 }
 
 impl Cell for i64 {
@@ -85,13 +91,15 @@ impl Cell for i32 {
     }
     fn load(value: ValueRef<'_>, budget: &mut Budget) -> Result<Self, StoreError> {
         let wide = i64::load(value, budget)?;
-        Self::try_from(wide).map_err(|_| StoreError::damaged(format!("the number {wide} is absurd")))
+        Self::try_from(wide)
+            .map_err(|_| StoreError::damaged(format!("the number {wide} is absurd")))
     }
 }
 
 impl Cell for u64 {
     fn store(&self) -> Result<ToSqlOutput<'_>, StoreError> {
-        let narrow = i64::try_from(*self).map_err(|_| StoreError::damaged(format!("the count {self} is absurd")))?;
+        let narrow = i64::try_from(*self)
+            .map_err(|_| StoreError::damaged(format!("the count {self} is absurd")))?;
         Ok(narrow.into())
     }
     fn load(value: ValueRef<'_>, budget: &mut Budget) -> Result<Self, StoreError> {
@@ -138,7 +146,8 @@ impl Cell for String {
 
 impl<T: Cell + Bounded> Cell for Option<T> {
     fn store(&self) -> Result<ToSqlOutput<'_>, StoreError> {
-        self.as_ref().map_or(Ok(ToSqlOutput::Owned(Value::Null)), Cell::store)
+        self.as_ref()
+            .map_or(Ok(ToSqlOutput::Owned(Value::Null)), Cell::store)
     }
     fn load(value: ValueRef<'_>, budget: &mut Budget) -> Result<Self, StoreError> {
         if value == ValueRef::Null {
@@ -170,11 +179,15 @@ impl Bounded for i64 {
 
 /// Lists and maps are stored as JSON text: SQLite's `json_each` reads them.
 fn store_json<T: Serialize>(value: &T) -> Result<ToSqlOutput<'static>, StoreError> {
-    let json = serde_json::to_string(value).map_err(|error| StoreError::damaged(format!("cannot write JSON: {error}")))?;
+    let json = serde_json::to_string(value)
+        .map_err(|error| StoreError::damaged(format!("cannot write JSON: {error}")))?;
     Ok(json.into())
 }
 
-pub(super) fn load_json<T: DeserializeOwned>(value: ValueRef<'_>, budget: &mut Budget) -> Result<T, StoreError> {
+pub(super) fn load_json<T: DeserializeOwned>(
+    value: ValueRef<'_>,
+    budget: &mut Budget,
+) -> Result<T, StoreError> {
     serde_json::from_str(text(value, budget)?)
         .map_err(|error| StoreError::damaged(format!("a JSON column does not parse: {error}")))
 }

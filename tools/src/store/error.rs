@@ -44,7 +44,10 @@ impl std::error::Error for StoreError {}
 
 impl StoreError {
     pub(crate) fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
-        StoreError { kind, message: one_line(&message.into()) }
+        StoreError {
+            kind,
+            message: one_line(&message.into()),
+        }
     }
 
     pub(crate) fn damaged(message: impl Into<String>) -> Self {
@@ -52,7 +55,10 @@ impl StoreError {
     }
 
     pub(crate) fn io(path: &Path, doing: &str, error: &io::Error) -> Self {
-        Self::new(kind_of_io(error), format!("{}: cannot {doing}: {error}", path.display()))
+        Self::new(
+            kind_of_io(error),
+            format!("{}: cannot {doing}: {error}", path.display()),
+        )
     }
 
     /// Puts the file's name in front, for errors found while looking at content alone.
@@ -70,7 +76,9 @@ impl From<rusqlite::Error> for StoreError {
 fn kind_of_io(error: &io::Error) -> StoreErrorKind {
     match error.kind() {
         io::ErrorKind::NotFound => StoreErrorKind::NotFound,
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Permission,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            StoreErrorKind::Permission
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             StoreErrorKind::DiskFull
         }
@@ -101,5 +109,8 @@ fn kind_of_sqlite(error: &rusqlite::Error) -> StoreErrorKind {
 
 /// Messages may quote hostile content: control characters go, and length is bounded.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(500)
+        .collect()
 }
