@@ -6,7 +6,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::StoreError;
+use super::error::{StoreError, StoreErrorKind};
 use crate::model::UnixMs;
 
 /// Last millisecond of the year 9999: nothing that is sampled lies beyond it, and sums of such times cannot overflow.
@@ -14,19 +14,42 @@ const LAST_TIME: i64 = 253_402_300_799_999;
 /// Ages and lags beyond this (and beyond what a double holds exactly) are forged.
 const LARGEST_AGE: i64 = 1 << 53;
 
-/// What a reader may still take out of a file. In an honest file every byte is stored once, so the content can never
-/// be larger than the file; forged page links could otherwise repeat it without end.
+/// Bytes of memory that one byte of JSON can become (`0,` in a list of values).
+const JSON_GROWTH: u64 = 16;
+
+/// What a reader may still take out of a file.
+///
+/// In an honest file every byte is stored once, so the content can never be larger than the file; forged page links
+/// could otherwise repeat it without end. And what is decoded must fit in memory, however small it was packed.
 #[derive(Debug)]
-pub(super) struct Budget(u64);
+pub(super) struct Budget {
+    content: u64,
+    memory: u64,
+}
 
 impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
-        Budget(bytes as u64)
+    pub(super) fn new(content: usize, memory: u64) -> Self {
+        Budget {
+            content: content as u64,
+            memory,
+        }
     }
 
+    /// Counts bytes read from the file that are kept in memory as they are.
     pub(super) fn spend(&mut self, bytes: usize) -> Result<(), StoreError> {
-        self.0 = self.0.checked_sub(bytes as u64).ok_or_else(|| {
+        self.content = self.content.checked_sub(bytes as u64).ok_or_else(|| {
             StoreError::damaged("its tables claim more content than the file holds")
+        })?;
+        self.hold(bytes as u64)
+    }
+
+    /// Counts bytes of memory beyond those read.
+    pub(super) fn hold(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.memory = self.memory.checked_sub(bytes).ok_or_else(|| {
+            StoreError::new(
+                StoreErrorKind::TooLarge,
+                "what it claims to hold is above the limit",
+            )
         })?;
         Ok(())
     }
@@ -188,7 +211,9 @@ pub(super) fn load_json<T: DeserializeOwned>(
     value: ValueRef<'_>,
     budget: &mut Budget,
 ) -> Result<T, StoreError> {
-    serde_json::from_str(text(value, budget)?)
+    let json = text(value, budget)?;
+    budget.hold(json.len() as u64 * JSON_GROWTH)?;
+    serde_json::from_str(json)
         .map_err(|error| StoreError::damaged(format!("a JSON column does not parse: {error}")))
 }
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::{StoreError, StoreErrorKind};
-use super::image::{self, SQLITE_MAGIC};
+use super::image;
+use super::seal::SQLITE_MAGIC;
 use crate::capture::Capture;
 
-/// The most that `read` decompresses, and the most that the signals in it may hold, in bytes: 1 GiB.
+/// The most that `read` decompresses, and the most that what it decodes may take in memory, in bytes: 1 GiB each.
 pub const MAX_BYTES: u64 = 1 << 30;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Level 9 costs little more than the default here and saves a tenth.
@@ -160,3 +161,7 @@ impl Drop for Draft {
 #[cfg(test)]
 #[path = "file_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;

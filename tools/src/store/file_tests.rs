@@ -1,10 +1,10 @@
-//! Capture files: what is written comes back, and nothing that a stranger sends does harm.
+//! Capture files: what is written comes back; a failure to write leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
 use proptest::prelude::*;
-use rusqlite::{Connection, MAIN_DB};
+use rusqlite::Connection;
 
 use super::*;
 use crate::capture::Manifest;
@@ -14,7 +14,7 @@ use crate::probe::{ProbeAnswer, ProbeCall};
 const T0: i64 = 1_700_000_000_000;
 
 /// A capture that uses every table, with awkward values.
-fn sample(seconds: i64) -> Capture {
+pub(super) fn sample(seconds: i64) -> Capture {
     let mut capture = Capture::default();
     capture.manifest = Manifest {
         format: crate::capture::FORMAT,
@@ -121,26 +121,6 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Rewrites the database inside a capture file with SQL, and seals it again as an attacker can.
-fn forged(capture: &Capture, sql: &str) -> Vec<u8> {
-    let image = image::encode(capture).unwrap();
-    let mut db = Connection::open_in_memory().unwrap();
-    db.deserialize_read_exact(MAIN_DB, &image[..], image.len(), false)
-        .unwrap();
-    let reset = "UPDATE manifest SET value = '0000000000000000000000000000000000000000000000000000000000000000' WHERE key = 'sha256'";
-    db.execute_batch(&format!("{reset}; {sql}")).unwrap();
-    let mut image = db.serialize(MAIN_DB).unwrap().to_vec();
-    image::seal(&mut image).unwrap();
-    compress(&image).unwrap()
-}
-
-fn kind_of(bytes: &[u8]) -> Option<StoreErrorKind> {
-    unpack(bytes, MAX_BYTES)
-        .and_then(|image| image::decode(&image, MAX_BYTES))
-        .err()
-        .map(|error| error.kind)
-}
-
 #[test]
 fn a_capture_comes_back_whole_and_is_named_by_its_file() {
     let dir = folder();
@@ -209,189 +189,6 @@ fn the_file_is_a_plain_database_under_zstd() {
         )
         .unwrap();
     assert_eq!((names, blocked), (1, 1));
-}
-
-#[test]
-fn every_kind_of_wrong_file_has_its_kind_of_error() {
-    let dir = folder();
-    let good = dir.path().join("good.galen");
-    write(&sample(20), &good).unwrap();
-    let bytes = fs::read(&good).unwrap();
-    let put = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        fs::write(&path, bytes).unwrap();
-        let error = read(&path).unwrap_err();
-        assert!(
-            error.message.contains(name) && !error.message.contains('\n'),
-            "{error}"
-        );
-        error.kind
-    };
-    let sqlite = |sql: &str| {
-        let mut db = Connection::open_in_memory().unwrap();
-        db.execute_batch(sql).unwrap();
-        compress(&db.serialize(MAIN_DB).unwrap()).unwrap()
-    };
-    assert_eq!(
-        read(&dir.path().join("none.galen")).unwrap_err().kind,
-        StoreErrorKind::NotFound
-    );
-    assert_eq!(
-        read(dir.path()).unwrap_err().kind,
-        StoreErrorKind::NotACapture
-    );
-    assert_eq!(put("empty", b""), StoreErrorKind::NotACapture);
-    assert_eq!(
-        put("text", b"hello, this is text"),
-        StoreErrorKind::NotACapture
-    );
-    assert_eq!(
-        put("zeros", &compress(&[0; 100_000]).unwrap()),
-        StoreErrorKind::NotACapture
-    );
-    assert_eq!(
-        put("other-database", &sqlite("CREATE TABLE t(a)")),
-        StoreErrorKind::NotACapture
-    );
-    assert_eq!(
-        put("cut", &bytes[..bytes.len() / 2]),
-        StoreErrorKind::Damaged
-    );
-    assert_eq!(
-        put("newer", &forged(&sample(2), "PRAGMA user_version=99")),
-        StoreErrorKind::TooNew
-    );
-    assert_eq!(
-        read_within(&good, 1000).unwrap_err().kind,
-        StoreErrorKind::TooLarge
-    );
-    let mut bomb = SQLITE_MAGIC.to_vec();
-    bomb.resize(3 << 20, 0);
-    fs::write(&good, compress(&bomb).unwrap()).unwrap();
-    assert_eq!(
-        read_within(&good, 2 << 20).unwrap_err().kind,
-        StoreErrorKind::TooLarge
-    );
-}
-
-#[test]
-fn forged_content_is_refused_even_with_a_valid_hash() {
-    let capture = sample(20);
-    let huge = block_of_zeros(1000);
-    let two = |a: i64, b: i64| super::super::block::pack(&[a, b]).unwrap();
-    let values = super::super::block::pack(&[1.0, 2.0]).unwrap();
-    let nan = super::super::block::pack(&[1.0, f64::NAN]).unwrap();
-    let signal = |n: i64, times: &[u8], values: &[u8]| {
-        let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        format!(
-            "INSERT INTO signals VALUES('evil','',{n},x'{}',x'{}')",
-            hex(times),
-            hex(values)
-        )
-    };
-    assert_eq!(
-        kind_of(&forged(&capture, &signal(2, &two(1, 2), &values))),
-        None,
-        "the forger's tools work"
-    );
-    let cases = [
-        (signal(2, &two(2, 1), &values), StoreErrorKind::Damaged),
-        (signal(2, &two(1, 1), &values), StoreErrorKind::Damaged),
-        (
-            signal(2, &two(1, i64::MAX), &values),
-            StoreErrorKind::Damaged,
-        ),
-        (signal(2, &two(1, 2), &nan), StoreErrorKind::Damaged),
-        (signal(3, &two(1, 2), &values), StoreErrorKind::Damaged),
-        (signal(2, b"garbage", &values), StoreErrorKind::Damaged),
-        (signal(-1, &two(1, 2), &values), StoreErrorKind::TooLarge),
-        (
-            signal(i64::MAX, &two(1, 2), &values),
-            StoreErrorKind::TooLarge,
-        ),
-        (signal(200_000_000, &huge, &huge), StoreErrorKind::TooLarge),
-        (
-            "INSERT INTO signals SELECT * FROM signals".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "CREATE TRIGGER evil AFTER INSERT ON locks BEGIN SELECT 1; END".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "DROP TABLE locks; CREATE VIEW locks AS SELECT * FROM sessions".into(),
-            StoreErrorKind::Damaged,
-        ),
-        ("DROP TABLE bill".into(), StoreErrorKind::Damaged),
-        (
-            "ALTER TABLE bill ADD COLUMN evil AS (zeroblob(100000000))".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET user = CAST(x'ff41' AS TEXT)".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET user = NULL".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET pid = 99999999999".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET xact_age_ms = 9223372036854775807".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET at = 9223372036854775807".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET at = -at".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET blocked_by = '[[[['".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE statements SET calls = 1e999".into(),
-            StoreErrorKind::Damaged,
-        ),
-        ("UPDATE bill SET runs = -1".into(), StoreErrorKind::Damaged),
-        (
-            "UPDATE manifest SET value = '{}' WHERE key = 'manifest'".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "DELETE FROM manifest WHERE key = 'manifest'".into(),
-            StoreErrorKind::Damaged,
-        ),
-    ];
-    for (sql, kind) in cases {
-        assert_eq!(
-            kind_of(&forged(&capture, &sql)),
-            Some(kind),
-            "{}",
-            &sql[..sql.len().min(120)]
-        );
-    }
-}
-
-fn block_of_zeros(n: usize) -> Vec<u8> {
-    super::super::block::pack(&vec![0_i64; n]).unwrap()
-}
-
-#[test]
-fn an_edited_database_is_noticed() {
-    let image = image::encode(&sample(5)).unwrap();
-    let at = image.windows(9).position(|w| w == b"SELECT $1").unwrap();
-    let mut edited = image.clone();
-    edited[at..at + 6].copy_from_slice(b"DELETE");
-    let error = image::decode(&edited, MAX_BYTES).unwrap_err();
-    assert!(error.message.contains("sha256"), "{error}");
-    assert!(image::decode(&image, MAX_BYTES).is_ok());
 }
 
 #[test]
@@ -490,51 +287,25 @@ fn a_full_disk_is_an_error_and_leaves_the_old_file_and_nothing_else() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Replays are exact only if every number comes back bit for bit, also those stored as JSON.
     #[test]
-    fn flipped_and_cut_files_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..8), cut in any::<prop::sample::Index>()) {
-        let mut bytes = packed_sample().clone();
-        for (at, mask) in &flips {
-            let at = at.index(bytes.len());
-            bytes[at] ^= mask;
+    fn any_finite_number_comes_back_exactly(numbers in prop::collection::vec(prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL, 1..50)) {
+        let mut capture = Capture::default();
+        for (at, number) in (0_i64..).zip(&numbers) {
+            capture.series.entry("s".into()).or_default().push(at, *number);
+            capture.statements.push(StatementSample { at, calls: *number, ..Default::default() });
+            let answer = ProbeAnswer { data: Some((*number).into()), no_data: None, cost_ms: *number };
+            capture.answers.insert(at.to_string(), answer);
+            capture.manifest.memory_bytes = Some(*number);
         }
-        prop_assert!(bytes == *packed_sample() || kind_of(&bytes).is_some());
-        prop_assert!(kind_of(&bytes[..cut.index(bytes.len())]).is_some());
+        let back = image::decode(&image::encode(&capture).unwrap(), MAX_BYTES).unwrap();
+        prop_assert_eq!(&back.series, &capture.series);
+        prop_assert_eq!(&back.statements, &capture.statements);
+        prop_assert_eq!(&back.answers, &capture.answers);
+        prop_assert_eq!(back.manifest.memory_bytes, capture.manifest.memory_bytes);
     }
-
-    /// Past zstd's checksum and past the hash: what SQLite and the decoders themselves must survive.
-    #[test]
-    fn flipped_and_resealed_databases_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..6)) {
-        let mut image = zstd::decode_all(&packed_sample()[..]).unwrap();
-        let zeros = [b'0'; 64];
-        let at = image.windows(6).position(|w| w == b"sha256").unwrap() + 6;
-        image[at..at + 64].copy_from_slice(&zeros);
-        for (at, mask) in &flips {
-            let at = at.index(image.len());
-            image[at] ^= mask;
-        }
-        let sealed = image::seal(&mut image);
-        // Either verdict is fine (a flipped digit is still a number); returning is what counts.
-        let outcome = image::decode(&image, MAX_BYTES);
-        prop_assert!(sealed.is_ok() || outcome.is_err());
-    }
-
-    #[test]
-    fn forged_blocks_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), n in 0_usize..5000) {
-        let mut block = super::super::block::pack(&(0..600).map(|i| f64::from(i % 37)).collect::<Vec<_>>()).unwrap();
-        for (at, value) in flips {
-            let at = at.index(block.len());
-            block[at] = value;
-        }
-        let _ = super::super::block::unpack::<f64>(&block, n);
-        prop_assert!(super::super::block::unpack::<f64>(&bytes, n.max(1)).is_err());
-    }
-}
-
-fn packed_sample() -> &'static Vec<u8> {
-    static PACKED: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-    PACKED.get_or_init(|| compress(&image::encode(&sample(40)).unwrap()).unwrap())
 }
 
 /// Prints decode times; a budget is checked by the benchmark, not by a timed test.

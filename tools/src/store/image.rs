@@ -4,29 +4,22 @@ use std::collections::BTreeMap;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, MAIN_DB, params};
-use sha2::{Digest, Sha256};
 
-use super::block;
-use super::cell::{Budget, blob, check_time, load_json, text};
-use super::error::{StoreError, StoreErrorKind};
+use super::cell::{Budget, check_time, load_json, text};
+use super::error::StoreError;
 use super::rows::{load_all, store_all};
+use super::seal::{APPLICATION_ID, HASH_KEY, NO_HASH, PAGE_BYTES, check_header, check_seal, seal};
+use super::series::{load_series, store_series};
 use crate::capture::{Capture, FORMAT, Manifest};
-use crate::model::{Series, Setting};
+use crate::model::Setting;
 
-/// First bytes of every SQLite database.
-pub(super) const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// `application_id` of captures: "galn".
-const APPLICATION_ID: i32 = 0x6761_6c6e;
 const SCHEMA: &str = include_str!("capture.sql");
-/// Stands where the hash belongs while it is computed.
-const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-const HASH_KEY: &str = "sha256";
 
 /// The database image of a capture; the same capture gives the same bytes.
 pub(super) fn encode(capture: &Capture) -> Result<Vec<u8>, StoreError> {
     let mut db = Connection::open_in_memory()?;
     db.execute_batch(&format!(
-        "PRAGMA page_size=4096; PRAGMA secure_delete=ON; PRAGMA application_id={APPLICATION_ID};
+        "PRAGMA page_size={PAGE_BYTES}; PRAGMA secure_delete=ON; PRAGMA application_id={APPLICATION_ID};
          PRAGMA user_version={FORMAT}; BEGIN; {SCHEMA}"
     ))?;
     store_manifest(&db, &capture.manifest)?;
@@ -47,17 +40,17 @@ pub(super) fn encode(capture: &Capture) -> Result<Vec<u8>, StoreError> {
     Ok(image)
 }
 
-/// The capture out of a database image that may come from a stranger. `max_bytes` bounds the decoded signals.
+/// The capture out of a database image that may come from a stranger. `max_bytes` bounds what is decoded.
 pub(super) fn decode(image: &[u8], max_bytes: u64) -> Result<Capture, StoreError> {
     check_header(image)?;
     let db = open(image)?;
     check_schema(&db)?;
-    let mut budget = Budget::new(image.len());
+    let mut budget = Budget::new(image.len(), max_bytes);
     let (manifest, seal) = load_manifest(&db, &mut budget)?;
     check_seal(image, &seal)?;
     Ok(Capture {
         manifest,
-        series: load_series(&db, &mut budget, max_bytes)?,
+        series: load_series(&db, &mut budget)?,
         sessions: load_all(&db, &mut budget)?,
         locks: load_all(&db, &mut budget)?,
         statements: load_all(&db, &mut budget)?,
@@ -125,105 +118,6 @@ fn load_manifest(db: &Connection, budget: &mut Budget) -> Result<(Manifest, Stri
     Ok((manifest, seal))
 }
 
-fn store_series(db: &Connection, series: &BTreeMap<String, Series>) -> Result<(), StoreError> {
-    let mut insert =
-        db.prepare("INSERT INTO signals(name, unit, n, times, vals) VALUES(?, ?, ?, ?, ?)")?;
-    for (name, series) in series {
-        check_series(series).map_err(|error| in_signal(name, error))?;
-        let n = series.times.len() as i64;
-        insert.execute(params![
-            name,
-            series.unit,
-            n,
-            block::pack(&series.times)?,
-            block::pack(&series.values)?
-        ])?;
-    }
-    Ok(())
-}
-
-fn load_series(
-    db: &Connection,
-    budget: &mut Budget,
-    max_bytes: u64,
-) -> Result<BTreeMap<String, Series>, StoreError> {
-    let mut select = db.prepare("SELECT name, unit, n, times, vals FROM signals ORDER BY rowid")?;
-    let mut rows = select.query([])?;
-    let mut all = BTreeMap::new();
-    // Signals of one collector share their sample times: decode each distinct block once.
-    let mut last_times: (Vec<u8>, Vec<i64>) = Default::default();
-    let mut left = max_bytes / 16;
-    while let Some(row) = rows.next()? {
-        budget.spend(1)?;
-        let name = text(row.get_ref(0)?, budget)?.to_owned();
-        let unit = text(row.get_ref(1)?, budget)?.to_owned();
-        let n: i64 = row.get(2)?;
-        left = u64::try_from(n)
-            .ok()
-            .and_then(|n| left.checked_sub(n))
-            .ok_or_else(|| {
-                StoreError::new(
-                    StoreErrorKind::TooLarge,
-                    format!(
-                        "signal {name} claims {n} samples, above the limit of {max_bytes} bytes"
-                    ),
-                )
-            })?;
-        let times = blob(row.get_ref(3)?, budget)?;
-        if last_times.0 != times || last_times.1.len() as i64 != n {
-            let decoded =
-                block::unpack(times, n as usize).map_err(|error| in_signal(&name, error))?;
-            last_times = (times.to_vec(), decoded);
-        }
-        let values = block::unpack(blob(row.get_ref(4)?, budget)?, n as usize)
-            .map_err(|error| in_signal(&name, error))?;
-        let series = Series {
-            unit,
-            times: last_times.1.clone(),
-            values,
-        };
-        check_series(&series).map_err(|error| in_signal(&name, error))?;
-        if all.contains_key(&name) {
-            return Err(StoreError::damaged(format!("signal {name} is there twice")));
-        }
-        all.insert(name, series);
-    }
-    Ok(all)
-}
-
-/// Equal lengths, strictly increasing times, finite values.
-fn check_series(series: &Series) -> Result<(), StoreError> {
-    if series.times.len() != series.values.len() {
-        let (times, values) = (series.times.len(), series.values.len());
-        return Err(StoreError::damaged(format!(
-            "{times} times but {values} values"
-        )));
-    }
-    if let Some(pair) = series.times.windows(2).find(|pair| pair[0] >= pair[1]) {
-        return Err(StoreError::damaged(format!(
-            "time {} does not come after {}",
-            pair[1], pair[0]
-        )));
-    }
-    // Sorted, so first and last bound the rest.
-    for end in [series.times.first(), series.times.last()]
-        .into_iter()
-        .flatten()
-    {
-        check_time(*end)?;
-    }
-    match series.values.iter().find(|value| !value.is_finite()) {
-        Some(value) => Err(StoreError::damaged(format!(
-            "the value {value} is not a finite number"
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn in_signal(name: &str, error: StoreError) -> StoreError {
-    StoreError::new(error.kind, format!("signal {name}: {}", error.message))
-}
-
 fn store_maps(db: &Connection, capture: &Capture) -> Result<(), StoreError> {
     let mut insert = db.prepare("INSERT INTO texts(query_id, text) VALUES(?, ?)")?;
     for (id, text) in &capture.texts {
@@ -265,32 +159,6 @@ fn to_json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
         .map_err(|error| StoreError::damaged(format!("cannot write JSON: {error}")))
 }
 
-/// Magic, application id and version lie at fixed offsets: look before SQLite does.
-fn check_header(image: &[u8]) -> Result<(), StoreError> {
-    let word = |at: usize| {
-        image
-            .get(at..at + 4)
-            .and_then(|b| b.try_into().ok())
-            .map(i32::from_be_bytes)
-    };
-    if !image.starts_with(SQLITE_MAGIC) || word(68) != Some(APPLICATION_ID) {
-        return Err(StoreError::new(
-            StoreErrorKind::NotACapture,
-            "what it contains is no capture",
-        ));
-    }
-    match word(60).and_then(|version| u32::try_from(version).ok()) {
-        Some(version) if (1..=FORMAT).contains(&version) => Ok(()),
-        Some(version) if version > FORMAT => Err(StoreError::new(
-            StoreErrorKind::TooNew,
-            format!(
-                "written in format {version}, this Galen reads up to {FORMAT}: use a newer galen"
-            ),
-        )),
-        _ => Err(StoreError::damaged("its format version is forged")),
-    }
-}
-
 fn open(image: &[u8]) -> Result<Connection, StoreError> {
     let mut db = Connection::open_in_memory()?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
@@ -313,46 +181,4 @@ fn check_schema(db: &Connection) -> Result<(), StoreError> {
         }
     }
     expected.next().map_or(Ok(()), |_| Err(foreign()))
-}
-
-/// Puts the hash of the image, taken with zeros in the hash's own place, into that place.
-pub(super) fn seal(image: &mut [u8]) -> Result<(), StoreError> {
-    let hash = hash_of(image);
-    let at = place_of_hash(image, NO_HASH)
-        .ok_or_else(|| StoreError::damaged("no place for the hash"))?;
-    image[at..at + NO_HASH.len()].copy_from_slice(hash.as_bytes());
-    Ok(())
-}
-
-fn check_seal(image: &[u8], claimed: &str) -> Result<(), StoreError> {
-    let place = (claimed.len() == NO_HASH.len())
-        .then(|| place_of_hash(image, claimed))
-        .flatten();
-    let at = place.ok_or_else(|| StoreError::damaged("its sha256 is forged"))?;
-    let mut hasher = Sha256::new();
-    hasher.update(&image[..at]);
-    hasher.update(NO_HASH);
-    hasher.update(&image[at + NO_HASH.len()..]);
-    if hex(&hasher.finalize()) == claimed {
-        return Ok(());
-    }
-    Err(StoreError::damaged(
-        "its content does not match its sha256: it was altered after it was written",
-    ))
-}
-
-fn place_of_hash(image: &[u8], value: &str) -> Option<usize> {
-    let needle = [HASH_KEY.as_bytes(), value.as_bytes()].concat();
-    image
-        .windows(needle.len())
-        .position(|window| window == needle)
-        .map(|at| at + HASH_KEY.len())
-}
-
-fn hash_of(image: &[u8]) -> String {
-    hex(&Sha256::digest(image))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

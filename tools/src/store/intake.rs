@@ -98,10 +98,10 @@ fn commit_all(
     for waiting in batch {
         let savepoint = transaction.savepoint()?;
         let result = take_in(&savepoint, waiting);
-        if result.is_ok() {
-            savepoint.commit()?;
-        } else {
-            savepoint.finish()?;
+        match &result {
+            Ok(_) => savepoint.commit()?,
+            // A full disk may have ended the whole transaction: then what caused it is the answer for all.
+            Err(cause) => savepoint.finish().map_err(|_| cause.clone())?,
         }
         results.push(result);
     }

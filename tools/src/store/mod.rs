@@ -11,6 +11,8 @@ mod image;
 mod incidents;
 mod intake;
 mod rows;
+mod seal;
+mod series;
 
 pub use bench::bench_intake;
 pub use database::Store;

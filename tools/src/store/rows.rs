@@ -48,6 +48,7 @@ pub(super) fn load_all<R: Record>(
     let mut records: Vec<R> = Vec::new();
     while let Some(row) = rows.next()? {
         budget.spend(1)?;
+        budget.hold(size_of::<R>() as u64)?;
         let record = R::load(row, budget).map_err(in_table::<R>)?;
         check_time(record.time()).map_err(in_table::<R>)?;
         if records

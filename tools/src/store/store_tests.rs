@@ -365,3 +365,32 @@ fn the_benchmark_takes_in_what_it_says() {
         .sum();
     assert_eq!((waits.len(), kept), (100, 100));
 }
+
+#[test]
+fn a_full_disk_refuses_alerts_and_keeps_the_store_whole() {
+    let (_dir, store) = store();
+    store
+        .intake(&[alert("a", 0, "firing")], "shop", MINUTE)
+        .unwrap();
+    let pages: i64 = store
+        .connection()
+        .pragma_query_value(None, "page_count", |row| row.get(0))
+        .unwrap();
+    let limit = |pages: i64| {
+        let db = store.connection();
+        db.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+            .unwrap();
+    };
+    limit(pages);
+    let large = Alert {
+        summary: "x".repeat(100_000),
+        ..alert("b", 0, "firing")
+    };
+    let error = store
+        .intake(std::slice::from_ref(&large), "shop", MINUTE)
+        .unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::DiskFull, "{error}");
+    limit(1_000_000);
+    let joined = store.intake(&[large], "shop", MINUTE).unwrap();
+    assert_eq!(store.alerts_of(joined.incident_id).unwrap().len(), 2);
+}
