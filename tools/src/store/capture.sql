@@ -1,0 +1,14 @@
+CREATE TABLE manifest(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE signals(name TEXT NOT NULL, unit TEXT NOT NULL, n INTEGER NOT NULL, times BLOB NOT NULL, vals BLOB NOT NULL);
+CREATE TABLE sessions(at INTEGER, pid INTEGER, backend_type TEXT, state TEXT, wait_class TEXT, wait_event TEXT, query_id INTEGER, xact_age_ms INTEGER, query_age_ms INTEGER, state_age_ms INTEGER, xmin_age INTEGER, blocked_by TEXT, user TEXT, database TEXT, application TEXT, client TEXT);
+CREATE TABLE locks(at INTEGER, pid INTEGER, lock_type TEXT, relation TEXT, mode TEXT, granted INTEGER);
+CREATE TABLE statements(at INTEGER, query_id INTEGER, calls REAL, total_exec_ms REAL, rows REAL, shared_blks_hit REAL, shared_blks_read REAL, shared_blks_dirtied REAL, temp_blks_read REAL, temp_blks_written REAL, wal_bytes REAL, jit_ms REAL);
+CREATE TABLE texts(query_id INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE tables(at INTEGER, name TEXT, seq_scan REAL, seq_tup_read REAL, idx_scan REAL, idx_tup_fetch REAL, n_tup_ins REAL, n_tup_upd REAL, n_tup_hot_upd REAL, n_tup_del REAL, n_live_tup REAL, n_dead_tup REAL, n_mod_since_analyze REAL, since_vacuum_s REAL, since_analyze_s REAL, autovacuum_count REAL, table_bytes REAL, index_bytes REAL, frozen_xid_age REAL);
+CREATE TABLE indexes(at INTEGER, name TEXT, table_name TEXT, idx_scan REAL, bytes REAL, enforces INTEGER, valid INTEGER, columns TEXT, definition TEXT);
+CREATE TABLE settings(name TEXT NOT NULL, value TEXT, unit TEXT, source TEXT);
+CREATE TABLE holders(at INTEGER, kind TEXT, name TEXT, active INTEGER, lag_bytes REAL, lag_ms REAL, xmin_age INTEGER);
+CREATE TABLE events(at INTEGER, source TEXT, kind TEXT, object TEXT, text TEXT);
+CREATE TABLE alerts(fingerprint TEXT, name TEXT, status TEXT, source TEXT, starts_at INTEGER, ends_at INTEGER, labels TEXT, summary TEXT);
+CREATE TABLE answers(call TEXT NOT NULL, answer TEXT NOT NULL);
+CREATE TABLE bill(probe TEXT, runs INTEGER, failures INTEGER, total_ms REAL, max_ms REAL);
