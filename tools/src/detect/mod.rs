@@ -1,8 +1,15 @@
 //! Detection: finds the anomalous window and the abnormal signals, in a capture or a live stream, by itself.
 
+mod batch;
+pub mod stats;
+mod stream;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{UnixMs, Window};
+
+pub use batch::detect;
+pub use stream::{Stream, Trigger};
 
 /// Which way a signal moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,4 +52,22 @@ pub struct Detection {
     pub abnormal: Vec<Abnormal>,
     /// Why the detector kept quiet, in one line, when it did.
     pub quiet: Option<String>,
+}
+
+/// How to detect.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DetectOptions {
+    /// Least length of a baseline, seconds, and of samples in it.
+    pub warm_up_s: f64,
+    /// An anomaly lasts at least this long, seconds.
+    pub persistence_s: f64,
+    /// Let signals that no table describes open an incident.
+    pub unknown_trigger: bool,
+}
+
+impl Default for DetectOptions {
+    fn default() -> Self {
+        Self { warm_up_s: 10.0, persistence_s: 5.0, unknown_trigger: false }
+    }
 }

@@ -1,5 +1,10 @@
 //! Observation tools: each reads a capture (and may ask the prober) and returns named facts that tests can judge.
 
+pub mod digest;
+pub mod facts;
+pub mod statements;
+pub mod system;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -40,4 +45,17 @@ pub struct Scene<'a> {
     pub detection: &'a Detection,
     /// Who answers on-demand probes.
     pub prober: &'a dyn Prober,
+}
+
+/// Calls a tool by name. A name that no tool has gives an observation without data.
+pub async fn observe(tool: &str, scene: &Scene<'_>) -> Observation {
+    if let Some(observation) = system::observe(tool, scene) {
+        return observation;
+    }
+    statements::observe(tool, scene).await.unwrap_or_else(|| Observation {
+        tool: tool.to_owned(),
+        invocation: tool.to_owned(),
+        no_data: Some("there is no tool of this name".into()),
+        ..Observation::default()
+    })
 }

@@ -1,1 +1,284 @@
-//! (being written)
+//! What can be read off a statement's text: verb, tables, predicates, joins, correlated subqueries (pg_query).
+
+mod walk;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use walk::{columns_of, find_all, ident, range_tables, without_subqueries};
+
+/// Longest text that is parsed, bytes.
+const MOST_BYTES: usize = 64 * 1024;
+/// Deepest nesting of parentheses that is parsed: the parser's own stack is finite.
+const MOST_DEPTH: usize = 200;
+
+/// Features of one statement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Features {
+    /// `select`, `insert`, `update`, `delete`, `copy`, `ddl` or `other`.
+    pub verb: String,
+    /// Tables named, as written.
+    pub tables: Vec<String>,
+    /// The table that is written, created on or altered.
+    pub target: Option<String>,
+    /// Columns compared with values in WHERE: table or alias as resolved (empty when unqualified), column, `eq` or `range`.
+    pub predicates: Vec<Predicate>,
+    /// Tables joined, minus one.
+    pub joins: usize,
+    /// Two tables are joined and no condition connects them.
+    pub cartesian: bool,
+    /// A subquery refers to a column of the outer query.
+    pub correlated: bool,
+    /// LIMIT or FETCH FIRST at top level.
+    pub has_limit: bool,
+    /// WHERE at top level.
+    pub has_where: bool,
+    /// An aggregate function or GROUP BY at top level.
+    pub aggregates: bool,
+    /// ORDER BY, DISTINCT or GROUP BY: it sorts or hashes.
+    pub sorts: bool,
+    /// INSERT ... SELECT or COPY FROM: many rows a call.
+    pub loads: bool,
+    /// Name, table and columns of the index that CREATE INDEX makes.
+    pub creates_index: Option<(String, String, Vec<String>)>,
+}
+
+/// A column compared with a value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Predicate {
+    /// Table as resolved through its alias; empty when the column is unqualified.
+    pub table: String,
+    /// Column.
+    pub column: String,
+    /// True for equality (and IN), false for ranges and patterns.
+    pub equality: bool,
+}
+
+/// Reads the features of one statement; none when not even its verb can be told. Placeholders of other tools
+/// (`:1`, `...`) are tolerated.
+pub fn features(text: &str) -> Option<Features> {
+    let text = text.get(..MOST_BYTES).unwrap_or(text);
+    if depth(text) > MOST_DEPTH {
+        return light(text);
+    }
+    parse(text).or_else(|| parse(&mended(text))).or_else(|| light(text))
+}
+
+fn depth(text: &str) -> usize {
+    let (mut now, mut most) = (0usize, 0);
+    for c in text.bytes() {
+        match c {
+            b'(' | b'[' => now += 1,
+            b')' | b']' => now = now.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(now);
+    }
+    most
+}
+
+/// Replaces `:1` by `$1` and drops `...`.
+fn mended(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let casts = out.ends_with(':');
+        match c {
+            ':' if !casts && chars.peek().is_some_and(char::is_ascii_digit) => out.push('$'),
+            '.' if chars.peek() == Some(&'.') => {
+                while chars.next_if_eq(&'.').is_some() {}
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn parse(text: &str) -> Option<Features> {
+    let parsed = pg_query::parse(text, pg_query::ParserOptions::default()).ok()?;
+    let tree = serde_json::to_value(&parsed.protobuf).ok()?;
+    let statement = tree.pointer("/stmts/0/stmt/node")?;
+    let (kind, body) = statement.as_object()?.iter().next()?;
+    let mut features = Features { tables: parsed.tables(), ..Features::default() };
+    match kind.as_str() {
+        "SelectStmt" => {
+            features.verb = "select".into();
+            select(body, &mut features);
+        }
+        "InsertStmt" => {
+            features.verb = "insert".into();
+            features.target = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name);
+            let source = &body["selectStmt"]["node"]["SelectStmt"];
+            let source = if source.is_null() { &body["select_stmt"]["node"]["SelectStmt"] } else { source };
+            let from = walk::list(source, "from_clause").len() + usize::from(!source["whereClause"].is_null());
+            features.loads = from > 0 || !find_all(source, "FuncCall").iter().all(|f| !ident(&f["funcname"]).contains("generate_series"));
+        }
+        "UpdateStmt" | "DeleteStmt" => {
+            features.verb = if kind == "UpdateStmt" { "update" } else { "delete" }.into();
+            features.target = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name);
+            let tables = range_tables(body);
+            clauses(body, &tables, &mut features);
+        }
+        "CopyStmt" => {
+            features.verb = "copy".into();
+            features.loads = body["is_from"].as_bool().unwrap_or(false);
+            if features.loads {
+                features.verb = "insert".into();
+                features.target = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name);
+            }
+        }
+        "IndexStmt" => {
+            features.verb = "ddl".into();
+            let table = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name).unwrap_or_default();
+            let columns = find_all(&body["index_params"], "IndexElem").iter().filter_map(|e| e["name"].as_str().map(str::to_owned)).collect();
+            features.target = Some(table.clone());
+            features.creates_index = Some((body["idxname"].as_str().unwrap_or_default().to_owned(), table, columns));
+        }
+        kind if kind.starts_with("Alter") || kind.starts_with("Create") || kind.starts_with("Drop") || kind.starts_with("Truncate") => {
+            features.verb = "ddl".into();
+        }
+        _ => features.verb = "other".into(),
+    }
+    Some(features)
+}
+
+fn select(body: &Value, features: &mut Features) {
+    let tables = range_tables(&body["from_clause"]);
+    features.has_limit = !body["limit_count"].is_null();
+    features.sorts = ["sort_clause", "group_clause", "distinct_clause"].iter().any(|k| !walk::list(body, k).is_empty());
+    let targets = without_subqueries(&body["target_list"]);
+    let aggregate = |f: &&Value| {
+        let name = ident(&f["funcname"]);
+        matches!(name.as_str(), "count" | "sum" | "avg" | "min" | "max" | "array_agg" | "string_agg" | "json_agg" | "jsonb_agg" | "bool_or" | "bool_and")
+    };
+    features.aggregates = !walk::list(body, "group_clause").is_empty() || find_all(&targets, "FuncCall").iter().any(aggregate);
+    clauses(body, &tables, features);
+}
+
+/// WHERE, joins and subqueries of a SELECT, UPDATE or DELETE.
+fn clauses(body: &Value, tables: &[(String, String)], features: &mut Features) {
+    let filter = &body["where_clause"];
+    features.has_where = !filter.is_null();
+    let outer = without_subqueries(body);
+    let top: BTreeSet<&(String, String)> = tables.iter().collect();
+    features.joins = top.len().saturating_sub(1);
+    let comparisons: Vec<&Value> = find_all(&outer, "AExpr");
+    let mut connected = 0;
+    for comparison in &comparisons {
+        let left = columns_of(&comparison["lexpr"]);
+        let right = columns_of(&comparison["rexpr"]);
+        if !left.is_empty() && !right.is_empty() {
+            connected += 1;
+        }
+        let operator = ident(&comparison["name"]);
+        for (columns, other) in [(&left, &right), (&right, &left)] {
+            if let ([(alias, column)], true) = (columns.as_slice(), other.is_empty()) {
+                let table = tables.iter().find(|(_, a)| a == alias).map_or_else(|| alias.clone(), |(name, _)| name.clone());
+                features.predicates.push(Predicate { table, column: column.clone(), equality: operator == "=" });
+            }
+        }
+    }
+    features.predicates.sort_by(|a, b| b.equality.cmp(&a.equality).then(a.column.cmp(&b.column)));
+    features.predicates.dedup();
+    let uses = find_all(&outer, "JoinExpr").iter().filter(|j| !walk::list(j, "using_clause").is_empty() || j["is_natural"] == true).count();
+    features.cartesian = features.joins > 0 && connected + uses < features.joins && find_all(&body["from_clause"], "RangeFunction").is_empty();
+    features.correlated = find_all(body, "SubLink").iter().any(|link| correlated(link, tables, &outer));
+}
+
+/// A subquery is correlated when it mentions an alias of the outer query, or an unqualified column whose prefix
+/// (`o_` of `o_orderkey`) is that of the outer query's columns and not of the subquery's own.
+fn correlated(link: &Value, outer: &[(String, String)], outer_body: &Value) -> bool {
+    let subquery = &link["subselect"];
+    let own: BTreeSet<String> = range_tables(subquery).into_iter().map(|(_, alias)| alias).collect();
+    let columns = columns_of(subquery);
+    if columns.iter().any(|(alias, _)| !alias.is_empty() && !own.contains(alias) && outer.iter().any(|(_, a)| a == alias)) {
+        return true;
+    }
+    let prefix = |column: &str| column.split_once('_').map(|(p, _)| p.to_owned()).filter(|p| !p.is_empty() && p.len() <= 3);
+    let outer_prefixes: BTreeSet<String> = columns_of(outer_body).iter().filter(|(a, _)| a.is_empty()).filter_map(|(_, c)| prefix(c)).collect();
+    let inner: Vec<String> = columns.iter().filter(|(a, _)| a.is_empty()).filter_map(|(_, c)| prefix(c)).collect();
+    let foreign = inner.iter().filter(|p| outer_prefixes.contains(*p)).count();
+    foreign > 0 && foreign * 2 < inner.len()
+}
+
+/// Verb and tables by keywords, for texts that do not parse.
+fn light(text: &str) -> Option<Features> {
+    let lower = text.to_ascii_lowercase();
+    let words: Vec<&str> = lower.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.'))).filter(|w| !w.is_empty()).take(5_000).collect();
+    let verb = match *words.first()? {
+        "select" | "with" | "table" => "select",
+        "insert" => "insert",
+        "update" => "update",
+        "delete" => "delete",
+        "copy" => "copy",
+        "create" | "alter" | "drop" | "truncate" => "ddl",
+        _ => return None,
+    };
+    let after = |keyword: &str| words.windows(2).filter(|w| w[0] == keyword).map(|w| w[1].to_owned()).collect::<Vec<_>>();
+    let mut tables: Vec<String> = ["from", "join", "into", "update"].iter().flat_map(|k| after(k)).collect();
+    tables.retain(|t| t != "select" && t != "only");
+    tables.sort();
+    tables.dedup();
+    let target = match verb {
+        "insert" => after("into").into_iter().next(),
+        "update" => after("update").into_iter().next(),
+        "delete" => after("from").into_iter().next(),
+        _ => None,
+    };
+    let position = |word: &str| words.iter().position(|w| *w == word);
+    Some(Features {
+        verb: verb.into(),
+        target,
+        has_limit: position("limit").is_some(),
+        has_where: position("where").is_some(),
+        loads: verb == "insert" && position("select").is_some(),
+        tables,
+        ..Features::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Features {
+        features(text).unwrap()
+    }
+
+    #[test]
+    fn a_semi_join_with_an_outer_reference_is_correlated() {
+        let q4 = "select o_orderpriority, count(*) from orders where o_orderdate >= date ':1' and exists (select * from lineitem where l_orderkey = o_orderkey and l_commitdate < l_receiptdate) group by o_orderpriority order by o_orderpriority";
+        assert!(of(q4).correlated && of(q4).aggregates);
+        assert!(of("select (select max(p.at) from pay p where p.order_id = o.id) from orders o").correlated);
+        assert!(!of("select * from orders where id in (select order_id from pay where amount > $1)").correlated);
+    }
+
+    #[test]
+    fn joins_are_counted_and_a_missing_condition_is_seen() {
+        let five = "SELECT MIN(mc.note) FROM company_type AS ct, info_type AS it, movie_companies AS mc, movie_info_idx AS mi, title AS t WHERE ct.kind = $1 AND ct.id = mc.company_type_id AND t.id = mc.movie_id AND t.id = mi.movie_id AND it.id = mi.info_type_id";
+        assert_eq!((of(five).joins, of(five).cartesian), (4, false));
+        assert!(of("select count(*) from a, b where a.x = $1").cartesian);
+        assert!(!of("select * from a join b using (id)").cartesian);
+    }
+
+    #[test]
+    fn predicates_name_table_and_column_equality_first() {
+        let f = of("select * from shop.orders o where o.created_at > $1 and o.customer_id = $2");
+        assert_eq!(f.predicates.iter().map(|p| p.column.as_str()).collect::<Vec<_>>(), ["customer_id", "created_at"]);
+        assert_eq!(f.predicates[0].table, "shop.orders");
+        let d = of("DELETE FROM events WHERE created_at < now() - $1::interval");
+        assert_eq!((d.verb.as_str(), d.target.as_deref()), ("delete", Some("events")));
+        assert_eq!(d.predicates[0].column, "created_at");
+    }
+
+    #[test]
+    fn verbs_loads_and_index_creations() {
+        assert!(of("insert into t select generate_series($1, $2)").loads);
+        assert!(!of("insert into t (a) values ($1)").loads);
+        assert_eq!(of("CREATE INDEX i ON table1(name0);").creates_index, Some(("i".into(), "table1".into(), vec!["name0".into()])));
+        assert_eq!(of("UPDATE table1 SET nameN=(SELECT substr(md5(random()::text), 1, 56) WHERE id =M;").verb, "update");
+        assert_eq!(features("\u{0}garbage ;;"), None);
+        assert!(features(&format!("select {}1{}", "(".repeat(10_000), ")".repeat(10_000))).is_some());
+    }
+}

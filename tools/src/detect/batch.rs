@@ -1,0 +1,221 @@
+//! Detection in a capture: which stretch is anomalous, against which baseline, and which signals show it.
+//!
+//! Every signal is scored against the median and floored MAD of a candidate baseline, scores are added up on a grid
+//! of one second, and the anomalous window is the interval of maximal sum above a threshold (Bentley's maximal
+//! subarray). The candidate baseline that explains the capture best wins: an anomaly may cover most of it.
+
+use crate::capture::Capture;
+use crate::model::{Series, UnixMs, Window};
+use crate::signals::{SignalSpec, SignalTable};
+
+use super::stats::{Usual, beyond_limit, median, weight};
+use super::{Abnormal, DetectOptions, Detection, Direction};
+
+/// One step of the grid, milliseconds.
+const STEP: i64 = 1000;
+/// Sum of weights below which a second counts as quiet.
+const THRESHOLD: f64 = 0.45;
+/// Longest capture looked at, grid steps (a day); older samples are left out.
+const MOST_STEPS: i64 = 86_400;
+
+struct Signal<'a> {
+    name: &'a str,
+    series: &'a Series,
+    spec: SignalSpec,
+    /// Values on the grid; NaN where there is no data.
+    grid: Vec<f64>,
+}
+
+/// Finds the anomalous window of a capture and the abnormal signals in it.
+pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -> Detection {
+    let Some(span) = capture.span().filter(|s| s.end > s.start) else { return quiet("the capture holds no samples") };
+    let start = span.start.max(span.end - MOST_STEPS * STEP);
+    let steps = ((span.end - start + STEP - 1) / STEP) as usize;
+    let signals = signals(capture, table, options, start, steps);
+    if signals.is_empty() {
+        return quiet("no signal has enough samples");
+    }
+    let warm_up = (options.warm_up_s.max(1.0) as usize).min(steps);
+    let best = candidates(steps, warm_up)
+        .into_iter()
+        .filter_map(|baseline| best_window(&signals, baseline, steps))
+        .max_by(|a, b| a.worth.total_cmp(&b.worth));
+    let Some(first) = best else { return by_limits(&signals, start, steps, options) };
+    // Second pass: everything before the window is baseline.
+    let baseline = if first.from >= warm_up { (0, first.from) } else { first.baseline };
+    let found = best_window(&signals, baseline, steps).unwrap_or(first);
+    conclude(&signals, &found, start, options)
+}
+
+fn quiet(why: &str) -> Detection {
+    Detection { quiet: Some(why.to_owned()), ..Detection::default() }
+}
+
+fn signals<'a>(capture: &'a Capture, table: &SignalTable, options: &DetectOptions, start: UnixMs, steps: usize) -> Vec<Signal<'a>> {
+    let build = |(name, series): (&'a String, &'a Series)| {
+        let mut spec = table.lookup(name).clone();
+        if spec.name.is_empty() {
+            spec.triggers = options.unknown_trigger;
+        }
+        Signal { name, series, grid: on_grid(series, start, steps), spec }
+    };
+    capture.series.iter().filter(|(_, s)| s.values.len() >= 4).map(build).collect()
+}
+
+/// Holds each value until the next sample, at most three of the series' own periods: then data is missing.
+fn on_grid(series: &Series, start: UnixMs, steps: usize) -> Vec<f64> {
+    let mut grid = vec![f64::NAN; steps];
+    let mut gaps: Vec<f64> = series.times.windows(2).map(|w| (w[1] - w[0]) as f64).collect();
+    let hold = median(&mut gaps).unwrap_or(STEP as f64) * 3.0;
+    for (i, (time, value)) in series.times.iter().zip(&series.values).enumerate() {
+        let next = series.times.get(i + 1).copied().unwrap_or(*time + STEP);
+        let until = (*time + hold as i64).min(next.max(*time + 1));
+        let from = ((*time - start) / STEP).max(0) as usize;
+        let to = (((until - start) + STEP - 1) / STEP).clamp(0, steps as i64) as usize;
+        for slot in grid.iter_mut().take(to).skip(from) {
+            *slot = *value;
+        }
+    }
+    grid
+}
+
+/// Baselines to try: prefixes, suffixes and the whole.
+fn candidates(steps: usize, warm_up: usize) -> Vec<(usize, usize)> {
+    let mut list: Vec<(usize, usize)> = Vec::new();
+    for share in [0.15, 0.25, 0.4, 0.6, 0.8] {
+        let length = ((steps as f64 * share) as usize).max(warm_up);
+        if length + 5 <= steps {
+            list.push((0, length));
+        }
+    }
+    let tail = (steps as f64 * 0.3) as usize;
+    if tail >= warm_up {
+        list.push((steps - tail, steps));
+    }
+    list.push((0, steps));
+    list.dedup();
+    list
+}
+
+struct Found {
+    baseline: (usize, usize),
+    from: usize,
+    to: usize,
+    worth: f64,
+}
+
+/// The interval of maximal excess outside a baseline, and how well it explains the capture.
+fn best_window(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Option<Found> {
+    let total = score(signals, baseline, steps);
+    let (mut best, mut from, mut sum, mut begin) = (0.0, 0, 0.0, 0);
+    let mut to = 0;
+    for (at, s) in total.iter().enumerate() {
+        let gain = (s - THRESHOLD).min(2.0);
+        if sum <= 0.0 {
+            (sum, begin) = (0.0, at);
+        }
+        sum += gain;
+        if sum > best {
+            (best, from, to) = (sum, begin, at + 1);
+        }
+    }
+    if best <= 0.0 {
+        return None;
+    }
+    let outside: f64 = total.iter().enumerate().filter(|(i, _)| *i < from || *i >= to).map(|(_, s)| (s - THRESHOLD).clamp(0.0, 2.0)).sum();
+    // A baseline after the fact is second choice: what came before is what is usual.
+    let late = if baseline.0 > 0 || baseline.1 == steps { 0.75 } else { 1.0 };
+    Some(Found { baseline, from, to, worth: (best - outside) * late })
+}
+
+/// Sum of the signals' weights on the grid.
+fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<f64> {
+    let mut total = vec![0.0; steps];
+    let mut scratch = Vec::new();
+    for signal in signals {
+        let usual = usual(signal, baseline, &mut scratch);
+        let mut previous = [0.0f64, 0.0];
+        for (at, value) in signal.grid.iter().enumerate() {
+            let now = if value.is_nan() {
+                0.0
+            } else {
+                let score = usual.map_or(0.0, |u| u.score(*value, &signal.spec));
+                weight(score, beyond_limit(*value, &signal.spec), &signal.spec)
+            };
+            // Median of three: a single sample out of line is no anomaly.
+            let [older, old] = previous;
+            let middle = older.min(old).max(older.max(old).min(now));
+            total[at] += middle;
+            previous = [previous[1], now];
+        }
+    }
+    total
+}
+
+fn usual(signal: &Signal<'_>, baseline: (usize, usize), scratch: &mut Vec<f64>) -> Option<Usual> {
+    let values: Vec<f64> = signal.grid[baseline.0..baseline.1].iter().copied().filter(|v| !v.is_nan()).collect();
+    if values.len() < 5 { None } else { Usual::of(&values, &signal.spec, scratch) }
+}
+
+fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, options: &DetectOptions) -> Detection {
+    let window = Window { start: start + found.from as i64 * STEP, end: start + found.to as i64 * STEP };
+    let baseline = Window { start: start + found.baseline.0 as i64 * STEP, end: start + found.baseline.1 as i64 * STEP };
+    let overlaps = baseline.start < window.end && window.start < baseline.end;
+    let baseline = match (overlaps, baseline.start < window.start) {
+        (true, true) => Window { end: window.start, ..baseline },
+        (true, false) => Window { start: window.end, ..baseline },
+        _ => baseline,
+    };
+    let mut scratch = Vec::new();
+    let mut abnormal: Vec<Abnormal> = signals
+        .iter()
+        .filter_map(|signal| abnormal(signal, usual(signal, found.baseline, &mut scratch), (found.from, found.to), start))
+        .collect();
+    abnormal.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));
+    if window.seconds() < options.persistence_s {
+        return quiet(&format!("the strongest deviation lasted only {:.0} s", window.seconds()));
+    }
+    let triggers = |a: &&Abnormal| signals.iter().any(|s| s.name == a.signal && s.spec.triggers);
+    let family = |a: &Abnormal| signals.iter().find(|s| s.name == a.signal).map(|s| s.spec.family.clone());
+    let strong = abnormal.iter().filter(triggers).any(|a| a.score.abs() >= 10.0);
+    let families: std::collections::BTreeSet<_> = abnormal.iter().filter(triggers).map(family).collect();
+    if !strong && families.len() < 2 {
+        let what = abnormal.first().map_or_else(|| "no signal".to_owned(), |a| format!("only {}", a.signal));
+        return quiet(&format!("{what} left its usual range, which is not enough for an incident"));
+    }
+    Detection { window: Some(window), baseline: (baseline.seconds() >= 5.0).then_some(baseline), abnormal, quiet: None }
+}
+
+fn abnormal(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs) -> Option<Abnormal> {
+    let spec = &signal.spec;
+    let mut inside: Vec<f64> = signal.grid[window.0..window.1].iter().copied().filter(|v| !v.is_nan()).collect();
+    let observed = median(&mut inside)?;
+    let by_limit = beyond_limit(observed, spec);
+    let score = usual.map_or(0.0, |u| u.score(observed, spec));
+    if score.abs() < 4.0 && !by_limit {
+        return None;
+    }
+    let up = score > 0.0 || (score == 0.0 && spec.bad != crate::signals::Bad::Down);
+    let peak = inside.iter().copied().reduce(|a, b| if up { a.max(b) } else { a.min(b) })?;
+    let out = |v: &f64| beyond_limit(*v, spec) || usual.is_some_and(|u| u.score(*v, spec).abs() >= 4.0);
+    let first = signal.grid[window.0..window.1].iter().position(out).unwrap_or(0) + window.0;
+    Some(Abnormal {
+        signal: signal.name.to_owned(),
+        unit: signal.series.unit.clone(),
+        direction: if up { Direction::Up } else { Direction::Down },
+        baseline: usual.map(|u| u.level),
+        observed,
+        peak,
+        score: if score == 0.0 { 10.0 } else { score },
+        began: start + first as i64 * STEP,
+    })
+}
+
+/// Nothing stands out against any baseline: a capture that is abnormal throughout shows by limits alone.
+fn by_limits(signals: &[Signal<'_>], start: UnixMs, steps: usize, options: &DetectOptions) -> Detection {
+    let abnormal: Vec<Abnormal> = signals.iter().filter_map(|s| abnormal(s, None, (0, steps), start)).collect();
+    if abnormal.is_empty() || (steps as f64) < options.persistence_s {
+        return quiet("no signal left its usual range");
+    }
+    Detection { window: Some(Window { start, end: start + steps as i64 * STEP }), baseline: None, abnormal, quiet: None }
+}

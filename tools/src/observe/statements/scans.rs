@@ -1,0 +1,160 @@
+//! The table that sequential scans read most, the statement that does it, and the index that would serve it.
+
+use std::collections::BTreeMap;
+
+use crate::capture::Capture;
+use crate::model::{CulpritKind, IndexSample};
+use crate::observe::facts::{FactSheet, TableWork, table_work, text_of, window, work};
+use crate::observe::{Observation, Scene};
+
+use super::{Loaded, loaded, same_table};
+
+/// What the scans of the window come down to.
+pub(crate) struct Scan {
+    pub table: String,
+    pub work: TableWork,
+    pub base: Option<TableWork>,
+    pub query_id: Option<i64>,
+    pub share: f64,
+    pub verb: String,
+    /// Predicate columns of the statement on this table, equality first.
+    pub columns: Vec<String>,
+}
+
+/// Finds the table whose rows read by sequential scans grew most, and the heaviest statement on it.
+pub(crate) fn scan(scene: &Scene<'_>) -> Option<Scan> {
+    let capture = scene.capture;
+    let w = window(scene);
+    let mut now = table_work(capture, Some(w));
+    let mut base = table_work(capture, scene.detection.baseline);
+    let growth = |table: &str, work: &TableWork, base: &BTreeMap<String, TableWork>| {
+        work.seq_rows / work.seconds - base.get(table).map_or(0.0, |b| b.seq_rows / b.seconds)
+    };
+    let table = now.iter().max_by(|a, b| growth(a.0, a.1, &base).total_cmp(&growth(b.0, b.1, &base))).map(|(t, _)| t.clone())?;
+    let work = now.remove(&table)?;
+    let statements = loaded(capture, w);
+    let touching: Vec<&Loaded> = statements.iter().filter(|s| s.features.tables.iter().any(|t| same_table(t, &table))).collect();
+    let filtered = |s: &&&Loaded| !columns_on(s, &table).is_empty();
+    // A statement that filters and carries load explains scans; else whichever carries most.
+    let chosen = touching.iter().find(|s| filtered(s) && s.share > 0.05).or_else(|| touching.first()).copied();
+    Some(Scan {
+        base: base.remove(&table),
+        query_id: chosen.map(|s| s.id),
+        share: chosen.map_or(0.0, |s| s.share),
+        verb: chosen.map(|s| s.features.verb.clone()).unwrap_or_default(),
+        columns: chosen.map(|s| columns_on(s, &table)).unwrap_or_default(),
+        table,
+        work,
+    })
+}
+
+fn columns_on(statement: &Loaded, table: &str) -> Vec<String> {
+    let lone = statement.features.tables.len() == 1;
+    let mut columns: Vec<String> = Vec::new();
+    for predicate in &statement.features.predicates {
+        let ours = same_table(&predicate.table, table) || (predicate.table.is_empty() && lone);
+        if ours && !columns.contains(&predicate.column) {
+            columns.push(predicate.column.clone());
+        }
+    }
+    columns
+}
+
+/// The newest sample of each index of a table.
+pub(crate) fn indexes_of<'c>(capture: &'c Capture, table: &str) -> Vec<&'c IndexSample> {
+    let mut newest: BTreeMap<&str, &IndexSample> = BTreeMap::new();
+    for index in capture.indexes.iter().filter(|i| i.table == table) {
+        newest.insert(&index.index, index);
+    }
+    // An index that is no longer sampled has been dropped.
+    let last = capture.indexes.iter().map(|i| i.at).max().unwrap_or(0);
+    newest.into_values().filter(|i| i.at == last).collect()
+}
+
+/// An identifier as SQL writes it: quoted where it must be.
+pub(crate) fn quoted(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// `table_scans`.
+pub fn table_scans(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let mut sheet = FactSheet::new("table_scans", scene);
+    sheet.signals(&["tup_returned_per_s"]);
+    let Some(scan) = scan(scene) else { return sheet.finish("table statistics were not sampled twice in the window") };
+    let (now, base) = (&scan.work, scan.base.as_ref());
+    sheet.put("table", scan.table.as_str());
+    sheet.put_pair("seq_scans_per_s", Some(now.seq_scans / now.seconds), base.map(|b| b.seq_scans / b.seconds), None);
+    sheet.put_pair("seq_tup_read_per_s", Some(now.seq_rows / now.seconds), base.map(|b| b.seq_rows / b.seconds), Some(2_000.0));
+    // Scans are counted when they end: with none ended, one scan reads the table.
+    let per_scan = if now.seq_scans >= 1.0 { now.seq_rows / now.seq_scans } else { 0.0 };
+    sheet.put("rows_per_scan", per_scan).put("live_rows", now.after.n_live_tup).put("table_bytes", now.after.table_bytes);
+    let all: f64 = table_work(capture, Some(window(scene))).values().map(|w| w.seq_rows).sum();
+    sheet.put("share_of_reads", now.seq_rows / all.max(1.0));
+    sheet.culprit(CulpritKind::Table, &scan.table, &format!("{:.0} rows, {:.0} MB", now.after.n_live_tup, now.after.table_bytes / 1_048_576.0));
+    if let Some(id) = scan.query_id {
+        statement(scene, &mut sheet, &scan, id);
+    }
+    dropped(scene, &mut sheet, &scan);
+    sheet.finish("")
+}
+
+fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan, id: i64) {
+    let capture = scene.capture;
+    sheet.put("scan_query_id", id.to_string()).put("scan_text", text_of(capture, id));
+    sheet.culprit(CulpritKind::Query, id, &text_of(capture, id).unwrap_or_default());
+    sheet.put("scan_share", scan.share).put("scan_verb", scan.verb.as_str());
+    if let Some(done) = work(capture, Some(window(scene))).get(&id) {
+        sheet.put("rows_per_call", done.per_call(done.rows));
+        if scan.work.seq_rows > 0.0 {
+            sheet.put("selectivity", (done.rows / scan.work.seq_rows).min(1.0));
+        }
+    }
+    if scan.columns.is_empty() {
+        return;
+    }
+    let served = indexes_of(capture, &scan.table).iter().any(|i| i.valid && i.columns.first().is_some_and(|c| scan.columns.contains(c)));
+    if !capture.indexes.is_empty() {
+        sheet.put("index_exists", served);
+    }
+    sheet.put("predicate_columns", scan.columns.clone());
+    let table: Vec<String> = scan.table.split('.').map(quoted).collect();
+    let columns: Vec<String> = scan.columns.iter().take(3).map(|c| quoted(c)).collect();
+    sheet.put("candidate_index", format!("CREATE INDEX CONCURRENTLY ON {} ({})", table.join("."), columns.join(", ")));
+}
+
+/// An index on the table that was dropped since the baseline began.
+fn dropped(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan) {
+    let from = scene.detection.baseline.map_or(i64::MIN, |b| b.start);
+    let events = scene.capture.events.iter().filter(|e| e.kind == "index_dropped" && e.at >= from);
+    for event in events {
+        let known = scene.capture.indexes.iter().rfind(|i| i.index == event.object);
+        let Some(index) = known.filter(|i| i.table == scan.table) else { continue };
+        if index.columns.first().is_some_and(|c| scan.columns.contains(c)) {
+            sheet.put("dropped_index", index.index.as_str()).put("dropped_definition", index.definition.as_str());
+            sheet.culprit(CulpritKind::Index, &index.index, "dropped");
+            return;
+        }
+    }
+}
+
+/// `stale_statistics`: the table touched by heavy statements with most rows changed since ANALYZE.
+pub fn stale_statistics(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let mut sheet = FactSheet::new("stale_statistics", scene);
+    let w = window(scene);
+    let touched: Vec<String> = loaded(capture, w).into_iter().filter(|s| s.share > 0.1).flat_map(|s| s.features.tables).collect();
+    let work = table_work(capture, Some(w));
+    let in_use = work.iter().filter(|(table, _)| touched.iter().any(|t| same_table(t, table)));
+    let share = |t: &TableWork| t.before.n_mod_since_analyze / t.before.n_live_tup.max(1.0);
+    let Some((table, t)) = in_use.max_by(|a, b| share(a.1).total_cmp(&share(b.1))) else {
+        return sheet.finish("no table of a heavy statement was sampled");
+    };
+    sheet.put("table", table.as_str()).put("modified_share", share(t)).put("live_rows", t.after.n_live_tup);
+    sheet.put("since_analyze_s", t.after.since_analyze_s).put("never_analyzed", t.after.since_analyze_s.is_none());
+    sheet.put("autovacuum_on", crate::observe::facts::setting_on(capture, "autovacuum"));
+    sheet.culprit(CulpritKind::Table, table, "statistics are old");
+    sheet.finish("")
+}

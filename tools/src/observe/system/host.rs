@@ -1,0 +1,50 @@
+//! The host: CPU inside and outside PostgreSQL, memory, disks, network, pressure.
+
+use crate::model::CulpritKind;
+use crate::observe::facts::{FactSheet, mean, middle, peak};
+use crate::observe::{Observation, Scene};
+
+/// `host`: everything the host's counters say.
+pub fn host(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let window = Some(crate::observe::facts::window(scene));
+    let base = scene.detection.baseline;
+    let mut sheet = FactSheet::new("host", scene);
+    let pairs = [
+        ("cpu_busy", "node_cpu_busy_ratio", None),
+        ("cpu_iowait", "node_cpu_iowait_ratio", None),
+        ("load1", "node_load1", None),
+        ("run_queue", "node_procs_running", None),
+        ("blocked_processes", "node_procs_blocked", None),
+        ("disk_util", "node_disk_util_ratio", None),
+        ("disk_read_bytes_per_s", "node_disk_read_bytes_rate", Some(1e6)),
+        ("disk_write_bytes_per_s", "node_disk_write_bytes_rate", Some(1e6)),
+        ("psi_cpu", "node_pressure_cpu_ratio", None),
+        ("psi_io", "node_pressure_io_ratio", None),
+        ("network_transmit_bytes_per_s", "node_network_transmit_bytes_rate", Some(1e5)),
+        ("network_receive_bytes_per_s", "node_network_receive_bytes_rate", Some(1e5)),
+        ("retransmits_per_s", "node_network_retransmits_per_s", None),
+    ];
+    for (fact, signal, floor) in pairs {
+        sheet.put_pair(fact, mean(capture, signal, window), mean(capture, signal, base), floor);
+    }
+    sheet.put("cpu_steal", mean(capture, "node_cpu_steal_ratio", window));
+    sheet.put("run_queue_peak", peak(capture, "node_procs_running", window));
+    if let Some(cpus) = capture.manifest.cpus.filter(|c| *c > 0).map(f64::from) {
+        sheet.put("cpus", cpus);
+        sheet.put("load_per_cpu", mean(capture, "node_load1", window).map(|l| l / cpus));
+        sheet.put("run_queue_per_cpu", mean(capture, "node_procs_running", window).map(|r| r / cpus));
+    }
+    let outside = |w| mean(capture, "node_cpu_busy_ratio", w).zip(mean(capture, "postgres_cpu_ratio", w)).map(|(b, p)| (b - p).max(0.0));
+    sheet.put("postgres_cpu", mean(capture, "postgres_cpu_ratio", window));
+    let busy = mean(capture, "node_cpu_busy_ratio", window);
+    sheet.put("postgres_cpu_of_busy", mean(capture, "postgres_cpu_ratio", window).zip(busy).map(|(p, b)| (p / b.max(0.01)).min(1.0)));
+    sheet.put_pair("outside_cpu", outside(window), outside(base), None);
+    sheet.put("memory_available_share", middle(capture, "node_memory_available_ratio", window));
+    sheet.put("swap_pages_per_s", mean(capture, "node_swap_io_rate", window));
+    sheet.put("psi_memory", mean(capture, "node_pressure_memory_ratio", window));
+    sheet.put("filesystem_avail_share", middle(capture, "node_filesystem_avail_ratio", window));
+    sheet.signals(&["node_cpu_busy_ratio", "node_procs_running", "node_load1", "node_disk_util_ratio"]);
+    sheet.culprit(CulpritKind::Host, if capture.manifest.target.is_empty() { "host" } else { &capture.manifest.target }, "the database host");
+    sheet.finish("the host was not observed (the server is not local, or /proc cannot be read)")
+}

@@ -1,0 +1,119 @@
+//! Connections, replication, archiving, errors and settings.
+
+use std::collections::BTreeMap;
+
+use crate::model::CulpritKind;
+use crate::observe::facts::{FactSheet, largest, mean, peak, setting, setting_on};
+use crate::observe::{Observation, Scene};
+
+/// `connections`: how many, whose, how fast they come.
+pub fn connections(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let window = crate::observe::facts::window(scene);
+    let mut sheet = FactSheet::new("connections", scene);
+    let used = peak(capture, "sessions", Some(window));
+    let limit = setting(capture, "max_connections");
+    sheet.put("used_peak", used).put("max_connections", limit);
+    sheet.put("used_share", peak(capture, "connections_used_ratio", Some(window)).or(used.zip(limit).map(|(u, l)| u / l.max(1.0))));
+    let all = mean(capture, "sessions", Some(window));
+    let busy = mean(capture, "active_sessions", Some(window)).unwrap_or(0.0) + mean(capture, "idle_in_transaction_sessions", Some(window)).unwrap_or(0.0);
+    sheet.put("idle_sessions", all.map(|a| (a - busy).max(0.0)));
+    sheet.put("idle_share", all.filter(|a| *a > 0.0).map(|a| ((a - busy) / a).max(0.0)));
+    let base = mean(capture, "sessions", scene.detection.baseline);
+    sheet.put("sessions_ratio", all.zip(base).map(|(a, b)| crate::observe::facts::ratio(a, b, 2.0)));
+    let fresh = |w| mean(capture, "new_sessions_per_s", w);
+    sheet.put_pair("new_sessions_per_s", fresh(Some(window)), fresh(scene.detection.baseline), Some(0.5));
+    let mut applications = BTreeMap::new();
+    for sample in capture.sessions.iter().filter(|s| window.contains(s.at) && s.backend_type == "client backend") {
+        *applications.entry(sample.application.clone()).or_insert(0.0) += 1.0;
+    }
+    let total: f64 = applications.values().sum();
+    if let Some((name, count)) = largest(&applications) {
+        sheet.put("top_application", name).put("top_application_share", count / total);
+    }
+    sheet.signals(&["connections_used_ratio", "sessions", "new_sessions_per_s"]);
+    sheet.culprit(CulpritKind::Setting, "max_connections", &limit.map(|l| format!("{l:.0}")).unwrap_or_default());
+    sheet.finish("sessions were not counted")
+}
+
+/// `replication`: lag and retained WAL.
+pub fn replication(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let window = crate::observe::facts::window(scene);
+    let mut sheet = FactSheet::new("replication", scene);
+    if capture.manifest.server_version_num == 0 && capture.holders.is_empty() && !capture.series.contains_key("replica_lag_bytes") {
+        return sheet.finish("replication was not observed");
+    }
+    let held: Vec<_> = capture.holders.iter().filter(|h| window.contains(h.at)).collect();
+    let names: std::collections::BTreeSet<&str> = held.iter().filter(|h| h.kind == "replica").map(|h| h.name.as_str()).collect();
+    sheet.put("replicas", names.len());
+    let worst = held.iter().filter(|h| h.kind == "replica").max_by(|a, b| a.lag_bytes.unwrap_or(0.0).total_cmp(&b.lag_bytes.unwrap_or(0.0)));
+    sheet.put("replica_name", worst.map(|h| h.name.clone()));
+    let lag = |w| peak(capture, "replica_lag_bytes", w);
+    sheet.put_pair("lag_bytes_max", lag(Some(window)).or(worst.and_then(|h| h.lag_bytes)), lag(scene.detection.baseline), Some(1e6));
+    sheet.put("lag_seconds_max", peak(capture, "replica_lag_seconds", Some(window)));
+    let slots: Vec<_> = held.iter().filter(|h| h.kind == "slot" && !h.active).collect();
+    let distinct: std::collections::BTreeSet<&str> = slots.iter().map(|h| h.name.as_str()).collect();
+    sheet.put("inactive_slots", distinct.len());
+    let largest = slots.iter().max_by(|a, b| a.lag_bytes.unwrap_or(0.0).total_cmp(&b.lag_bytes.unwrap_or(0.0)));
+    sheet.put("slot_name", largest.map(|h| h.name.clone())).put("slot_retained_bytes", largest.and_then(|h| h.lag_bytes));
+    sheet.signals(&["replica_lag_bytes", "replica_lag_seconds", "slot_retained_bytes"]);
+    sheet.finish("")
+}
+
+/// `archiver`: failed attempts.
+pub fn archiver(scene: &Scene<'_>) -> Observation {
+    let window = crate::observe::facts::window(scene);
+    let mut sheet = FactSheet::new("archiver", scene);
+    let rate = mean(scene.capture, "archive_failures_per_s", Some(window));
+    sheet.put("failures", rate.map(|r| (r * window.seconds()).round())).put("failures_per_min", rate.map(|r| r * 60.0));
+    sheet.signals(&["archive_failures_per_s"]);
+    sheet.finish("the archiver was not observed")
+}
+
+/// `errors`: rollbacks, deadlocks, restarts.
+pub fn errors(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let window = crate::observe::facts::window(scene);
+    let mut sheet = FactSheet::new("errors", scene);
+    let share = |w| mean(capture, "rollbacks_per_s", w).zip(mean(capture, "tps", w)).map(|(r, t)| r / t.max(0.1));
+    sheet.put_pair("rollback_share", share(Some(window)), share(scene.detection.baseline), None);
+    let rate = |w| mean(capture, "rollbacks_per_s", w);
+    sheet.put_pair("rollbacks_per_s", rate(Some(window)), rate(scene.detection.baseline), Some(0.5));
+    let deadlocks = mean(capture, "deadlocks_per_s", Some(window));
+    sheet.put("deadlocks_per_s", deadlocks).put("deadlocks", deadlocks.map(|d| (d * window.seconds()).round()));
+    let seen = |kind: &str| capture.events.iter().filter(|e| e.at >= window.start - 30_000 && e.at < window.end && e.kind.starts_with(kind)).count();
+    if capture.manifest.server_version_num > 0 || !capture.events.is_empty() {
+        sheet.put("restarted", seen("restart") > 0).put("role_changed", seen("role_changed") > 0).put("error_events", seen("error"));
+    }
+    sheet.signals(&["rollbacks_per_s", "deadlocks_per_s"]);
+    sheet.finish("errors were not counted")
+}
+
+/// `settings`: what is set, and what changed.
+pub fn settings(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let mut sheet = FactSheet::new("settings", scene);
+    if capture.settings.is_empty() {
+        return sheet.finish("settings were not read");
+    }
+    for name in ["shared_buffers", "work_mem", "max_wal_size", "effective_cache_size"] {
+        sheet.put(&format!("{name}_bytes"), setting(capture, name));
+    }
+    sheet.put("autovacuum_on", setting_on(capture, "autovacuum")).put("jit_on", setting_on(capture, "jit"));
+    for name in ["random_page_cost", "max_connections"] {
+        sheet.put(name, setting(capture, name));
+    }
+    sheet.put("synchronous_commit", capture.settings.get("synchronous_commit").map(|s| s.value.clone()));
+    let memory = capture.manifest.memory_bytes;
+    sheet.put("memory_bytes", memory);
+    sheet.put("shared_buffers_share", setting(capture, "shared_buffers").zip(memory).map(|(s, m)| s / m.max(1.0)));
+    let changed: Vec<String> = capture.events.iter().filter(|e| e.kind == "setting_changed").map(|e| e.text.clone()).take(20).collect();
+    for event in capture.events.iter().filter(|e| e.kind == "setting_changed").take(3) {
+        sheet.culprit(CulpritKind::Setting, &event.object, &event.text);
+    }
+    if !changed.is_empty() {
+        sheet.put("changed", changed);
+    }
+    sheet.finish("")
+}

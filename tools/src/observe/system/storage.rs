@@ -1,0 +1,111 @@
+//! Dead rows, vacuum, checkpoints and the buffer cache.
+
+use crate::model::{CulpritKind, Window};
+use crate::observe::facts::{FactSheet, active, looks, mean, middle, peak, setting, setting_on, table_work, text_of};
+use crate::observe::{Observation, Scene};
+
+/// `dead_rows`: the table that gains most dead rows.
+pub fn dead_rows(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let mut sheet = FactSheet::new("dead_rows", scene);
+    let work = table_work(capture, Some(crate::observe::facts::window(scene)));
+    let worst = work.iter().max_by(|a, b| (a.1.dead_growth + a.1.after.n_dead_tup * 0.01).total_cmp(&(b.1.dead_growth + b.1.after.n_dead_tup * 0.01)));
+    let Some((table, w)) = worst else { return sheet.finish("table statistics were not sampled twice in the window") };
+    let (dead, live) = (w.after.n_dead_tup, w.after.n_live_tup);
+    sheet.put("table", table.as_str()).put("dead_rows", dead).put("live_rows", live);
+    sheet.put("dead_ratio", dead / (dead + live).max(1.0));
+    sheet.put("dead_growth", w.dead_growth).put("dead_growth_per_s", w.dead_growth / w.seconds);
+    sheet.put("table_growth_bytes", w.growth_bytes).put("table_bytes", w.after.table_bytes);
+    sheet.put("since_vacuum_s", w.after.since_vacuum_s).put("autovacuums", w.autovacuums);
+    sheet.put("autovacuum", setting_on(capture, "autovacuum"));
+    sheet.put("updates_per_s", w.updated / w.seconds).put("deletes_per_s", w.deleted / w.seconds);
+    if w.updated > 0.0 {
+        sheet.put("hot_share", w.hot_updated / w.updated);
+    }
+    sheet.signals(&["tup_deleted_per_s", "tup_updated_per_s"]);
+    sheet.culprit(CulpritKind::Table, table, &format!("{dead:.0} dead rows"));
+    sheet.finish("")
+}
+
+/// `vacuum`: workers, the oldest snapshot, frozen ids.
+pub fn vacuum(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let window = crate::observe::facts::window(scene);
+    let mut sheet = FactSheet::new("vacuum", scene);
+    sheet.put("workers", mean(capture, "vacuum_workers", Some(window)));
+    let all = active(capture, Some(window)).count() as f64;
+    let vacuuming = |s: &&crate::model::SessionSample| {
+        s.backend_type == "autovacuum worker" || text_of(capture, s.query_id).is_some_and(|t| t.to_ascii_lowercase().starts_with("vacuum"))
+    };
+    let workers = capture.sessions.iter().filter(|s| window.contains(s.at) && s.state == "active").filter(vacuuming).count() as f64;
+    if looks(capture, Some(window)) >= 1.0 {
+        sheet.put("worker_share", workers / (all + workers).max(1.0));
+    }
+    oldest_snapshot(scene, &mut sheet, window);
+    let frozen = capture.tables.iter().map(|t| t.frozen_xid_age).reduce(f64::max).or_else(|| peak(capture, "frozen_xid_age", Some(window)));
+    let limit = setting(capture, "autovacuum_freeze_max_age");
+    sheet.put("frozen_xid_age_max", frozen).put("freeze_max_age", limit);
+    sheet.put("wraparound_share", frozen.zip(limit).map(|(f, l)| f / l.max(1.0)));
+    sheet.signals(&["vacuum_workers", "oldest_xmin_age"]);
+    sheet.finish("vacuum was not observed")
+}
+
+fn oldest_snapshot(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
+    let sessions = scene.capture.sessions.iter().filter(|s| window.contains(s.at));
+    let session = sessions.filter_map(|s| Some((s.xmin_age?, "session", s.pid.to_string(), s.xact_age_ms))).max_by_key(|x| x.0);
+    let holders = scene.capture.holders.iter().filter(|h| window.contains(h.at));
+    let holder = holders.filter_map(|h| Some((h.xmin_age?, h.kind.as_str(), h.name.clone(), h.lag_ms.map(|m| m as i64)))).max_by_key(|x| x.0);
+    let oldest = [session, holder].into_iter().flatten().max_by_key(|x| x.0);
+    if let Some((age, kind, name, held_ms)) = oldest {
+        sheet.put("xmin_age_max", age).put("xmin_holder_kind", kind).put("xmin_holder_name", name);
+        sheet.put("xmin_holder_age_s", held_ms.map(|ms| ms as f64 / 1000.0));
+    } else {
+        sheet.put("xmin_age_max", peak(scene.capture, "oldest_xmin_age", Some(window)));
+    }
+}
+
+/// `checkpoints`: how often and how hard.
+pub fn checkpoints(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let window = crate::observe::facts::window(scene);
+    let mut sheet = FactSheet::new("checkpoints", scene);
+    let requested = mean(capture, "checkpoints_requested_per_s", Some(window));
+    sheet.put("requested_per_min", requested.map(|r| r * 60.0));
+    sheet.put("requested_per_min_base", mean(capture, "checkpoints_requested_per_s", scene.detection.baseline).map(|r| r * 60.0));
+    sheet.put("requested", requested.map(|r| (r * window.seconds()).round()));
+    sheet.put("timed_per_min", mean(capture, "checkpoints_timed_per_s", Some(window)).map(|r| r * 60.0));
+    let buffers = mean(capture, "checkpoint_buffers_per_s", Some(window));
+    sheet.put_pair("buffers_per_s", buffers, mean(capture, "checkpoint_buffers_per_s", scene.detection.baseline), None);
+    let own = mean(capture, "backend_buffers_per_s", Some(window));
+    sheet.put("backend_buffers_share", own.zip(buffers).filter(|(a, b)| a + b > 1.0).map(|(a, b)| a / (a + b)));
+    sheet.put("max_wal_size_bytes", setting(capture, "max_wal_size"));
+    sheet.put("checkpoint_timeout_s", setting(capture, "checkpoint_timeout").map(|ms| ms / 1000.0));
+    sheet.put("full_page_writes", setting_on(capture, "full_page_writes"));
+    let wal = |w| mean(capture, "wal_bytes_rate", w);
+    sheet.put_pair("wal_bytes_per_s", wal(Some(window)), wal(scene.detection.baseline), Some(100_000.0));
+    sheet.signals(&["checkpoints_requested_per_s", "checkpoint_buffers_per_s", "wal_bytes_rate"]);
+    sheet.finish("checkpoints were not observed")
+}
+
+/// `cache`: hits, reads and how much of the database the cache covers.
+pub fn cache(scene: &Scene<'_>) -> Observation {
+    let capture = scene.capture;
+    let window = Some(crate::observe::facts::window(scene));
+    let base = scene.detection.baseline;
+    let mut sheet = FactSheet::new("cache", scene);
+    sheet.put_pair("hit_ratio", middle(capture, "cache_hit_ratio", window), middle(capture, "cache_hit_ratio", base), None);
+    sheet.put_pair("read_blks_per_s", mean(capture, "blks_read_per_s", window), mean(capture, "blks_read_per_s", base), Some(50.0));
+    let all = active(capture, window).count() as f64;
+    let reading = active(capture, window).filter(|s| s.wait_event == "DataFileRead").count() as f64;
+    if all > 0.0 {
+        sheet.put("data_read_share", reading / all);
+    }
+    let buffers = setting(capture, "shared_buffers");
+    let size = middle(capture, "database_bytes", capture.span());
+    sheet.put("shared_buffers_bytes", buffers).put("database_bytes", size);
+    sheet.put("cache_cover", buffers.zip(size).map(|(b, s)| b / s.max(1.0)));
+    sheet.put("evicting", mean(capture, "backend_buffers_per_s", window).map(|b| b > 100.0));
+    sheet.signals(&["cache_hit_ratio", "blks_read_per_s"]);
+    sheet.culprit(CulpritKind::Setting, "shared_buffers", &buffers.map(|b| format!("{:.0} MB", b / 1_048_576.0)).unwrap_or_default());
+    sheet.finish("the buffer cache was not observed")
+}
