@@ -123,12 +123,13 @@ fn packaged() -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// True when any user can walk to this folder.
+/// True when any user can walk to this folder, and make and remove folders in it.
 fn reachable(folder: &Path) -> bool {
-    folder.ancestors().all(|part| {
+    let allows = |part: &Path, bits| {
         part.metadata()
-            .is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0)
-    })
+            .is_ok_and(|meta| meta.permissions().mode() & bits == bits)
+    };
+    allows(folder, 0o003) && folder.ancestors().all(|part| allows(part, 0o001))
 }
 
 #[cfg(test)]

@@ -278,7 +278,7 @@ mod tests {
             let script = format!("{:?}", fault.script(&BTreeMap::new()).unwrap()).to_lowercase();
             assert!(!script.contains(&fault.name), "{}", fault.name);
             assert!(
-                !script.contains("fault") && !script.contains("galen"),
+                !script.contains("anomaly") && !script.contains("galen"),
                 "{}",
                 fault.name
             );

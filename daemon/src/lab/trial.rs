@@ -20,6 +20,7 @@ struct Seen {
     idle_in_transaction: u32,
     waits: BTreeMap<String, u32>,
     seconds: f64,
+    cpus: f64,
     counters: BTreeMap<&'static str, f64>,
 }
 
@@ -69,7 +70,8 @@ impl Seen {
             .collect();
         let per = f64::from(self.samples.max(1));
         format!(
-            "active {:.1} idle-in-tx {:.1} [{}] {}",
+            "cpus {:.2} active {:.1} idle-in-tx {:.1} [{}] {}",
+            self.cpus,
             f64::from(self.active) / per,
             f64::from(self.idle_in_transaction) / per,
             waits.join(", "),
@@ -150,19 +152,34 @@ async fn watch(
 
 async fn watch_phase(watcher: &Client, phase: &AtomicU8, wanted: Phase) -> Seen {
     let mut seen = Seen::default();
-    let (from, began) = (totals(watcher).await, Instant::now());
+    let (from, busy, began) = (totals(watcher).await, cpu_seconds(), Instant::now());
     while phase.load(SeqCst) == wanted as u8 {
         sample(watcher, &mut seen).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let to = totals(watcher).await;
     seen.seconds = began.elapsed().as_secs_f64();
+    seen.cpus = (cpu_seconds() - busy) / seen.seconds;
     seen.counters = COUNTERS
         .iter()
         .zip(from.iter().zip(to))
         .map(|(name, (a, b))| (*name, b - a))
         .collect();
     seen
+}
+
+/// Busy CPU seconds of the whole host.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap();
+    let ticks: Vec<f64> = text
+        .lines()
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(1)
+        .map(|it| it.parse().unwrap())
+        .collect();
+    (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]) / 100.0
 }
 
 fn processes_of(folder: &Path) -> usize {
@@ -202,21 +219,11 @@ async fn a_cluster_starts_and_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn an_interrupted_start_leaves_nothing_behind() {
-    for millis in [150, 700, 1200] {
-        let folders = || -> Vec<_> {
-            let entries = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
-            entries
-                .map(|entry| entry.path())
-                .filter(|path| {
-                    path.to_string_lossy()
-                        .contains(&format!("galen-lab-{millis}-"))
-                })
-                .collect()
-        };
+    for millis in [0, 300, 900, 2000] {
         // The folder's name cannot be chosen, so the attempt is told apart by a TMPDIR of its own.
         let root = tempfile::Builder::new()
             .prefix(&format!("galen-lab-{millis}-"))
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o1777))
             .tempdir()
             .unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -231,8 +238,13 @@ async fn an_interrupted_start_leaves_nothing_behind() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
+        let begun = || std::fs::read_dir(root.path()).unwrap().count() > 0;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline && !begun() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(begun(), "the start had begun when it was killed");
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        let began = std::fs::read_dir(root.path()).unwrap().count();
         child.kill().unwrap();
         child.wait().unwrap();
         let deadline = Instant::now() + Duration::from_secs(15);
@@ -242,15 +254,12 @@ async fn an_interrupted_start_leaves_nothing_behind() {
         {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert_eq!(began, 1, "the start had begun when it was killed");
         assert_eq!(
             std::fs::read_dir(root.path()).unwrap().count(),
             0,
             "after {millis} ms"
         );
         assert_eq!(processes_of(root.path()), 0, "after {millis} ms");
-        drop(root);
-        assert!(folders().is_empty());
     }
 }
 
@@ -347,9 +356,9 @@ async fn every_statement_prepares_and_two_faults_show_what_they_should() {
 #[ignore = "prints what faults do to a real server, for tuning them"]
 async fn by_hand() {
     let wanted = std::env::var("GALEN_LAB_TRIAL").unwrap_or_else(|_| "missing_index:20:30".into());
+    let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
     for one in wanted.split(',') {
         let parts: Vec<&str> = one.split(':').collect();
-        let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
         let began = Instant::now();
         Scenario::load(parts[0])
             .unwrap()
@@ -372,6 +381,6 @@ async fn by_hand() {
         )
         .await;
         println!("    {report:?}");
-        cluster.stop().await;
     }
+    cluster.stop().await;
 }
