@@ -16,7 +16,6 @@ mod statement;
 mod trial;
 
 pub use cluster::{Cluster, ClusterOptions};
-pub use fault::{Parameters, RunningFault};
-pub use load::{ClientSpec, Load, LoadReport, Work};
+pub use fault::Parameters;
 pub use run::{Phase, Phases, RunReport, run};
-pub use scenario::{ExpectedCulprit, Fault, Scenario, Script};
+pub use scenario::{Fault, Scenario};

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use super::cluster::connect;
+use super::load::ClientSpec;
+use super::scenario::Script;
 use super::statement::{Dice, Step};
 use super::*;
 
@@ -223,9 +225,11 @@ async fn an_interrupted_start_leaves_nothing_behind() {
         // The folder's name cannot be chosen, so the attempt is told apart by a TMPDIR of its own.
         let root = tempfile::Builder::new()
             .prefix(&format!("galen-lab-{millis}-"))
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o1777))
             .tempdir()
             .unwrap();
+        // As /tmp is; the umask would have taken the bits from a mode given at creation.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        std::fs::set_permissions(root.path(), open).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
