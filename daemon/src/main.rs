@@ -1,2 +1,3 @@
 //! bin
+mod lab;
 fn main() {}

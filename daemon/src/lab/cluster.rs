@@ -1,0 +1,359 @@
+//! A private PostgreSQL cluster: started in a temp folder on a free port, and gone without a trace afterwards.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::binaries;
+use super::guard::Guard;
+
+/// What a cluster may be told.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterOptions {
+    /// Folder of `initdb` and `postgres`; searched for when absent.
+    pub bin_dir: Option<PathBuf>,
+    /// Settings on top of the lab's own, as in `postgresql.conf`.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A running cluster with the database `shop`. Dropping it stops the server and removes its folder (a second or two);
+/// so does the end of this process, however it comes.
+pub struct Cluster {
+    guard: Guard,
+    port: u16,
+    passwords: Passwords,
+    notes: Vec<String>,
+}
+
+struct Passwords {
+    admin: String,
+    shop: String,
+    galen: String,
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest path of a unix socket (`sun_path`) less `/.s.PGSQL.65535`.
+const SOCKET_FOLDER_LIMIT: usize = 107 - 16;
+const DEFAULTS: &[(&str, &str)] = &[
+    ("listen_addresses", "127.0.0.1"),
+    ("shared_buffers", "64MB"),
+    ("max_connections", "120"),
+    ("max_wal_size", "512MB"),
+    ("track_io_timing", "on"),
+    ("log_lock_waits", "on"),
+    ("log_checkpoints", "on"),
+    ("log_temp_files", "0"),
+    ("log_line_prefix", "%m [%p] %q%u@%d %a "),
+    // One backend a statement: what a session does is then what its client asked for.
+    ("max_parallel_workers_per_gather", "0"),
+    ("jit", "off"),
+    ("autovacuum_naptime", "15s"),
+];
+
+impl Cluster {
+    /// Makes and starts a cluster. Fails with one line that says what to do.
+    pub async fn start(options: ClusterOptions) -> anyhow::Result<Cluster> {
+        let bin_dir = binaries::find_bin_dir(options.bin_dir.as_deref())?;
+        let mut attempt = 1;
+        loop {
+            match Cluster::try_start(&bin_dir, &options).await {
+                // Somebody else took the port between our look and the server's bind.
+                Err(error) if attempt < 3 && format!("{error:#}").contains("could not bind") => {
+                    attempt += 1
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Connection string of the superuser, for the lab itself.
+    pub fn dsn_admin(&self) -> String {
+        self.dsn("postgres", &self.passwords.admin)
+    }
+
+    /// Connection string of the shop's own role, for its load.
+    pub fn dsn_shop(&self) -> String {
+        self.dsn("shop", &self.passwords.shop)
+    }
+
+    /// Connection string of the least-privilege role a collector uses.
+    pub fn dsn_galen(&self) -> String {
+        self.dsn("galen", &self.passwords.galen)
+    }
+
+    /// TCP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The cluster's folder: data, unix socket and `server.log`.
+    pub fn folder(&self) -> &Path {
+        self.guard.folder()
+    }
+
+    /// What this server lacks, one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// False once the server has ended by itself.
+    pub fn is_running(&self) -> bool {
+        self.guard.is_running()
+    }
+
+    /// The last lines of the server's log, at most 16 kB.
+    pub fn log_tail(&self) -> String {
+        log_tail(self.guard.folder())
+    }
+
+    /// Stops the server (fast shutdown, then by force) and removes its folder.
+    pub async fn stop(self) {
+        // Waiting for the server blocks, so it happens off the async threads.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
+    /// A connection as superuser to the database `shop`.
+    pub(super) async fn admin(&self) -> anyhow::Result<Client> {
+        connect(&self.dsn_admin())
+            .await
+            .context("cannot connect to the lab's server")
+    }
+
+    async fn try_start(bin_dir: &Path, options: &ClusterOptions) -> anyhow::Result<Cluster> {
+        let user = binaries::server_user()?;
+        let folder = binaries::make_folder(user.as_ref())?;
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|it| it.local_addr())
+            .context("no free port")?
+            .port();
+        let passwords = Passwords {
+            admin: secret()?,
+            shop: secret()?,
+            galen: secret()?,
+        };
+        let mut notes = Vec::new();
+        let settings = settings_file(bin_dir, folder.path(), port, &options.settings, &mut notes)?;
+        write_readable(&folder.path().join("settings.conf"), &settings)?;
+        write_readable(&folder.path().join("password"), &passwords.admin)?;
+        let guard = Guard::start(folder, bin_dir, user.as_ref())?;
+        let mut cluster = Cluster {
+            guard,
+            port,
+            passwords,
+            notes,
+        };
+        cluster.wait_until_ready().await?;
+        cluster.furnish().await?;
+        Ok(cluster)
+    }
+
+    async fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if !self.guard.is_running() {
+                bail!(
+                    "the lab's server did not start; its log ends with: {}",
+                    last_lines(&self.log_tail(), 5)
+                );
+            }
+            if connect(
+                &self
+                    .dsn("postgres", &self.passwords.admin)
+                    .replace("dbname=shop", "dbname=postgres"),
+            )
+            .await
+            .is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!(
+            "the lab's server was not ready after {} s; its log ends with: {}",
+            PATIENCE.as_secs(),
+            last_lines(&self.log_tail(), 5)
+        )
+    }
+
+    /// Roles, the database and its extensions.
+    async fn furnish(&mut self) -> anyhow::Result<()> {
+        let postgres = connect(&self.dsn_admin().replace("dbname=shop", "dbname=postgres")).await?;
+        let version: i32 = postgres
+            .query_one("SELECT current_setting('server_version_num')::int", &[])
+            .await?
+            .get(0);
+        let Passwords { shop, galen, .. } = &self.passwords;
+        let mut sql = format!(
+            "CREATE ROLE shop LOGIN PASSWORD '{shop}'; CREATE ROLE galen LOGIN PASSWORD '{galen}'; GRANT pg_monitor TO galen;"
+        );
+        if version >= 140_000 {
+            sql.push_str("GRANT pg_read_all_data TO galen;");
+        } else {
+            self.notes.push("PostgreSQL before 14 has no role pg_read_all_data: plans of the shop's statements cannot be asked for".into());
+        }
+        postgres.batch_execute(&sql).await?;
+        postgres
+            .batch_execute("CREATE DATABASE shop OWNER shop")
+            .await?;
+        let admin = self.admin().await?;
+        for extension in ["pg_stat_statements", "hypopg"] {
+            let found = admin
+                .query_opt(
+                    "SELECT 1 FROM pg_available_extensions WHERE name = $1",
+                    &[&extension],
+                )
+                .await?;
+            match found {
+                Some(_) => {
+                    admin
+                        .batch_execute(&format!("CREATE EXTENSION {extension}"))
+                        .await?
+                }
+                None => self.notes.push(format!(
+                    "the extension {extension} is not installed on this machine"
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    fn dsn(&self, user: &str, password: &str) -> String {
+        format!(
+            "host=127.0.0.1 port={} user={user} password={password} dbname=shop",
+            self.port
+        )
+    }
+}
+
+/// Connects and lets the connection run by itself.
+pub(super) async fn connect(dsn: &str) -> anyhow::Result<Client> {
+    let mut config: Config = dsn.parse()?;
+    config
+        .application_name("psql")
+        .connect_timeout(Duration::from_secs(5));
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn settings_file(
+    bin_dir: &Path,
+    folder: &Path,
+    port: u16,
+    extra: &[(String, String)],
+    notes: &mut Vec<String>,
+) -> anyhow::Result<String> {
+    let mut lines = vec![("port".to_owned(), port.to_string())];
+    let place = folder.to_string_lossy().into_owned();
+    if place.len() <= SOCKET_FOLDER_LIMIT {
+        lines.push(("unix_socket_directories".into(), place));
+    } else {
+        lines.push(("unix_socket_directories".into(), String::new()));
+        notes.push(
+            "the temp folder's path is too long for a unix socket: the lab listens on TCP only"
+                .into(),
+        );
+    }
+    lines.extend(
+        DEFAULTS
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string())),
+    );
+    if binaries::has_library(bin_dir, "pg_stat_statements") {
+        lines.push((
+            "shared_preload_libraries".into(),
+            "pg_stat_statements".into(),
+        ));
+    } else {
+        notes.push("pg_stat_statements is not installed on this machine: statement statistics will be missing".into());
+    }
+    lines.extend(extra.iter().cloned());
+    lines
+        .iter()
+        .map(|(key, value)| setting_line(key, value))
+        .collect()
+}
+
+fn setting_line(key: &str, value: &str) -> anyhow::Result<String> {
+    let good_key = !key.is_empty()
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    if !good_key || value.contains(|c: char| c.is_control()) {
+        bail!(
+            "`{} = {}` is not a server setting: use NAME and a VALUE on one line",
+            key.escape_debug(),
+            value.escape_debug()
+        );
+    }
+    Ok(format!(
+        "{key} = '{}'\n",
+        value.replace('\\', "\\\\").replace('\'', "''")
+    ))
+}
+
+/// Inside a 0700 folder, so the mode only has to let the server's user read.
+fn write_readable(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text)
+        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// 128 random bits in hex.
+fn secret() -> anyhow::Result<String> {
+    let mut bytes = [0u8; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn log_tail(folder: &Path) -> String {
+    let Ok(mut file) = std::fs::File::open(folder.join("server.log")) else {
+        return String::new();
+    };
+    let length = file.metadata().map_or(0, |meta| meta.len());
+    let mut bytes = Vec::new();
+    if file
+        .seek(SeekFrom::Start(length.saturating_sub(16_384)))
+        .and_then(|_| file.read_to_end(&mut bytes))
+        .is_err()
+    {
+        return String::new();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(count)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_cannot_smuggle_in_another() {
+        assert!(setting_line("work_mem", "1MB'\nfsync = 'off").is_err());
+        assert!(setting_line("work mem", "1MB").is_err());
+        assert_eq!(
+            setting_line("log_line_prefix", "it's").unwrap(),
+            "log_line_prefix = 'it''s'\n"
+        );
+    }
+
+    #[test]
+    fn secrets_differ() {
+        let (one, two) = (secret().unwrap(), secret().unwrap());
+        assert!(one.len() == 32 && one != two);
+    }
+}

@@ -1,0 +1,41 @@
+# Runs the lab's server and outlives the program that started it by just long enough to clean up.
+# Arguments: the lab's folder, the folder of the server's programs. Standard input is a pipe that the starter holds
+# open: when it closes, for whatever reason (stop, crash, kill -9), the server is stopped and the folder removed.
+dir=$1
+bin=$2
+ended=
+exec 3<&0 </dev/null >/dev/null 2>&1
+
+finish() {
+    if [ -z "$ended" ]; then
+        job=$!
+        kill -INT "$job"
+        (sleep 5; kill -QUIT "$job"; sleep 3; kill -KILL "$job") 3<&- &
+        wait "$job"
+    fi
+    trap '' TERM
+    rm -rf -- "$dir"
+    # The watcher and the timer are all that is left of this process group.
+    kill -TERM 0
+    exit 0
+}
+trap finish TERM
+
+(read -r _ <&3; kill -TERM $$) &
+watcher=$!
+exec 3<&-
+
+"$bin/initdb" -D "$dir/data" -U postgres -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C -N >"$dir/server.log" 2>&1 &
+wait $!
+status=$?
+rm -f "$dir/password"
+if [ "$status" = 0 ]; then
+    cat "$dir/settings.conf" >>"$dir/data/postgresql.conf"
+    "$bin/postgres" -D "$dir/data" >"$dir/server.log" 2>&1 &
+    wait $!
+    status=$?
+fi
+ended=yes
+echo "$status" >"$dir/ended"
+wait "$watcher"
+finish

@@ -1,0 +1,377 @@
+//! Load: clients that run weighted statements against the lab, one connection each, until they are told to stop.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::TryStreamExt;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{Client, Config, NoTls, Statement};
+
+use super::statement::{Dice, Step, Template};
+
+/// A group of clients that do the same work.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientSpec {
+    /// `application_name`.
+    pub name: String,
+    /// How many clients, one connection each.
+    pub count: u32,
+    /// Least and most milliseconds of thought after each turn.
+    #[serde(default)]
+    pub think_ms: (i64, i64),
+    /// Turns per second and client; a late client catches up at most two seconds. Without it, turns follow each other.
+    #[serde(default)]
+    pub per_second: Option<f64>,
+    /// Opens a new connection for each turn.
+    #[serde(default)]
+    pub reconnect: bool,
+    /// What they do.
+    pub work: Vec<Work>,
+}
+
+/// One kind of turn.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Work {
+    /// How often, relative to the client's other work.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Steps; more than one make a transaction.
+    pub sql: Vec<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What some load did, counted at the clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Statements that succeeded.
+    pub statements: u64,
+    /// Statements and connections that failed.
+    pub errors: u64,
+    /// Rows read by the clients.
+    pub rows: u64,
+    /// Text of the last error.
+    pub last_error: Option<String>,
+}
+
+/// Running clients. Dropping it ends them without waiting; `stop` also cancels what they run.
+pub struct Load {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct Counters {
+    statements: AtomicU64,
+    errors: AtomicU64,
+    rows: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+/// Longest wait for the server to answer a cancel request or a goodbye.
+const FAREWELL: Duration = Duration::from_secs(2);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+const MOST_BACKLOG: Duration = Duration::from_secs(2);
+
+impl Load {
+    /// Starts all clients. Fails when a step is malformed or the connection string cannot be read.
+    pub fn start(dsn: &str, specs: &[ClientSpec]) -> anyhow::Result<Load> {
+        let (stop, listener) = watch::channel(false);
+        let counters = Arc::new(Counters::default());
+        let mut tasks = JoinSet::new();
+        for spec in specs {
+            let plan = Arc::new(Plan::new(dsn, spec)?);
+            for number in 0..spec.count {
+                let seed = (tasks.len() as u64) << 32 | u64::from(number);
+                let player = Player {
+                    plan: plan.clone(),
+                    counters: counters.clone(),
+                    dice: Dice::new(seed),
+                    due: Instant::now(),
+                };
+                tasks.spawn(player.play(listener.clone()));
+            }
+        }
+        Ok(Load {
+            stop,
+            tasks,
+            counters,
+        })
+    }
+
+    /// Counts so far.
+    pub fn report(&self) -> LoadReport {
+        LoadReport {
+            statements: self.counters.statements.load(Relaxed),
+            errors: self.counters.errors.load(Relaxed),
+            rows: self.counters.rows.load(Relaxed),
+            last_error: self
+                .counters
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+
+    /// Cancels what is running, closes all connections and counts up. Takes a few seconds at most.
+    pub async fn stop(mut self) -> LoadReport {
+        let _ = self.stop.send(true);
+        while self.tasks.join_next().await.is_some() {}
+        self.report()
+    }
+}
+
+impl Counters {
+    fn failed(&self, error: String) {
+        self.errors.fetch_add(1, Relaxed);
+        *self
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+/// A spec whose steps have been read.
+struct Plan {
+    config: Config,
+    spec: ClientSpec,
+    turns: Vec<(u32, Vec<Step>)>,
+    total_weight: i64,
+}
+
+impl Plan {
+    fn new(dsn: &str, spec: &ClientSpec) -> anyhow::Result<Plan> {
+        let mut config: Config = dsn.parse().context("cannot read the connection string")?;
+        config
+            .application_name(&spec.name)
+            .connect_timeout(Duration::from_secs(5));
+        let steps = |work: &Work| {
+            work.sql
+                .iter()
+                .map(|text| Step::parse(text))
+                .collect::<anyhow::Result<Vec<_>>>()
+        };
+        let turns = spec
+            .work
+            .iter()
+            .map(|work| Ok((work.weight, steps(work)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let total_weight = turns.iter().map(|(weight, _)| i64::from(*weight)).sum();
+        anyhow::ensure!(
+            total_weight > 0,
+            "client `{}` has no work with a weight above zero",
+            spec.name
+        );
+        Ok(Plan {
+            config,
+            spec: spec.clone(),
+            turns,
+            total_weight,
+        })
+    }
+
+    fn pick(&self, dice: &mut Dice) -> usize {
+        let mut left = dice.between(1, self.total_weight);
+        for (number, (weight, _)) in self.turns.iter().enumerate() {
+            left -= i64::from(*weight);
+            if left <= 0 {
+                return number;
+            }
+        }
+        0
+    }
+}
+
+/// One client.
+struct Player {
+    plan: Arc<Plan>,
+    counters: Arc<Counters>,
+    dice: Dice,
+    due: Instant,
+}
+
+/// A connection and what has been prepared on it, by turn and step.
+struct Session {
+    client: Client,
+    prepared: Vec<Vec<Option<Statement>>>,
+}
+
+impl Player {
+    async fn play(mut self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let lost = self.visit(&mut stop).await;
+            if let Err(error) = lost {
+                self.counters.failed(error);
+                tokio::select! { () = sleep(RECONNECT_PAUSE) => {}, _ = stop.changed() => {} }
+            }
+        }
+    }
+
+    /// One connection from open to close; an error when it could not be opened or was lost.
+    async fn visit(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), String> {
+        let plan = self.plan.clone();
+        let opened = tokio::select! {
+            opened = plan.config.connect(NoTls) => opened,
+            _ = stop.changed() => return Ok(()),
+        };
+        let (client, connection) = opened.map_err(|error| said(&error))?;
+        let mut connection = tokio::spawn(connection);
+        let prepared = plan
+            .turns
+            .iter()
+            .map(|(_, steps)| vec![None; steps.len()])
+            .collect();
+        let mut session = Session { client, prepared };
+        let (outcome, stopped) = tokio::select! {
+            outcome = self.turns(&mut session) => (outcome, false),
+            _ = stop.changed() => (Ok(()), true),
+        };
+        if stopped {
+            let _ = timeout(FAREWELL, session.client.cancel_token().cancel_query(NoTls)).await;
+        }
+        drop(session);
+        if timeout(FAREWELL, &mut connection).await.is_err() {
+            connection.abort();
+        }
+        outcome
+    }
+
+    async fn turns(&mut self, session: &mut Session) -> Result<(), String> {
+        loop {
+            let number = self.plan.pick(&mut self.dice);
+            let outcome = self.turn(session, number).await;
+            if session.client.is_closed() {
+                return Err(outcome
+                    .err()
+                    .unwrap_or_else(|| "the connection was closed".into()));
+            }
+            if let Err(error) = outcome {
+                self.counters.failed(error);
+            }
+            self.rest().await;
+            if self.plan.spec.reconnect {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn turn(&mut self, session: &mut Session, number: usize) -> Result<(), String> {
+        let plan = self.plan.clone();
+        let Some((_, steps)) = plan.turns.get(number) else {
+            return Ok(());
+        };
+        let transaction = steps.len() > 1;
+        if transaction {
+            session
+                .client
+                .batch_execute("BEGIN")
+                .await
+                .map_err(|error| said(&error))?;
+        }
+        let outcome = self.steps(session, number, steps).await;
+        if transaction {
+            let end = if outcome.is_ok() {
+                "COMMIT"
+            } else {
+                "ROLLBACK"
+            };
+            session
+                .client
+                .batch_execute(end)
+                .await
+                .map_err(|error| said(&error))?;
+        }
+        outcome
+    }
+
+    async fn steps(
+        &mut self,
+        session: &mut Session,
+        turn: usize,
+        steps: &[Step],
+    ) -> Result<(), String> {
+        for (number, step) in steps.iter().enumerate() {
+            match step {
+                Step::Pause(low, high) => sleep(self.dice.millis(*low, *high)).await,
+                Step::Statement(template) => {
+                    let rows = self.statement(session, (turn, number), template).await?;
+                    self.counters.rows.fetch_add(rows, Relaxed);
+                    self.counters.statements.fetch_add(1, Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one statement and really reads its rows; returns how many there were.
+    async fn statement(
+        &mut self,
+        session: &mut Session,
+        at: (usize, usize),
+        template: &Template,
+    ) -> Result<u64, String> {
+        let known = session.prepared[at.0][at.1].clone();
+        let statement = match known {
+            Some(statement) => statement,
+            None => session
+                .client
+                .prepare(&template.sql)
+                .await
+                .map_err(|error| said(&error))?,
+        };
+        session.prepared[at.0][at.1] = Some(statement.clone());
+        let values = template
+            .values(statement.params(), &mut self.dice)
+            .map_err(|error| error.to_string())?;
+        let rows = session
+            .client
+            .query_raw(&statement, values)
+            .await
+            .map_err(|error| said(&error))?;
+        let mut rows = pin!(rows);
+        let mut count = 0;
+        while rows
+            .try_next()
+            .await
+            .map_err(|error| said(&error))?
+            .is_some()
+        {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    async fn rest(&mut self) {
+        let (low, high) = self.plan.spec.think_ms;
+        if high > 0 {
+            sleep(self.dice.millis(low, high)).await;
+        }
+        if let Some(rate) = self.plan.spec.per_second.filter(|rate| *rate > 0.001) {
+            self.due += Duration::from_secs_f64(1.0 / rate);
+            if let Some(oldest) = Instant::now().checked_sub(MOST_BACKLOG) {
+                self.due = self.due.max(oldest);
+            }
+            tokio::time::sleep_until(self.due).await;
+        }
+    }
+}
+
+/// The server's own message where there is one: "db error" alone helps nobody.
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{}: {}", db.code().code(), db.message()),
+        None => error.to_string(),
+    }
+}
