@@ -1,0 +1,316 @@
+//! One turn of collection: whatever probes are due, over one connection, merged into a frame.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::capture::{FORMAT, Frame, Manifest, Missing};
+use crate::model::{Event, UnixMs};
+use crate::sources::host::Host;
+
+use super::ash::{self, Ash, Seen};
+use super::catalog::Catalog;
+use super::config::PgConfig;
+use super::connect::{self, Facts, looks_local, place};
+use super::error::{SourceError, SourceErrorKind};
+use super::probes;
+use super::rates::Rates;
+use super::row::{get, text};
+use super::runner::Runner;
+use super::server;
+use super::statements::Statements;
+use super::texts::Texts;
+
+/// After a loss, waits at least this long before the next try, doubling to a minute.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// Reads one target. Call [`Collector::turn`] once a second.
+pub struct Collector {
+    config: PgConfig,
+    runner: Runner,
+    facts: Facts,
+    host: Option<Host>,
+    size: (Option<u32>, Option<f64>),
+    ash: Ash,
+    catalog: Catalog,
+    statements: Statements,
+    texts: Texts,
+    rates: Rates,
+    max_connections: Option<f64>,
+    clients: f64,
+    oldest_holder: f64,
+    missing: Vec<Missing>,
+    lost: bool,
+    retry_at: Instant,
+    retry_after: Duration,
+}
+
+impl Collector {
+    /// Connects and finds out what can be seen.
+    ///
+    /// # Errors
+    /// One line with place and advice; its kind tells whether to try again.
+    pub async fn connect(config: PgConfig) -> Result<Self, SourceError> {
+        let (link, facts) = connect::open(&config).await?;
+        let pg = config.dsn.parse()?;
+        let mut runner = Runner::new(link, facts.version_num, facts.role.clone(), place(&pg));
+        if let Err(why) = connect::see_statements(&runner.link, &facts).await {
+            runner.miss("pg_stat_statements", why, format!("GRANT USAGE ON the extension's schema TO {}", facts.role));
+        }
+        let host = looks_local(&pg).then(|| postmaster(&facts)).flatten().map(|pid| {
+            // A data directory that this process may not enter still lies on a volume: ask its nearest readable parent.
+            Host::new(Some(pid), facts.data_directory.as_deref().map(PathBuf::from).and_then(readable))
+        });
+        let size = host.as_ref().map_or((None, None), Host::size);
+        let mut collector = Self {
+            config,
+            runner,
+            facts,
+            host,
+            size,
+            ash: Ash::default(),
+            catalog: Catalog::default(),
+            statements: Statements::default(),
+            texts: Texts::default(),
+            rates: Rates::default(),
+            max_connections: None,
+            clients: 0.0,
+            oldest_holder: 0.0,
+            missing: Vec::new(),
+            lost: false,
+            retry_at: Instant::now(),
+            retry_after: FIRST_RETRY,
+        };
+        collector.note_gaps();
+        Ok(collector)
+    }
+
+    /// Does whatever is due at `now_ms` and returns what it saw.
+    ///
+    /// # Errors
+    /// Lost or Unreachable while the target is away; the next call tries again, with backoff.
+    pub async fn turn(&mut self, now_ms: UnixMs) -> Result<Frame, SourceError> {
+        let mut frame = Frame { at: now_ms, ..Frame::default() };
+        if self.lost {
+            self.reconnect(now_ms, &mut frame).await?;
+        }
+        let result = self.probe(now_ms, &mut frame).await;
+        if let Err(error) = result {
+            self.lost = true;
+            self.retry_at = Instant::now() + self.retry_after;
+            return Err(error);
+        }
+        frame.bill = self.runner.take_bill();
+        self.missing.extend(self.runner.take_missing());
+        frame.missing = std::mem::take(&mut self.missing);
+        Ok(frame)
+    }
+
+    /// Head of a capture of this target.
+    pub fn manifest(&self) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            galen_version: env!("CARGO_PKG_VERSION").to_owned(),
+            origin: "live".to_owned(),
+            target: self.config.name.clone(),
+            server_version_num: self.facts.version_num,
+            cpus: self.size.0,
+            memory_bytes: self.size.1,
+            missing: Vec::new(),
+            ..Manifest::default()
+        }
+    }
+
+    async fn probe(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
+        let every = self.config.intervals.clone();
+        if let Some(rows) = self.runner.when_due(&probes::SESSIONS, every.sessions, now).await? {
+            let seen = self.ash.read(&rows, now, self.facts.reads_stats || self.facts.superuser, frame);
+            self.sessions(seen, now, frame).await?;
+        }
+        if let Some(rows) = self.runner.when_due(&probes::DATABASE, every.database, now).await? {
+            if let Some(row) = rows.first() {
+                server::database(row, &mut self.rates, frame);
+            }
+        }
+        if let Some(host) = &mut self.host {
+            host.read(now, frame);
+        }
+        if let Some(rows) = self.runner.when_due(&probes::SERVER, every.server, now).await? {
+            if let Some(row) = rows.first() {
+                server::server(row, &mut self.rates, frame);
+                self.max_connections = get(row, "max_connections");
+            }
+        }
+        if let Some(rows) = self.runner.when_due(&probes::HOLDERS, every.server, now).await? {
+            self.oldest_holder = server::holders(&rows, now, frame);
+        }
+        self.statements(&every, now, frame).await?;
+        self.relations(&every, now, frame).await?;
+        self.learn_texts(now, frame).await
+    }
+
+    async fn sessions(&mut self, seen: Seen, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
+        self.clients = seen.clients;
+        frame.values.push(("oldest_xmin_age".into(), "transactions", seen.oldest_xmin.max(self.oldest_holder)));
+        if let Some(limit) = self.max_connections.filter(|l| *l > 0.0) {
+            frame.values.push(("connections_used_ratio".into(), "ratio", self.clients / limit));
+        }
+        for (id, text) in seen.texts {
+            self.texts.settle(id, text, &mut frame.texts);
+        }
+        self.texts.want(seen.query_ids.iter().copied());
+        if !seen.waiters.is_empty() {
+            let (waiters, blockers) = (seen.waiters, seen.blockers);
+            if let Some(rows) = self.runner.run(&probes::LOCKS, &[&waiters, &blockers], now).await? {
+                frame.locks = ash::locks(&rows, now);
+            }
+        }
+        Ok(())
+    }
+
+    async fn statements(&mut self, every: &super::config::Intervals, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
+        if self.facts.statements_schema.is_none() {
+            return Ok(());
+        }
+        if let Some(rows) = self.runner.when_due(&probes::STATEMENTS, every.statements, now).await? {
+            let known: BTreeSet<i64> = self.texts.known.clone();
+            let wanted = self.statements.read(&rows, now, &known, frame);
+            self.texts.want(wanted);
+        }
+        Ok(())
+    }
+
+    async fn relations(&mut self, every: &super::config::Intervals, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
+        if let Some(rows) = self.runner.when_due(&probes::SIZES, every.sizes, now).await? {
+            self.catalog.read_sizes(&rows, frame);
+        }
+        if let Some(rows) = self.runner.when_due(&probes::TABLES, every.tables, now).await? {
+            self.catalog.read_tables(&rows, now, frame);
+        }
+        if let Some(rows) = self.runner.when_due(&probes::INDEXES, every.indexes, now).await? {
+            let unknown = self.catalog.unknown_indexes(&rows);
+            if !unknown.is_empty()
+                && let Some(definitions) = self.runner.run(&probes::INDEX_DEFINITIONS, &[&unknown], now).await?
+            {
+                self.catalog.read_definitions(&definitions);
+            }
+            self.catalog.read_indexes(&rows, now, frame);
+        }
+        if let Some(rows) = self.runner.when_due(&probes::SETTINGS, every.settings, now).await? {
+            self.catalog.read_settings(&rows, now, frame);
+        }
+        Ok(())
+    }
+
+    /// Asks for the texts of statements newly seen: of pg_stat_statements first, of the running sessions else.
+    async fn learn_texts(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
+        let mut ids = self.texts.next();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        if self.facts.statements_schema.is_some()
+            && let Some(rows) = self.runner.run(&probes::STATEMENT_TEXTS, &[&ids], now).await?
+        {
+            for row in &rows {
+                let (id, query) = (get::<i64>(row, "query_id").unwrap_or(0), text(row, "query"));
+                if query.contains(probes::MARK) {
+                    self.statements.own.insert(id);
+                }
+                if query.starts_with('<') {
+                    // `<insufficient privilege>`
+                    continue;
+                }
+                self.texts.learn(id, &query, &mut frame.texts);
+                ids.retain(|known| *known != id);
+            }
+        }
+        if !ids.is_empty()
+            && self.facts.version_num >= 140_000
+            && let Some(rows) = self.runner.run(&probes::SESSION_TEXTS, &[&ids], now).await?
+        {
+            for row in &rows {
+                self.texts.learn(get::<i64>(row, "query_id").unwrap_or(0), &text(row, "query"), &mut frame.texts);
+            }
+        }
+        Ok(())
+    }
+
+    async fn reconnect(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
+        if Instant::now() < self.retry_at {
+            return Err(SourceError::new(SourceErrorKind::Lost, format!("{}: connection lost; galen reconnects by itself", self.runner.place)));
+        }
+        self.retry_after = (self.retry_after * 2).min(Duration::from_secs(60));
+        self.retry_at = Instant::now() + self.retry_after;
+        let (link, facts) = connect::open(&self.config).await?;
+        self.runner.relink(link, facts.version_num);
+        let _ = connect::see_statements(&self.runner.link, &facts).await;
+        self.rates.clear();
+        self.statements.clear();
+        if (facts.started_ms - self.facts.started_ms).abs() > 1_000.0 {
+            frame.events.push(Event {
+                at: now,
+                source: "catalog".into(),
+                kind: "restart".into(),
+                object: self.config.name.clone(),
+                text: "the postmaster's start time changed: the server was restarted".into(),
+            });
+        }
+        if let Some(host) = &mut self.host {
+            *host = Host::new(postmaster(&facts), facts.data_directory.as_deref().map(PathBuf::from).and_then(readable));
+        }
+        self.facts = facts;
+        self.lost = false;
+        self.retry_after = FIRST_RETRY;
+        Ok(())
+    }
+
+    /// What the role or the server does not let Galen see, with what to do.
+    fn note_gaps(&mut self) {
+        let role = self.facts.role.clone();
+        if self.facts.statements_schema.is_none() {
+            self.missing.push(Missing {
+                what: "pg_stat_statements".into(),
+                why: "the extension is not installed in this database: statements are known only while they run".into(),
+                fix: "add it to shared_preload_libraries, restart, then CREATE EXTENSION pg_stat_statements;".into(),
+            });
+        }
+        if !self.facts.reads_stats && !self.facts.superuser {
+            self.missing.push(Missing {
+                what: "pg_monitor".into(),
+                why: format!("role {role} may not see the sessions and statements of others"),
+                fix: format!("GRANT pg_monitor TO {role};"),
+            });
+        }
+        if self.facts.version_num >= 140_000 && !self.facts.computes_query_ids {
+            self.missing.push(Missing {
+                what: "query ids of sessions".into(),
+                why: "compute_query_id is off".into(),
+                fix: "ALTER SYSTEM SET compute_query_id = 'on'; SELECT pg_reload_conf();".into(),
+            });
+        }
+        if self.host.is_none() {
+            self.missing.push(Missing {
+                what: "host".into(),
+                why: "the server does not run on this machine, or its processes cannot be seen".into(),
+                fix: "run galen on the database host, or feed it node_exporter's metrics".into(),
+            });
+        }
+    }
+}
+
+/// The postmaster's process id: parent of our backend, when it is a process of this host.
+fn postmaster(facts: &Facts) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", facts.pid)).ok()?;
+    let command = stat.split_once('(')?.1.split_once(')')?.0.to_owned();
+    let parent: i32 = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().nth(1)?.parse().ok()?;
+    command.starts_with("postgres").then_some(parent)
+}
+
+fn readable(mut path: PathBuf) -> Option<PathBuf> {
+    while std::fs::metadata(&path).is_err() {
+        if !path.pop() {
+            return None;
+        }
+    }
+    Some(path)
+}
