@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Generated, GenerateRequest, LlmError, ScoreRequest, Scores};
+use super::{GenerateRequest, Generated, LlmError, ScoreRequest, Scores};
 
 /// From the provider to the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
