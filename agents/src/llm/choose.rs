@@ -35,6 +35,8 @@ pub struct Ballot {
     pub probabilities: Vec<f64>,
     /// Probabilities as the model gave them, averaged over the same rotations.
     pub raw: Vec<f64>,
+    /// Probabilities as the model gave them with the options in the order given.
+    pub first: Vec<f64>,
     /// What it cost.
     pub usage: Usage,
 }
@@ -59,6 +61,7 @@ pub async fn ballot(
     let mut ballot = Ballot {
         probabilities: vec![0.0; count],
         raw: vec![0.0; count],
+        first: Vec::new(),
         usage: Usage::default(),
     };
     for shift in [0, count.div_ceil(2)] {
@@ -84,6 +87,9 @@ pub async fn ballot(
         .await?;
         spread(&mut ballot.probabilities, &debias(&told, &untold), shift);
         spread(&mut ballot.raw, &softmax(&told), shift);
+        if shift == 0 {
+            ballot.first = softmax(&told);
+        }
     }
     Ok(ballot)
 }

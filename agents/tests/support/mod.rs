@@ -74,7 +74,7 @@ pub fn generate(own: &str, grammar: Option<&str>, max_tokens: u32) -> GenerateRe
 /// About `tokens` tokens of evidence.
 pub fn evidence(tokens: usize) -> String {
     let mut text = "You are an experienced PostgreSQL administrator. Evidence:\n".to_owned();
-    for i in 0..tokens / 30 {
+    for i in 0..tokens / 21 {
         text.push_str(&format!(
             "E{i}: wait event Lock:transactionid rose from {} to {} sessions\n",
             i % 7,
