@@ -41,9 +41,12 @@ async fn the_likelier_continuation_scores_higher() {
 
 #[tokio::test]
 async fn a_remembered_prefix_changes_no_bit() {
-    let Some(provider) = start().await else {
+    let Some(path) = model("smollm2-135m") else {
         return;
     };
+    let mut config = config(path);
+    config.threads = 2;
+    let provider = LocalProvider::start(config).await.unwrap();
     let shared = evidence(600);
     let options = ["lock contention", "a full disk", "yes"];
     let ask = |own: &str| provider.score(score(&shared, own, &options));

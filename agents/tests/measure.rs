@@ -121,6 +121,7 @@ async fn skill_and_speed() {
         let Some(path) = model(name) else { return };
         let mut config = config(path);
         config.context = 4_096;
+        config.threads = 2;
         let provider = LocalProvider::start(config).await.unwrap();
         speed(name, &provider).await;
         let tally = skill(&provider).await;

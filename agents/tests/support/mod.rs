@@ -30,7 +30,8 @@ pub fn config(model_path: PathBuf) -> LocalConfig {
         exe: env!("CARGO_BIN_EXE_galen-llm-worker").into(),
         exe_arguments: Vec::new(),
         model_path,
-        threads: 2,
+        // Tests run side by side; more threads than cores spin against each other.
+        threads: 1,
         context: 2_048,
         request_timeout: Duration::from_secs(120),
         start_timeout: Duration::from_secs(120),
