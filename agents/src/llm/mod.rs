@@ -1,5 +1,22 @@
 //! The seam to a language model: score options, generate under a grammar. Everything else is the model's business.
 
+mod choose;
+mod engine;
+mod gguf;
+mod lane;
+pub mod local;
+mod protocol;
+pub mod recorded;
+pub mod registry;
+pub mod skill;
+mod supervisor;
+mod template;
+mod worker;
+
+pub use choose::{Ballot, ballot, choose};
+pub use local::{LocalConfig, LocalProvider};
+pub use worker::worker_main;
+
 use std::future::Future;
 use std::pin::Pin;
 

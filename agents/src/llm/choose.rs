@@ -1,0 +1,274 @@
+//! One multiple-choice question, asked so that neither the order of the options nor the model's taste for a letter
+//! decides: two rotations, each less what the model answers when it is told nothing.
+
+use super::skill::{debias, softmax};
+use super::{LlmError, Prompt, Provider, ScoreRequest, Usage};
+
+/// Most characters of an option that are shown.
+const LONGEST_OPTION: usize = 300;
+/// The common part of every null prompt: the same form, no content.
+const NULL_SHARED: &str = "You are an experienced PostgreSQL administrator. Evidence: N/A";
+const NULL_QUESTION: &str = "N/A";
+
+/// Asks one question with the options in two orders and returns one probability for each option, in the order given,
+/// with the model's prior removed, and what it cost.
+///
+/// `shared` is evaluated once for all questions that have it in common.
+///
+/// # Errors
+/// [`LlmError::Invalid`] for fewer than two or more than 26 options; else what the provider says.
+pub async fn choose(
+    provider: &dyn Provider,
+    agent: &str,
+    shared: &str,
+    question: &str,
+    options: &[String],
+) -> Result<(Vec<f64>, Usage), LlmError> {
+    let ballot = ballot(provider, agent, shared, question, options).await?;
+    Ok((ballot.probabilities, ballot.usage))
+}
+
+/// What a question brought, with and without the prior.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ballot {
+    /// Probabilities with the prior removed.
+    pub probabilities: Vec<f64>,
+    /// Probabilities as the model gave them, averaged over the same rotations.
+    pub raw: Vec<f64>,
+    /// Probabilities as the model gave them with the options in the order given.
+    pub first: Vec<f64>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// As [`choose`], with the raw votes kept for measuring what the removal is worth.
+///
+/// # Errors
+/// As [`choose`].
+pub async fn ballot(
+    provider: &dyn Provider,
+    agent: &str,
+    shared: &str,
+    question: &str,
+    options: &[String],
+) -> Result<Ballot, LlmError> {
+    let count = options.len();
+    if !(2..=26).contains(&count) {
+        return Err(LlmError::Invalid(format!(
+            "a question has 2 to 26 options, not {count}"
+        )));
+    }
+    let mut ballot = Ballot {
+        probabilities: vec![0.0; count],
+        raw: vec![0.0; count],
+        first: Vec::new(),
+        usage: Usage::default(),
+    };
+    for shift in [0, count.div_ceil(2)] {
+        let told = vote(
+            provider,
+            agent,
+            shared,
+            question,
+            options,
+            shift,
+            &mut ballot.usage,
+        )
+        .await?;
+        let untold = vote(
+            provider,
+            agent,
+            NULL_SHARED,
+            NULL_QUESTION,
+            options,
+            shift,
+            &mut ballot.usage,
+        )
+        .await?;
+        spread(&mut ballot.probabilities, &debias(&told, &untold), shift);
+        spread(&mut ballot.raw, &softmax(&told), shift);
+        if shift == 0 {
+            ballot.first = softmax(&told);
+        }
+    }
+    Ok(ballot)
+}
+
+/// Log-probabilities of the letters, with option `shift` first.
+async fn vote(
+    provider: &dyn Provider,
+    agent: &str,
+    shared: &str,
+    question: &str,
+    options: &[String],
+    shift: usize,
+    usage: &mut Usage,
+) -> Result<Vec<f64>, LlmError> {
+    let letters: Vec<String> = ('A'..='Z').take(options.len()).map(String::from).collect();
+    let prompt = Prompt {
+        shared: shared.to_owned(),
+        own: form(question, options, shift),
+    };
+    let request = ScoreRequest {
+        agent: agent.to_owned(),
+        prompt,
+        options: letters,
+    };
+    let scores = provider.score(request).await?;
+    usage.prompt_tokens += scores.usage.prompt_tokens;
+    usage.reused_tokens += scores.usage.reused_tokens;
+    usage.generated_tokens += scores.usage.generated_tokens;
+    if scores.logprobs.len() == options.len() {
+        return Ok(scores.logprobs);
+    }
+    Err(LlmError::Invalid(format!(
+        "{} scores for {} options",
+        scores.logprobs.len(),
+        options.len()
+    )))
+}
+
+fn form(question: &str, options: &[String], shift: usize) -> String {
+    let mut text = format!("Question: {}\n", question.trim());
+    let turned = options.iter().cycle().skip(shift).take(options.len());
+    for (letter, option) in ('A'..='Z').zip(turned) {
+        text.push_str(&format!("{letter}. {}\n", one_line(option)));
+    }
+    text.push_str("Answer with the letter of the best option only.");
+    text
+}
+
+/// An option's text must not look like a further option.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(LONGEST_OPTION)
+        .collect()
+}
+
+/// Adds half of each vote to the option that it was for.
+fn spread(sums: &mut [f64], votes: &[f64], shift: usize) {
+    let count = sums.len();
+    for (place, vote) in votes.iter().enumerate() {
+        if let Some(sum) = sums.get_mut((place + shift) % count) {
+            *sum += vote / 2.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::{Asking, GenerateRequest, Generated, ModelIdentity, Scores};
+
+    /// Prefers the first letter by `taste`, and knows the answer by `knowledge`.
+    struct Biased {
+        identity: ModelIdentity,
+        taste: f64,
+        knowledge: f64,
+    }
+
+    impl Provider for Biased {
+        fn identity(&self) -> &ModelIdentity {
+            &self.identity
+        }
+        fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
+            let own = request.prompt.own.clone();
+            let logprobs = request.options.iter().map(|letter| {
+                let line = own
+                    .lines()
+                    .find(|l| l.starts_with(&format!("{letter}. ")))
+                    .unwrap_or_default();
+                let known = request.prompt.shared != NULL_SHARED && line.ends_with("right");
+                f64::from(u8::from(letter == "A")) * self.taste
+                    + f64::from(u8::from(known)) * self.knowledge
+                    - 5.0
+            });
+            let scores = Scores {
+                logprobs: logprobs.collect(),
+                usage: Usage {
+                    prompt_tokens: 1,
+                    ..Usage::default()
+                },
+            };
+            Box::pin(async { Ok(scores) })
+        }
+        fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
+            Box::pin(async { Err(LlmError::Invalid("not asked for".into())) })
+        }
+    }
+
+    fn biased(taste: f64, knowledge: f64) -> Biased {
+        Biased {
+            identity: ModelIdentity {
+                name: String::new(),
+                sha256: String::new(),
+            },
+            taste,
+            knowledge,
+        }
+    }
+
+    fn options(right: usize) -> Vec<String> {
+        (0..4)
+            .map(|i| {
+                if i == right {
+                    "right".into()
+                } else {
+                    format!("wrong {i}")
+                }
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_taste_for_a_letter_is_removed_and_knowledge_stays() {
+        for right in 0..4 {
+            let ballot = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(right))
+                .await
+                .unwrap();
+            let p = &ballot.probabilities;
+            assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            assert!(
+                (0..4).all(|i| i == right || p[right] > p[i] + 0.1),
+                "{right}: {p:?}"
+            );
+            assert_eq!(ballot.usage.prompt_tokens, 4);
+        }
+        let raw = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(3))
+            .await
+            .unwrap()
+            .raw;
+        assert!(
+            raw[0] > raw[3],
+            "without the removal the taste wins: {raw:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_model_that_knows_nothing_gives_even_odds() {
+        let (p, _) = choose(&biased(3.0, 0.0), "a", "facts", "which?", &options(0))
+            .await
+            .unwrap();
+        assert!(p.iter().all(|x| (x - 0.25).abs() < 1e-9), "{p:?}");
+    }
+
+    #[test]
+    fn an_option_cannot_forge_another_one() {
+        let text = form("q", &["x\nB. forged".into(), "y".into()], 0);
+        assert_eq!(
+            text.lines().filter(|l| l.starts_with("B. ")).count(),
+            1,
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_option_is_no_question() {
+        let result = choose(&biased(0.0, 0.0), "a", "", "", &["x".into()]).await;
+        assert!(matches!(result, Err(LlmError::Invalid(_))));
+    }
+}

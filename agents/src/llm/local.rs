@@ -1,0 +1,151 @@
+//! The embedded model: a provider whose requests queue for one supervised process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::protocol::{Output, Task};
+use super::supervisor::{Job, Supervisor, Vitals};
+use super::{
+    Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores,
+};
+
+/// Requests that may wait before callers have to.
+const QUEUE: usize = 256;
+
+/// How to run a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalConfig {
+    /// Program that runs the model.
+    pub exe: PathBuf,
+    /// Arguments before `--model`, such as the daemon's subcommand.
+    pub exe_arguments: Vec<String>,
+    /// The GGUF file.
+    pub model_path: PathBuf,
+    /// Threads.
+    pub threads: u16,
+    /// Tokens of the context; cut to what the model was trained for.
+    pub context: u32,
+    /// Most time for one request, counted from when the process gets it.
+    pub request_timeout: Duration,
+    /// Most time for loading.
+    pub start_timeout: Duration,
+    /// Most bytes of address space that the process may take; the mapped file counts.
+    pub memory_limit: Option<u64>,
+}
+
+impl LocalConfig {
+    /// The usual: this program's `llm-worker` subcommand, all cores up to eight, 4,096 tokens, one minute a request.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when this program's own path is not known.
+    pub fn new(model_path: PathBuf) -> Result<Self, LlmError> {
+        let exe = std::env::current_exe().map_err(|e| {
+            LlmError::Unavailable(format!("this program's own path is not known: {e}"))
+        })?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            exe,
+            exe_arguments: vec!["llm-worker".to_owned()],
+            model_path,
+            threads: u16::try_from(cores.min(8)).unwrap_or(1),
+            context: 4_096,
+            request_timeout: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(60),
+            memory_limit: None,
+        })
+    }
+}
+
+/// A model in a process of its own. Cheap to share behind an `Arc`; the process ends when the provider is dropped.
+#[derive(Debug)]
+pub struct LocalProvider {
+    identity: ModelIdentity,
+    jobs: mpsc::Sender<Job>,
+    vitals: Arc<Vitals>,
+}
+
+impl LocalProvider {
+    /// Checks the file, starts the process and waits until the model is loaded.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when the file is missing, damaged or does not load in time.
+    pub async fn start(config: LocalConfig) -> Result<Self, LlmError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (started, starting) = oneshot::channel();
+        let vitals = Arc::new(Vitals::default());
+        let supervisor = Supervisor::new(config, Arc::clone(&vitals));
+        // A thread of its own: the process is told to die with the thread that started it, and a runtime's threads
+        // come and go.
+        std::thread::Builder::new()
+            .name("galen-llm".to_owned())
+            .spawn(move || supervisor.run(queue, started))
+            .map_err(|e| LlmError::Unavailable(format!("no thread for the model: {e}")))?;
+        let identity = starting.await.map_err(|_| gone())??;
+        Ok(Self {
+            identity,
+            jobs,
+            vitals,
+        })
+    }
+
+    /// Process id while the process lives.
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.vitals.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Milliseconds that the last start took to load the model.
+    pub fn load_ms(&self) -> u64 {
+        self.vitals.load_ms.load(Ordering::Relaxed)
+    }
+
+    /// Forgets past failures. Call it when a diagnosis begins: three failures in a row make the model unavailable
+    /// until then.
+    pub fn reset(&self) {
+        self.vitals.failures.store(0, Ordering::Relaxed);
+    }
+
+    async fn ask(&self, task: Task) -> Result<Output, LlmError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs
+            .send(Job { task, reply })
+            .await
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Provider for LocalProvider {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
+        Box::pin(async {
+            match self.ask(Task::Score(request)).await? {
+                Output::Scores(scores) => Ok(scores),
+                Output::Generated(_) => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
+        Box::pin(async {
+            match self.ask(Task::Generate(request)).await? {
+                Output::Generated(generated) => Ok(generated),
+                Output::Scores(_) => Err(mixed_up()),
+            }
+        })
+    }
+}
+
+fn gone() -> LlmError {
+    LlmError::Unavailable("the model's supervisor has ended".to_owned())
+}
+
+fn mixed_up() -> LlmError {
+    LlmError::Crashed("the model's process answered another question".to_owned())
+}
