@@ -6,8 +6,7 @@ use futures_util::future::join_all;
 use galen_knowledge::cause::Verdict;
 
 use crate::driver::{Case, Progress};
-use crate::llm::skill::{choose, likelihood_ratio};
-use crate::llm::{LlmError, Provider, Usage};
+use crate::llm::{LlmError, Provider, Usage, choose};
 use crate::search::round;
 
 /// System text of every request: shared, so that it is evaluated once.
@@ -68,7 +67,7 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
     });
     let mut opinion = Opinion { candidates: candidates.clone(), ..Opinion::default() };
     let mut pooled = vec![0.0; candidates.len()];
-    let ratio = case.library.skill.stat(&provider.identity().sha256, TASK).map_or(1.0, likelihood_ratio);
+    let ratio = case.library.skill.ratio(&provider.identity().sha256, TASK);
     for (expert, answer) in join_all(asked).await {
         match answer {
             Ok((shares, usage)) => {
