@@ -1,5 +1,10 @@
 //! The report: what a diagnosis says, as data. `markdown`, `html` and the JSON of this struct render it.
 
+pub mod charts;
+pub mod html;
+pub mod markdown;
+pub mod terminal;
+
 use serde::{Deserialize, Serialize};
 
 use galen_tools::capture::Missing;

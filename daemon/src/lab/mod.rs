@@ -9,6 +9,7 @@ mod cluster;
 mod fault;
 mod guard;
 mod load;
+#[cfg(test)]
 mod run;
 mod scenario;
 mod statement;
@@ -16,6 +17,9 @@ mod statement;
 mod trial;
 
 pub use cluster::{Cluster, ClusterOptions};
+#[cfg(test)]
 pub use fault::Parameters;
+#[cfg(test)]
 pub use run::{Phase, Phases, RunReport, run};
-pub use scenario::{Fault, Scenario};
+pub use load::Load;
+pub use scenario::Scenario;

@@ -1,0 +1,141 @@
+//! `galen replay`: recorded incidents, offline, the same bytes every time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use futures_util::stream::{self, StreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use galen_agents::driver::{Diagnosis, Library, Options, diagnose};
+use galen_agents::llm::Provider;
+use galen_agents::report::{html, terminal};
+use galen_tools::probe::Recorded;
+use galen_tools::store::file;
+
+use super::Global;
+use crate::failure::Failure;
+use crate::{engine, output};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  galen replay incident.galen
+  galen replay captures/ --json --jobs 2 > reports.jsonl
+  galen replay incident.galen --model qwen2.5-coder-1.5b --html pages/")]
+pub struct ReplayArgs {
+    /// Captures, or folders of captures
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+    /// Language model to use
+    #[arg(long, conflicts_with = "no_model")]
+    model: Option<String>,
+    /// Go without a language model (the default)
+    #[arg(long)]
+    no_model: bool,
+    /// Cite no knowledge
+    #[arg(long)]
+    no_knowledge: bool,
+    /// Captures at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Write each report as a page into this folder
+    #[arg(long, value_name = "DIR")]
+    html: Option<PathBuf>,
+    /// Seed for choices that break ties
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+}
+
+/// Replays all captures in order; what cannot be read costs one line each and the exit code.
+pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
+    let files = expand(&args.paths)?;
+    let library = Arc::new(engine::library()?);
+    let provider = match &args.model {
+        Some(name) => Some(engine::provider(name, None, 2, 120).await?),
+        None => None,
+    };
+    if let Some(dir) = &args.html {
+        std::fs::create_dir_all(dir).map_err(|e| Failure::fault(format!("cannot create {}: {e}", dir.display())))?;
+    }
+    let options = Options { seed: args.seed, knowledge: !args.no_knowledge, replay: true, ..Options::default() };
+    let bar = ProgressBar::new(files.len() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left") {
+        bar.set_style(style);
+    }
+    // A model answers in the order it is asked; one capture at a time keeps its answers the same.
+    let jobs = if provider.is_some() { 1 } else { usize::from(args.jobs) };
+    let work = files.iter().cloned().map(|path| {
+        let (library, provider, options) = (Arc::clone(&library), provider.clone(), options.clone());
+        tokio::spawn(async move { one(&path, &library, provider, &options).await })
+    });
+    let mut results = stream::iter(work).buffered(jobs);
+    let (mut failed, mut at) = (0, 0);
+    while let Some(result) = results.next().await {
+        let path = &files[at];
+        at += 1;
+        bar.inc(1);
+        match result.map_err(|e| Failure::fault(e.to_string())).and_then(|r| r) {
+            Ok(diagnosis) => bar.suspend(|| print(global, &args, path, &diagnosis))?,
+            Err(failure) => {
+                failed += 1;
+                bar.suspend(|| eprintln!("galen: {failure}"));
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if failed > 0 {
+        return Err(Failure::input(format!("{failed} of {} captures could not be read; the others were replayed", files.len())));
+    }
+    Ok(())
+}
+
+async fn one(path: &Path, library: &Library, provider: Option<Arc<dyn Provider>>, options: &Options) -> Result<Diagnosis, Failure> {
+    let owned = path.to_owned();
+    let capture = tokio::task::spawn_blocking(move || file::read(&owned)).await.map_err(|e| Failure::fault(e.to_string()))??;
+    Ok(diagnose(&capture, library, &Recorded(&capture), provider, options, &|_| {}).await)
+}
+
+fn print(global: &Global, args: &ReplayArgs, path: &Path, diagnosis: &Diagnosis) -> Result<(), Failure> {
+    if let Some(dir) = &args.html {
+        let page = dir.join(path.with_extension("html").file_name().unwrap_or_default());
+        let text = html::render(&diagnosis.report, &diagnosis.tree);
+        std::fs::write(&page, text).map_err(|e| Failure::fault(format!("cannot write {}: {e}", page.display())))?;
+    }
+    if global.json {
+        output::line(&serde_json::to_string(&diagnosis.report).map_err(|e| Failure::fault(e.to_string()))?);
+    } else {
+        output::text(&terminal::render(&diagnosis.report, output::colours(), output::width()));
+    }
+    Ok(())
+}
+
+/// Files as given, folders as all `*.galen` below them in order of name. Symbolic links to folders are not followed.
+pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let before = files.len();
+        let mut open = vec![path.clone()];
+        let mut found = Vec::new();
+        while let Some(folder) = open.pop() {
+            let entries = std::fs::read_dir(&folder).map_err(|e| Failure::input(format!("{}: {e}", folder.display())))?;
+            for entry in entries.filter_map(Result::ok) {
+                let kind = entry.file_type().ok();
+                if kind.is_some_and(|k| k.is_dir()) {
+                    open.push(entry.path());
+                } else if entry.path().extension().is_some_and(|e| e == "galen") {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found.sort();
+        files.extend(found);
+        if files.len() == before {
+            return Err(Failure::input(format!("{} holds no *.galen file", path.display())));
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,311 @@
+//! Configuration: one documented struct. Defaults, then a TOML file, then environment variables; unknown keys fail.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// Everything that can be set. `example` documents each key; a test keeps the two together.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Folder of the store, captures and reports.
+    pub data_dir: PathBuf,
+    /// The HTTP door.
+    pub http: Http,
+    /// The socket door.
+    pub socket: Socket,
+    /// What is monitored.
+    #[serde(rename = "target", skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
+    /// The detector.
+    pub detector: Detector,
+    /// The language model.
+    pub model: Model,
+    /// Incidents.
+    pub incident: Incident,
+}
+
+/// See [`Config`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Http {
+    pub enabled: bool,
+    pub listen: String,
+}
+
+/// See [`Config`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Socket {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+/// See [`Config`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Target {
+    pub name: String,
+    pub dsn: Dsn,
+    #[serde(default)]
+    pub allow_superuser: bool,
+    #[serde(default)]
+    pub brisk: bool,
+}
+
+/// See [`Config`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Detector {
+    pub enabled: bool,
+    pub warm_up_s: f64,
+}
+
+/// See [`Config`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Model {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models_dir: Option<PathBuf>,
+    pub threads: u16,
+    pub timeout_s: u64,
+}
+
+/// See [`Config`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Incident {
+    pub group_window_s: u64,
+    pub settle_s: u64,
+    pub history_s: u64,
+}
+
+/// A connection string; it is never printed.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Dsn(String);
+
+impl Dsn {
+    /// The string with its secrets.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Dsn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dsn(..)")
+    }
+}
+
+impl Serialize for Dsn {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str("***")
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: default_data_dir(),
+            http: Http::default(),
+            socket: Socket::default(),
+            targets: Vec::new(),
+            detector: Detector::default(),
+            model: Model::default(),
+            incident: Incident::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { enabled: true, listen: "127.0.0.1:9877".into() }
+    }
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Self { enabled: true, warm_up_s: 20.0 }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { name: "none".into(), models_dir: None, threads: 2, timeout_s: 60 }
+    }
+}
+
+impl Default for Incident {
+    fn default() -> Self {
+        Self { group_window_s: 300, settle_s: 12, history_s: 600 }
+    }
+}
+
+fn default_data_dir() -> PathBuf {
+    if nix::unistd::Uid::effective().is_root() {
+        return PathBuf::from("/var/lib/galen");
+    }
+    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share"));
+    std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(|| PathBuf::from(".")).join("galen")
+}
+
+/// All keys, for suggestions.
+const KEYS: &[&str] = &[
+    "data_dir", "http", "socket", "target", "detector", "model", "incident", "enabled", "listen", "path", "name", "dsn", "allow_superuser",
+    "brisk", "warm_up_s", "models_dir", "threads", "timeout_s", "group_window_s", "settle_s", "history_s",
+];
+
+impl Config {
+    /// Defaults, then the file, then `GALEN_*` variables (`GALEN_HTTP__LISTEN`).
+    ///
+    /// # Errors
+    /// Code 3, with the key that is wrong and the nearest known one.
+    pub fn load(file: Option<&Path>) -> Result<Self, Failure> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Failure::config(format!("{}: {e}; `galen config example` prints a configuration", file.display())))?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        // Variables of other purposes share the prefix.
+        let others = ["dsn", "models_dir", "bench_dir", "no_model", "lab_trial"];
+        let env = Env::prefixed("GALEN_").filter(move |key| !others.iter().any(|o| key == *o)).split("__");
+        let place = file.map_or_else(|| "the environment".to_owned(), |f| f.display().to_string());
+        let config: Self = figment.merge(env).extract().map_err(|error| Failure::config(format!("{place}: {}", explain(&error))))?;
+        config.check().map_err(|why| Failure::config(format!("{place}: {why}")))?;
+        Ok(config)
+    }
+
+    /// Path of the socket.
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket.path.clone().unwrap_or_else(|| self.data_dir.join("galen.sock"))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let address: SocketAddr = self.http.listen.parse().map_err(|_| format!("http.listen `{}` is not ADDRESS:PORT", self.http.listen))?;
+        if !address.ip().is_loopback() {
+            return Err(format!("http.listen {address} is not loopback: this door has neither TLS nor tokens; put a proxy in front of 127.0.0.1"));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for target in &self.targets {
+            let plain = !target.name.is_empty() && target.name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+            if !plain {
+                return Err(format!("target name `{}`: use letters, digits, `_`, `.` and `-`", target.name));
+            }
+            if !names.insert(&target.name) {
+                return Err(format!("target `{}` is there twice", target.name));
+            }
+        }
+        if self.incident.history_s < 60 || self.incident.history_s > 86_400 {
+            return Err(format!("incident.history_s {} must lie between 60 and 86400", self.incident.history_s));
+        }
+        Ok(())
+    }
+
+    /// A configuration with every key, its default and what it is for.
+    pub fn example() -> String {
+        let d = Self::default();
+        format!(
+            "# Galen's configuration. Every key is optional; these are the defaults. GALEN_HTTP__LISTEN and so on override it.\n\n\
+             # Folder of the store, captures and reports.\ndata_dir = {:?}\n\n\
+             [http]\n# Webhook, reports and metrics.\nenabled = {}\n# Loopback only: this door has neither TLS nor tokens.\nlisten = {:?}\n\n\
+             [socket]\n# Unix socket of `galen incidents` and `galen ask`; galen.sock in data_dir when absent.\n# path = \"/run/galen/galen.sock\"\n\n\
+             # One block for each monitored database. `galen init-role` prints the SQL of the role.\n# [[target]]\n# name = \"shop\"\n\
+             # dsn = \"postgresql://galen:password@db.internal:5432/shop\"\n# Work as a superuser when the role is one.\n# allow_superuser = false\n\
+             # Sample statements and tables every 3 s instead of 10 s.\n# brisk = false\n\n\
+             [detector]\n# Raise incidents without being asked.\nenabled = {}\n# Seconds of samples before anything counts as unusual.\nwarm_up_s = {:?}\n\n\
+             [model]\n# A name of `galen model list`, or \"none\".\nname = {:?}\n# Folder of model files; ~/.cache/galen/models when absent.\n\
+             # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process.\nthreads = {}\n# Seconds until a request to the model is given up.\ntimeout_s = {}\n\n\
+             [incident]\n# Alerts of one target within this many seconds are one incident.\ngroup_window_s = {}\n\
+             # Seconds of the anomaly to collect before the diagnosis.\nsettle_s = {}\n# Seconds of history kept in memory for each target.\nhistory_s = {}\n",
+            d.data_dir.display().to_string(),
+            d.http.enabled,
+            d.http.listen,
+            d.detector.enabled,
+            d.detector.warm_up_s,
+            d.model.name,
+            d.model.threads,
+            d.model.timeout_s,
+            d.incident.group_window_s,
+            d.incident.settle_s,
+            d.incident.history_s
+        )
+    }
+}
+
+/// The library's error in one line, with the nearest known key for an unknown one.
+fn explain(error: &figment::Error) -> String {
+    let text = error.to_string().replace('\n', " ");
+    if let figment::error::Kind::UnknownField(field, _) = &error.kind {
+        let nearest = KEYS.iter().map(|key| (distance(field, key), *key)).min();
+        let hint = nearest.filter(|(d, _)| *d <= 3).map(|(_, key)| format!("; did you mean `{key}`?")).unwrap_or_default();
+        let path = error.path.join(".");
+        let path = if path.is_empty() || path.ends_with(field.as_str()) { field.clone() } else { format!("{path}.{field}") };
+        return format!("unknown key `{path}`{hint}");
+    }
+    text
+}
+
+/// Edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let best = (before + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            before = std::mem::replace(&mut row[j + 1], best);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, Failure> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()))
+    }
+
+    #[test]
+    fn the_example_parses_back_to_the_defaults_and_names_every_key() {
+        let example = Config::example();
+        let read = load(&example).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
+        for key in KEYS {
+            assert!(example.contains(key), "{key} is not in the example");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_fails_with_the_nearest_one() {
+        let failure = load("[http]\nlisen = \"127.0.0.1:1\"").unwrap_err();
+        assert_eq!(failure.code, 3);
+        assert!(failure.message.contains("did you mean `listen`"), "{failure}");
+    }
+
+    #[test]
+    fn an_open_door_a_twin_target_and_a_shown_password_are_refused() {
+        assert!(load("[http]\nlisten = \"0.0.0.0:9877\"").unwrap_err().message.contains("not loopback"));
+        let twin = "[[target]]\nname = \"a\"\ndsn = \"host=x password=hunter2\"\n";
+        assert!(load(&twin.repeat(2)).unwrap_err().message.contains("twice"));
+        assert!(!format!("{:?}", load(twin).unwrap()).contains("hunter2"));
+    }
+}

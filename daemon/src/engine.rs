@@ -1,0 +1,57 @@
+//! Builds what diagnoses need: the library of causes, documents and signals, and the model's provider.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use galen_agents::driver::Library;
+use galen_agents::llm::registry::{Registry, default_models_dir};
+use galen_agents::llm::skill::Skills;
+use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, Provider};
+use galen_knowledge::catalog::Catalog;
+use galen_tools::signals::SignalTable;
+
+use crate::failure::Failure;
+
+/// Causes, runbooks, signals and measured skill, as shipped.
+///
+/// # Errors
+/// A fault of ours when a shipped file does not parse.
+pub fn library() -> Result<Library, Failure> {
+    let catalog = Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+    let signals = SignalTable::builtin();
+    let causes: Vec<&str> = catalog.iter().map(|c| c.id.as_str()).collect();
+    let names: Vec<&str> = signals.iter().map(|s| s.name.as_str()).collect();
+    let chunks = galen_docs_ingest::shipped(&causes, &names);
+    let skill = Skills::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+    Ok(Library { chunks, skill, signals, catalog })
+}
+
+/// Starts a model in its supervised process.
+///
+/// # Errors
+/// Code 6 with what to do: unknown name, missing or damaged file, a process that does not start.
+pub async fn provider(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, Failure> {
+    start(name, models_dir, threads, timeout_s).await.map_err(|error| Failure::model(error.to_string()))
+}
+
+/// As [`provider`], with the engine's own error: for those that go on without a model.
+pub async fn start(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, LlmError> {
+    let registry = Registry::builtin()?;
+    let model = registry.find(name)?;
+    let path = model.path(&models_dir.map_or_else(default_models_dir, Path::to_path_buf));
+    if !path.exists() {
+        return Err(LlmError::Unavailable(format!("{} is not there; fetch it with `make model MODEL={name}`", path.display())));
+    }
+    let checked = path.clone();
+    let verified = model.clone();
+    tokio::task::spawn_blocking(move || verified.verify(&checked))
+        .await
+        .map_err(|e| LlmError::Unavailable(e.to_string()))??;
+    let mut config = LocalConfig::new(path)?;
+    config.threads = threads.max(1);
+    config.request_timeout = Duration::from_secs(timeout_s);
+    let provider = LocalProvider::start(config).await?;
+    tracing::info!(model = name, load_ms = provider.load_ms(), "model loaded");
+    Ok(Arc::new(provider))
+}

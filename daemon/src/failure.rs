@@ -1,0 +1,61 @@
+//! How a command ends when it cannot do its work: an exit code and one line that says what to do.
+
+use std::fmt;
+
+use galen_tools::store::{StoreError, StoreErrorKind};
+
+/// A fault of ours.
+pub const FAULT: u8 = 70;
+
+/// An exit code of the CLI contract and one line for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// 2 usage, 3 configuration, 4 target, 5 input, 6 model, 70 a fault of ours.
+    pub code: u8,
+    /// Lowercase, with the value that was wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One line, whatever a library put into its message; no control characters reach the terminal.
+        let line: String = self.message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        f.write_str(line.trim())
+    }
+}
+
+macro_rules! kinds {
+    ($($name:ident $code:literal $help:literal;)+) => {
+        impl Failure {
+            $(#[doc = $help]
+            pub fn $name(message: impl Into<String>) -> Self {
+                Self { code: $code, message: message.into() }
+            })+
+        }
+    };
+}
+
+kinds! {
+    usage 2 "The command line asks for something that is not there.";
+    config 3 "The configuration is wrong.";
+    target 4 "A target or the daemon cannot be reached, or refuses.";
+    input 5 "A file cannot be read or understood.";
+    model 6 "A model that was demanded is not available.";
+    fault 70 "A fault of ours, or of the machine under us.";
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let code = match error.kind {
+            StoreErrorKind::DiskFull | StoreErrorKind::Io => FAULT,
+            _ => 5,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<galen_tools::sources::pg::SourceError> for Failure {
+    fn from(error: galen_tools::sources::pg::SourceError) -> Self {
+        Self::target(error.to_string())
+    }
+}
