@@ -91,6 +91,7 @@ impl Cluster {
     }
 
     /// The cluster's folder: data, unix socket and `server.log`.
+    #[cfg(test)]
     pub fn folder(&self) -> &Path {
         self.guard.folder()
     }
@@ -101,6 +102,7 @@ impl Cluster {
     }
 
     /// False once the server has ended by itself.
+    #[cfg(test)]
     pub fn is_running(&self) -> bool {
         self.guard.is_running()
     }

@@ -50,6 +50,7 @@ impl Fault {
 
 impl RunningFault {
     /// What the fault's clients did so far.
+    #[cfg(test)]
     pub fn report(&self) -> LoadReport {
         self.load.report()
     }

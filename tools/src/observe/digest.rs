@@ -29,7 +29,7 @@ const TELLING: &[(&str, &[&str])] = &[
     ("top_statement", &["query_id", "text", "share", "mean_ms", "mean_ms_base", "calls_per_s", "calls_per_s_base"]),
     ("statement_shape", &["correlated", "max_joins", "joins_share", "cartesian", "unlimited", "index_creations"]),
     ("workload_mix", &["calls_per_s", "calls_per_s_base", "statements_up", "statements_seen", "new_share"]),
-    ("table_scans", &["table", "seq_tup_read_per_s", "seq_tup_read_per_s_base", "rows_per_scan", "predicate_columns", "index_exists", "dropped_index"]),
+    ("table_scans", &["table", "access", "rows_read_per_s", "rows_read_per_s_base", "rows_per_scan", "predicate_columns", "index_exists", "dropped_index"]),
     ("index_advice", &["definition", "cost_before", "cost_after", "uses_index", "index_bytes"]),
     ("plan", &["query_id", "total_cost", "node_types", "seq_scan_tables", "subplan", "cartesian"]),
     ("index_overhead", &["table", "secondary_indexes", "unused_indexes", "created_indexes", "write_mean_ms", "write_mean_ms_base", "wal_per_write_ratio"]),

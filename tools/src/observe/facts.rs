@@ -264,7 +264,7 @@ pub fn work(capture: &Capture, window: Option<Window>) -> BTreeMap<i64, Work> {
                 temp_blks: after.temp_blks_read + after.temp_blks_written - before.temp_blks_read - before.temp_blks_written,
                 wal_bytes: after.wal_bytes - before.wal_bytes,
                 jit_ms: after.jit_ms - before.jit_ms,
-                is_new: !first.contains_key(&id),
+                is_new: before.calls < 0.5,
             };
             // A counter that ran backwards was reset: unknown.
             (work.calls > 0.0 && work.exec_ms >= 0.0).then_some((id, work))
@@ -279,6 +279,10 @@ pub struct TableWork {
     pub seconds: f64,
     pub seq_scans: f64,
     pub seq_rows: f64,
+    /// Rows read by sequential and index scans; an index scan that filters most of them away reads them all.
+    pub rows_read: f64,
+    /// Sequential and index scans.
+    pub scans: f64,
     pub inserted: f64,
     pub updated: f64,
     pub hot_updated: f64,
@@ -321,6 +325,8 @@ pub fn table_work(capture: &Capture, window: Option<Window>) -> BTreeMap<String,
                 seconds,
                 seq_scans: after.seq_scan - before.seq_scan,
                 seq_rows: after.seq_tup_read - before.seq_tup_read,
+                rows_read: after.seq_tup_read + after.idx_tup_fetch - before.seq_tup_read - before.idx_tup_fetch,
+                scans: after.seq_scan + after.idx_scan - before.seq_scan - before.idx_scan,
                 inserted: after.n_tup_ins - before.n_tup_ins,
                 updated: after.n_tup_upd - before.n_tup_upd,
                 hot_updated: after.n_tup_hot_upd - before.n_tup_hot_upd,

@@ -1,4 +1,5 @@
-//! The table that sequential scans read most, the statement that does it, and the index that would serve it.
+//! The table whose rows are read most, by sequential scans or by index scans that filter them away; the statement that
+//! does it, and the index that would serve it.
 
 use std::collections::BTreeMap;
 
@@ -21,14 +22,14 @@ pub(crate) struct Scan {
     pub columns: Vec<String>,
 }
 
-/// Finds the table whose rows read by sequential scans grew most, and the heaviest statement on it.
+/// Finds the table whose rows read grew most, and the heaviest statement on it.
 pub(crate) fn scan(scene: &Scene<'_>) -> Option<Scan> {
     let capture = scene.capture;
     let w = window(scene);
     let mut now = table_work(capture, Some(w));
     let mut base = table_work(capture, scene.detection.baseline);
     let growth = |table: &str, work: &TableWork, base: &BTreeMap<String, TableWork>| {
-        work.seq_rows / work.seconds - base.get(table).map_or(0.0, |b| b.seq_rows / b.seconds)
+        work.rows_read / work.seconds - base.get(table).map_or(0.0, |b| b.rows_read / b.seconds)
     };
     let table = now.iter().max_by(|a, b| growth(a.0, a.1, &base).total_cmp(&growth(b.0, b.1, &base))).map(|(t, _)| t.clone())?;
     let work = now.remove(&table)?;
@@ -88,11 +89,13 @@ pub fn table_scans(scene: &Scene<'_>) -> Observation {
     sheet.put("table", scan.table.as_str());
     sheet.put_pair("seq_scans_per_s", Some(now.seq_scans / now.seconds), base.map(|b| b.seq_scans / b.seconds), None);
     sheet.put_pair("seq_tup_read_per_s", Some(now.seq_rows / now.seconds), base.map(|b| b.seq_rows / b.seconds), Some(2_000.0));
-    // Scans are counted when they end: with none ended, one scan reads the table.
-    let per_scan = if now.seq_scans >= 1.0 { now.seq_rows / now.seq_scans } else { 0.0 };
-    sheet.put("rows_per_scan", per_scan).put("live_rows", now.after.n_live_tup).put("table_bytes", now.after.table_bytes);
-    let all: f64 = table_work(capture, Some(window(scene))).values().map(|w| w.seq_rows).sum();
-    sheet.put("share_of_reads", now.seq_rows / all.max(1.0));
+    sheet.put_pair("rows_read_per_s", Some(now.rows_read / now.seconds), base.map(|b| b.rows_read / b.seconds), Some(2_000.0));
+    let sequential = now.seq_rows > 0.5 * now.rows_read;
+    sheet.put("access", if sequential { "sequential scans" } else { "index scans that filter most rows away" });
+    let (rows, scans) = if sequential { (now.seq_rows, now.seq_scans) } else { (now.rows_read, now.scans) };
+    sheet.put("rows_per_scan", if scans >= 1.0 { rows / scans } else { 0.0 }).put("live_rows", now.after.n_live_tup).put("table_bytes", now.after.table_bytes);
+    let all: f64 = table_work(capture, Some(window(scene))).values().map(|w| w.rows_read).sum();
+    sheet.put("share_of_reads", now.rows_read / all.max(1.0));
     sheet.culprit(CulpritKind::Table, &scan.table, &format!("{:.0} rows, {:.0} MB", now.after.n_live_tup, now.after.table_bytes / 1_048_576.0));
     if let Some(id) = scan.query_id {
         statement(scene, &mut sheet, &scan, id);
@@ -108,8 +111,8 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan, id: i64)
     sheet.put("scan_share", scan.share).put("scan_verb", scan.verb.as_str());
     if let Some(done) = work(capture, Some(window(scene))).get(&id) {
         sheet.put("rows_per_call", done.per_call(done.rows));
-        if scan.work.seq_rows > 0.0 {
-            sheet.put("selectivity", (done.rows / scan.work.seq_rows).min(1.0));
+        if scan.work.rows_read > 0.0 {
+            sheet.put("selectivity", (done.rows / scan.work.rows_read).min(1.0));
         }
     }
     if scan.columns.is_empty() {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::config::Host;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 
 use super::config::PgConfig;
@@ -21,14 +20,7 @@ const LIMITS: &str = "-c default_transaction_read_only=on -c statement_timeout=2
 /// One open connection and the task that drives it.
 pub(super) struct Link {
     pub client: Client,
-    driver: JoinHandle<Option<SqlState>>,
-}
-
-impl Link {
-    /// The SQLSTATE with which the server ended the session, if it has ended it with one.
-    pub async fn epitaph(&mut self) -> Option<SqlState> {
-        tokio::time::timeout(Duration::from_millis(200), &mut self.driver).await.ok()?.ok()?
-    }
+    driver: JoinHandle<()>,
 }
 
 impl Drop for Link {
@@ -42,7 +34,6 @@ impl Drop for Link {
 pub(super) struct Facts {
     pub version_num: i32,
     pub role: String,
-    pub database: String,
     pub superuser: bool,
     pub reads_stats: bool,
     pub started_ms: f64,
@@ -94,7 +85,11 @@ pub(super) async fn open(config: &PgConfig) -> Result<(Link, Facts), SourceError
         })?
         .map_err(|error| SourceError::on_connect(&place, &error))?;
     let version = connection.parameter("server_version").unwrap_or_default().to_owned();
-    let driver = tokio::spawn(async move { connection.await.err().and_then(|error| error.code().cloned()) });
+    let driver = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection ended");
+        }
+    });
     let link = Link { client, driver };
     check_version(&place, &version)?;
     let facts = facts(&link.client).await.map_err(|error| SourceError::on_connect(&place, &error))?;
@@ -134,7 +129,6 @@ async fn facts(client: &Client) -> Result<Facts, tokio_postgres::Error> {
     Ok(Facts {
         version_num: get(&row, "version_num").unwrap_or(0),
         role: text(&row, "role"),
-        database: text(&row, "database"),
         superuser: get(&row, "superuser").unwrap_or(false),
         reads_stats: get(&row, "reads_stats").unwrap_or(false),
         started_ms: get(&row, "started_ms").unwrap_or(0.0),
