@@ -1,1 +1,9 @@
 //! Integration tests: they start the real `galen` binary against real servers. One binary; scenarios are data.
+
+// A test may unwrap; clippy's own exemption does not reach the helpers of an integration test.
+#![allow(clippy::unwrap_used)]
+
+mod cli;
+mod doors;
+mod live;
+mod support;

@@ -12,7 +12,9 @@ use crate::driver::{Case, describe};
 use crate::llm::Provider;
 use crate::narrate;
 use crate::panel::Opinion;
-use crate::report::{Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, Status, TreeSize};
+use crate::report::{
+    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, Status, TreeSize,
+};
 use crate::search::{Hypothesis, Search, round};
 
 /// A cause is named from this probability on.
@@ -110,7 +112,10 @@ fn healthy(case: &Case<'_>) -> RootCause {
         title: "Healthy".into(),
         probability: 0.95,
         summary: format!("No anomaly: {quiet}."),
-        claims: vec![Claim { text: format!("The detector found no anomaly: {quiet}."), evidence: evidence.iter().take(1).cloned().collect() }],
+        claims: vec![Claim {
+            text: format!("The detector found no anomaly: {quiet}."),
+            evidence: evidence.iter().take(1).cloned().collect(),
+        }],
         evidence,
         ..RootCause::default()
     }
@@ -255,7 +260,12 @@ fn reviews(case: &Case<'_>, cause: &Cause, hypothesis: &Hypothesis, opinion: &Op
             reason.push_str(", and follows from this cause");
         }
         if let Some(vote) = vote {
-            reason.push_str(&format!("; its model gives this cause {:.0} % among {} options (counts {}x)", vote.share * 100.0, vote.options, vote.ratio));
+            reason.push_str(&format!(
+                "; its model gives this cause {:.0} % among {} options (counts {}x)",
+                vote.share * 100.0,
+                vote.options,
+                vote.ratio
+            ));
         }
         reviews.push(Review {
             expert: invited.expert.id.clone(),
@@ -353,7 +363,12 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let mut claims = Vec::new();
     let strongest: Vec<String> = case.detection.abnormal.iter().take(3).map(describe).collect();
     if !strongest.is_empty() {
-        let text = format!("Since {}, {} signals are abnormal: {}.", clock_of(&report.window.start), case.detection.abnormal.len(), strongest.join("; "));
+        let text = format!(
+            "Since {}, {} signals are abnormal: {}.",
+            clock_of(&report.window.start),
+            case.detection.abnormal.len(),
+            strongest.join("; ")
+        );
         claims.push(Claim { text, evidence: vec!["E1".into()] });
     }
     for cause in report.root_causes.iter().filter(|c| !c.evidence.is_empty()) {
@@ -362,18 +377,19 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     if let Some((id, text)) = case.board.id_of("load_profile").zip(cost(case)) {
         claims.push(Claim { text, evidence: vec![id] });
     }
-    let ruled: Vec<&RuledOut> = report.ruled_out.iter().filter(|r| !r.evidence.is_empty()).take(2).collect();
-    if report.status == Status::Diagnosed {
-        for entry in ruled {
-            claims.push(Claim { text: format!("Not {}: {}", entry.cause, entry.reason), evidence: entry.evidence.clone() });
-        }
+    // Only look-alikes: what a reader would ask about next.
+    let first = report.root_causes.first().and_then(|c| case.library.catalog.get(&c.cause));
+    let alike = |r: &&RuledOut| first.is_some_and(|c| c.confused_with.iter().any(|x| x.cause == r.cause)) && !r.evidence.is_empty();
+    for entry in report.ruled_out.iter().filter(alike).take(2) {
+        claims.push(Claim { text: format!("Not {}: {}", entry.cause, entry.reason), evidence: entry.evidence.clone() });
     }
     claims
 }
 
 fn cost(case: &Case<'_>) -> Option<String> {
     let template = "It costs {{ load_profile.extra_db_seconds|secs }} of database time in the window: {{ load_profile.aas|num }} sessions are active at a time, {{ load_profile.aas_base|num }} before.";
-    let whole = "{{ load_profile.aas|num }} sessions are active at a time, {{ load_profile.db_seconds|secs }} of database time in the window.";
+    let whole =
+        "{{ load_profile.aas|num }} sessions are active at a time, {{ load_profile.db_seconds|secs }} of database time in the window.";
     let costly = case.holds("load_profile.extra_db_seconds > 1") == Some(true);
     costly.then(|| case.say(template, None)).flatten().or_else(|| case.say(whole, None))
 }

@@ -2,7 +2,7 @@
 
 use galen_knowledge::cause::{Test, Verdict};
 
-/// Probability of a cause as log-odds, kept inside 0.001 .. 0.995: no finite evidence makes a cause certain.
+/// Probability of a cause as log-odds, kept inside 0.001 .. 0.99: no finite evidence makes a cause certain.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Belief {
     logit: f64,
@@ -25,7 +25,7 @@ impl Belief {
     }
 
     fn clamped(self) -> Self {
-        Self { logit: self.logit.clamp(-6.9, 5.3) }
+        Self { logit: self.logit.clamp(-6.9, 4.6) }
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
     fn bayes_rule_in_odds_form() {
         let belief = Belief::prior(0.2).update(4.0);
         assert!((belief.probability() - 0.5).abs() < 1e-9);
-        assert!(Belief::prior(0.5).update(1e30).probability() < 0.996);
+        assert!(Belief::prior(0.5).update(1e30).probability() < 0.991);
     }
 
     #[test]

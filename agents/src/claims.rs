@@ -21,13 +21,64 @@ pub enum Withheld {
 
 /// Words that carry no fact of their own.
 const GLUE: &[&str] = &[
-    "a", "an", "and", "are", "as", "at", "because", "been", "being", "but", "by", "caused", "causes", "causing", "database", "due", "during", "for",
-    "from", "had", "has", "have", "in", "is", "it", "its", "main", "of", "on", "one", "or", "postgresql", "problem", "query", "root", "cause",
-    "since", "so", "statement", "table", "that", "the", "their", "there", "these", "this", "to", "was", "were", "which", "while", "with", "issue",
+    "a",
+    "an",
+    "and",
+    "are",
+    "as",
+    "at",
+    "because",
+    "been",
+    "being",
+    "but",
+    "by",
+    "caused",
+    "causes",
+    "causing",
+    "database",
+    "due",
+    "during",
+    "for",
+    "from",
+    "had",
+    "has",
+    "have",
+    "in",
+    "is",
+    "it",
+    "its",
+    "main",
+    "of",
+    "on",
+    "one",
+    "or",
+    "postgresql",
+    "problem",
+    "query",
+    "root",
+    "cause",
+    "since",
+    "so",
+    "statement",
+    "table",
+    "that",
+    "the",
+    "their",
+    "there",
+    "these",
+    "this",
+    "to",
+    "was",
+    "were",
+    "which",
+    "while",
+    "with",
+    "issue",
 ];
 const NEGATIONS: &[&str] = &["no", "not", "never", "without", "none", "neither", "nor", "cannot", "n't", "healthy"];
 const RISING: &[&str] = &["rose", "rise", "rises", "rising", "increase", "increased", "increases", "more", "higher", "grew", "grows", "up"];
-const FALLING: &[&str] = &["fell", "fall", "falls", "falling", "decrease", "decreased", "decreases", "less", "lower", "dropped", "shrank", "down", "fewer"];
+const FALLING: &[&str] =
+    &["fell", "fall", "falls", "falling", "decrease", "decreased", "decreases", "less", "lower", "dropped", "shrank", "down", "fewer"];
 
 /// Checks one sentence against the claims of a report. Returns the sentence as a claim with evidence, or why not.
 ///

@@ -279,9 +279,7 @@ impl<'a> Case<'a> {
         let wanted: BTreeSet<&str> = tools.iter().copied().filter(|t| !self.board.has(t)).collect();
         let scene = Scene { capture: self.capture, detection: self.detection, prober: self.prober };
         let affordable = self.probe_ms < self.options.max_probe_ms;
-        let calls = wanted.iter().map(|tool| async {
-            if affordable { observe::observe(tool, &scene).await } else { refused(tool) }
-        });
+        let calls = wanted.iter().map(|tool| async { if affordable { observe::observe(tool, &scene).await } else { refused(tool) } });
         for observation in join_all(calls).await {
             self.probe_ms += observation.cost_ms;
             self.board.publish(observation);
@@ -356,7 +354,12 @@ fn tools_of(test: &Test) -> Vec<&str> {
 }
 
 fn refused(tool: &str) -> Observation {
-    Observation { tool: tool.to_owned(), invocation: tool.to_owned(), no_data: Some("the probe budget is spent".into()), ..Observation::default() }
+    Observation {
+        tool: tool.to_owned(),
+        invocation: tool.to_owned(),
+        no_data: Some("the probe budget is spent".into()),
+        ..Observation::default()
+    }
 }
 
 /// Likelihood ratio of the symptoms: what a cause predicts and is abnormal speaks for it, mildly.

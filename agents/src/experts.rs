@@ -58,7 +58,8 @@ pub fn choose(abnormal: &[Abnormal], catalog: &Catalog, graph: &CauseGraph<'_>) 
     let mut ranked: Vec<(usize, Invited)> = Expert::all()
         .into_iter()
         .map(|expert| {
-            let hits: Vec<&str> = abnormal.iter().filter(|a| concerns(&expert, &a.signal, catalog, graph)).map(|a| a.signal.as_str()).collect();
+            let hits: Vec<&str> =
+                abnormal.iter().filter(|a| concerns(&expert, &a.signal, catalog, graph)).map(|a| a.signal.as_str()).collect();
             let because = match hits.len() {
                 0 => "invited to complete the panel".to_owned(),
                 n => format!("{n} abnormal signals of its domain, {} first", hits[0]),

@@ -59,7 +59,8 @@ pub async fn summary(case: &Case<'_>, report: &Report, provider: Option<&dyn Pro
             told.generated_tokens += answer.usage.generated_tokens;
             let model = &provider.identity().name;
             let (kept, of) = adopt(&mut told.claims, &answer.text, case);
-            told.by = format!("{} ({kept} of {of} sentences of {model} passed the check)", if kept > 0 { model.as_str() } else { "template" });
+            told.by =
+                format!("{} ({kept} of {of} sentences of {model} passed the check)", if kept > 0 { model.as_str() } else { "template" });
         }
         Err(error) => told.note = Some(format!("{error}; the summary is the plain template")),
     }

@@ -57,7 +57,8 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
         return Opinion::default();
     }
     case.tell(Progress::Reviewing { cause: candidates[0].clone() });
-    let titles: Vec<String> = candidates.iter().filter_map(|id| case.library.catalog.get(id)).map(|c| format!("{}: {}", c.title, c.means)).collect();
+    let titles: Vec<String> =
+        candidates.iter().filter_map(|id| case.library.catalog.get(id)).map(|c| format!("{}: {}", c.title, c.means)).collect();
     let shared = format!("{SYSTEM}\n\nEvidence:\n{}", evidence_lines(case, &candidates).join("\n"));
     let experts: Vec<(String, String)> = case.panel.iter().take(3).map(|(i, _)| (i.expert.id.clone(), i.expert.prompt.clone())).collect();
     let asked = experts.iter().map(|(id, prompt)| {
@@ -74,7 +75,13 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
                 count(&mut opinion.usage, usage);
                 for ((cause, share), pool) in candidates.iter().zip(&shares).zip(&mut pooled) {
                     *pool += share;
-                    opinion.votes.push(Vote { expert: expert.clone(), cause: cause.clone(), share: round(*share), options: candidates.len(), ratio: round(ratio) });
+                    opinion.votes.push(Vote {
+                        expert: expert.clone(),
+                        cause: cause.clone(),
+                        share: round(*share),
+                        options: candidates.len(),
+                        ratio: round(ratio),
+                    });
                 }
             }
             Err(error) => opinion.note = Some(without_votes(&error)),

@@ -104,10 +104,7 @@ impl<'c> Search<'c> {
         for test in &entry.test {
             self.child(node, "test", &format!("{}: {}", test.id, test.tool), expert);
         }
-        self.hypotheses.insert(
-            cause.to_owned(),
-            Hypothesis { expert: expert.to_owned(), belief, tested: Vec::new(), node, closed: false },
-        );
+        self.hypotheses.insert(cause.to_owned(), Hypothesis { expert: expert.to_owned(), belief, tested: Vec::new(), node, closed: false });
     }
 
     /// The test this expert should run next; none when its hypotheses are decided.
@@ -167,7 +164,9 @@ impl<'c> Search<'c> {
 
     /// Refines a supported hypothesis into its culprits.
     pub fn refine(&mut self, cause: &str, culprits: &[Culprit], evidence: &[String]) {
-        let Some((node, expert, p)) = self.hypotheses.get(cause).map(|h| (h.node, h.expert.clone(), h.belief.probability())) else { return };
+        let Some((node, expert, p)) = self.hypotheses.get(cause).map(|h| (h.node, h.expert.clone(), h.belief.probability())) else {
+            return;
+        };
         for culprit in culprits {
             let label = format!("{:?} {}", culprit.kind, culprit.id).to_lowercase();
             let child = self.child(node, "culprit", &label, &expert);
@@ -207,11 +206,7 @@ impl<'c> Search<'c> {
             .node_indices()
             .map(|index| {
                 let parent = self.graph.edges_directed(index, petgraph::Direction::Incoming).next();
-                TreeNode {
-                    id: index.index() as u64,
-                    parent: parent.map(|edge| edge.source().index() as u64),
-                    ..self.graph[index].clone()
-                }
+                TreeNode { id: index.index() as u64, parent: parent.map(|edge| edge.source().index() as u64), ..self.graph[index].clone() }
             })
             .collect()
     }
@@ -266,7 +261,13 @@ impl<'c> Search<'c> {
         } else if p < NEGLIGIBLE {
             Some(("refuted", "its probability became negligible"))
         } else if open.is_empty() {
-            let state = if hypothesis.established(entry) && p >= 0.5 { "supported" } else if p < 0.1 { "refuted" } else { "inconclusive" };
+            let state = if hypothesis.established(entry) && p >= 0.5 {
+                "supported"
+            } else if p < 0.1 {
+                "refuted"
+            } else {
+                "inconclusive"
+            };
             Some((state, "all its tests were run"))
         } else {
             None

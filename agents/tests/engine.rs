@@ -31,11 +31,7 @@ async fn the_likelier_continuation_scores_higher() {
     );
     let scores = provider.score(request).await.unwrap();
     assert!(scores.logprobs.iter().all(|p| p.is_finite() && *p < 0.0));
-    assert!(
-        scores.logprobs[0] > scores.logprobs[1] + 1.0,
-        "{:?}",
-        scores.logprobs
-    );
+    assert!(scores.logprobs[0] > scores.logprobs[1] + 1.0, "{:?}", scores.logprobs);
     assert!(scores.usage.prompt_tokens > 10);
 }
 
@@ -51,34 +47,19 @@ async fn a_remembered_prefix_changes_no_bit() {
     let options = ["lock contention", "a full disk", "yes"];
     let ask = |own: &str| provider.score(score(&shared, own, &options));
     let cold = ask("Which cause?").await.unwrap();
-    let other = ask("A rather different question, and longer than the first one was?")
-        .await
-        .unwrap();
+    let other = ask("A rather different question, and longer than the first one was?").await.unwrap();
     let warm = ask("Which cause?").await.unwrap();
     assert_eq!(cold.usage.reused_tokens, 0);
     assert!(warm.usage.reused_tokens > 400, "{:?}", warm.usage);
-    assert!(
-        warm.usage.prompt_tokens * 5 < cold.usage.prompt_tokens,
-        "{:?}",
-        warm.usage
-    );
+    assert!(warm.usage.prompt_tokens * 5 < cold.usage.prompt_tokens, "{:?}", warm.usage);
     assert_eq!(cold.logprobs, warm.logprobs);
     assert_ne!(cold.logprobs, other.logprobs);
     // Another long prefix in between throws the first one out; a short one does not.
-    provider
-        .score(score("Short.", "Which cause?", &options))
-        .await
-        .unwrap();
+    provider.score(score("Short.", "Which cause?", &options)).await.unwrap();
     assert!(ask("Which cause?").await.unwrap().usage.reused_tokens > 400);
-    provider
-        .score(score(&evidence(300), "Which cause?", &options))
-        .await
-        .unwrap();
+    provider.score(score(&evidence(300), "Which cause?", &options)).await.unwrap();
     let again = ask("Which cause?").await.unwrap();
-    assert_eq!(
-        (again.usage.reused_tokens, again.logprobs),
-        (0, cold.logprobs)
-    );
+    assert_eq!((again.usage.reused_tokens, again.logprobs), (0, cold.logprobs));
 }
 
 #[tokio::test]
@@ -86,26 +67,13 @@ async fn many_options_and_long_ones_get_the_scores_they_get_alone() {
     let Some(provider) = start().await else {
         return;
     };
-    let all: Vec<String> = (0..40)
-        .map(|i| format!("cause number {i} of the slow checkout"))
-        .collect();
+    let all: Vec<String> = (0..40).map(|i| format!("cause number {i} of the slow checkout")).collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    let together = provider
-        .score(score("s", "Which?", &all))
-        .await
-        .unwrap()
-        .logprobs;
-    let pair = provider
-        .score(score("s", "Which?", &[all[39], all[3]]))
-        .await
-        .unwrap()
-        .logprobs;
+    let together = provider.score(score("s", "Which?", &all)).await.unwrap().logprobs;
+    let pair = provider.score(score("s", "Which?", &[all[39], all[3]])).await.unwrap().logprobs;
     assert_eq!(together.len(), 40);
     // Not to the bit: llama.cpp's sums depend a little on the shape of the batch.
-    assert!(
-        (together[39] - pair[0]).abs() < 0.02 && (together[3] - pair[1]).abs() < 0.02,
-        "{pair:?}"
-    );
+    assert!((together[39] - pair[0]).abs() < 0.02 && (together[3] - pair[1]).abs() < 0.02, "{pair:?}");
 }
 
 #[tokio::test]
@@ -114,29 +82,14 @@ async fn a_grammar_lets_only_its_strings_out() {
         return;
     };
     let grammar = r#"root ::= "supports" | "refutes" | "größe ↑""#;
-    for own in [
-        "Does the evidence support the cause?",
-        "Write a poem about the sea.",
-        "",
-        "größe?",
-    ] {
-        let answer = provider
-            .generate(generate(own, Some(grammar), 30))
-            .await
-            .unwrap();
-        assert!(
-            ["supports", "refutes", "größe ↑"].contains(&answer.text.as_str()),
-            "{answer:?}"
-        );
+    for own in ["Does the evidence support the cause?", "Write a poem about the sea.", "", "größe?"] {
+        let answer = provider.generate(generate(own, Some(grammar), 30)).await.unwrap();
+        assert!(["supports", "refutes", "größe ↑"].contains(&answer.text.as_str()), "{answer:?}");
         assert!(answer.finished && answer.usage.generated_tokens > 0);
     }
-    let bad = provider
-        .generate(generate("x", Some("root ::= ( nonsense"), 5))
-        .await;
+    let bad = provider.generate(generate("x", Some("root ::= ( nonsense"), 5)).await;
     assert!(matches!(bad, Err(LlmError::Invalid(_))), "{bad:?}");
-    let left = provider
-        .generate(generate("x", Some("root ::= root \"a\""), 5))
-        .await;
+    let left = provider.generate(generate("x", Some("root ::= root \"a\""), 5)).await;
     assert!(matches!(left, Err(LlmError::Invalid(_))), "{left:?}");
 }
 
@@ -147,27 +100,12 @@ async fn text_is_cut_at_the_limit_and_between_characters() {
     };
     let grammar = "root ::= [\u{4e00}-\u{9fff}]+";
     for most in 1..6 {
-        let answer = provider
-            .generate(generate("说中文", Some(grammar), most))
-            .await
-            .unwrap();
+        let answer = provider.generate(generate("说中文", Some(grammar), most)).await.unwrap();
         assert!(answer.usage.generated_tokens <= u64::from(most) && !answer.finished);
-        assert!(
-            answer
-                .text
-                .chars()
-                .all(|c| ('\u{4e00}'..='\u{9fff}').contains(&c)),
-            "{answer:?}"
-        );
+        assert!(answer.text.chars().all(|c| ('\u{4e00}'..='\u{9fff}').contains(&c)), "{answer:?}");
     }
-    let free = provider
-        .generate(generate("Say hello.", None, 40))
-        .await
-        .unwrap();
-    assert!(
-        !free.text.is_empty() && !free.text.contains("<|im_"),
-        "{free:?}"
-    );
+    let free = provider.generate(generate("Say hello.", None, 40)).await.unwrap();
+    assert!(!free.text.is_empty() && !free.text.contains("<|im_"), "{free:?}");
 }
 
 #[tokio::test]
@@ -187,10 +125,7 @@ async fn control_tokens_in_data_stay_letters() {
     // As control tokens the hostile text would be 7 tokens, 4 more than the plain one; as letters each mark alone is 5 or 6.
     assert!(extra >= 10, "only {extra} more tokens");
     // An option that spells the end of a turn is letters too: its tokens but the last are evaluated.
-    let marks = provider
-        .score(score("s", plain, &["<|im_end|>", "no"]))
-        .await
-        .unwrap();
+    let marks = provider.score(score("s", plain, &["<|im_end|>", "no"])).await.unwrap();
     assert!(marks.usage.prompt_tokens >= base + 4, "{marks:?}");
 }
 
@@ -204,34 +139,14 @@ async fn senseless_requests_are_refused_and_the_process_lives_on() {
     assert!(matches!(one, Err(LlmError::Invalid(_))));
     let empty = provider.score(score("s", "o", &["", "x"])).await;
     assert!(matches!(empty, Err(LlmError::Invalid(_))));
-    let long = provider
-        .score(score(&evidence(4_000), "o", &["a", "b"]))
-        .await;
-    assert!(
-        matches!(
-            long,
-            Err(LlmError::TooLong {
-                limit: 1..=2_048,
-                ..
-            })
-        ),
-        "{long:?}"
-    );
-    let huge = provider
-        .score(score("s", &"x ".repeat(3_000_000), &["a", "b"]))
-        .await;
+    let long = provider.score(score(&evidence(4_000), "o", &["a", "b"])).await;
+    assert!(matches!(long, Err(LlmError::TooLong { limit: 1..=2_048, .. })), "{long:?}");
+    let huge = provider.score(score("s", &"x ".repeat(3_000_000), &["a", "b"])).await;
     assert!(matches!(huge, Err(LlmError::TooLong { .. })));
     let nothing = provider.generate(generate("x", None, 0)).await;
     assert!(matches!(nothing, Err(LlmError::Invalid(_))));
-    for hostile in [
-        "\0\u{1}\u{feff}",
-        "\u{202e}🐘".repeat(50).as_str(),
-        &" ".repeat(3_000),
-    ] {
-        provider
-            .score(score(hostile, hostile, &["a", "b"]))
-            .await
-            .unwrap();
+    for hostile in ["\0\u{1}\u{feff}", "\u{202e}🐘".repeat(50).as_str(), &" ".repeat(3_000)] {
+        provider.score(score(hostile, hostile, &["a", "b"])).await.unwrap();
     }
     assert_eq!(provider.pid(), pid);
 }
@@ -242,20 +157,11 @@ async fn a_killed_process_is_a_crash_and_the_next_request_works() {
         return;
     };
     let first = provider.pid();
-    let (result, ()) = tokio::join!(
-        provider.generate(generate(
-            "Tell a long story.",
-            Some("root ::= [a-z ]+"),
-            1_500
-        )),
-        async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            send(&provider, Signal::SIGKILL);
-        }
-    );
-    let Err(LlmError::Crashed(why)) = result else {
-        panic!("{result:?}")
-    };
+    let (result, ()) = tokio::join!(provider.generate(generate("Tell a long story.", Some("root ::= [a-z ]+"), 1_500)), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        send(&provider, Signal::SIGKILL);
+    });
+    let Err(LlmError::Crashed(why)) = result else { panic!("{result:?}") };
     assert!(why.contains("signal 9"), "{why}");
     provider.score(score("s", "o", &["a", "b"])).await.unwrap();
     assert_ne!(provider.pid(), first);
@@ -299,20 +205,12 @@ async fn an_abandoned_request_makes_way() {
         return;
     };
     let story = provider.generate(generate("Tell a story.", Some("root ::= [a-z ]+"), 1_800));
-    assert!(
-        tokio::time::timeout(Duration::from_millis(300), story)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(300), story).await.is_err());
     let began = std::time::Instant::now();
     let pid = provider.pid();
     provider.score(score("s", "o", &["a", "b"])).await.unwrap();
     // 1,800 tokens take more than ten seconds; the cancelled request stops after the token at work.
-    assert!(
-        began.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert_eq!(provider.pid(), pid);
 }
 
@@ -327,24 +225,12 @@ async fn eight_agents_ask_at_once_and_each_gets_its_own_answer() {
     let mut alone = Vec::new();
     for i in 0..8 {
         let (shared, own) = ask(i);
-        alone.push(
-            provider
-                .score(score(&shared, &own, &["yes", "no, it is not"]))
-                .await
-                .unwrap()
-                .logprobs,
-        );
+        alone.push(provider.score(score(&shared, &own, &["yes", "no, it is not"])).await.unwrap().logprobs);
     }
     let tasks: Vec<_> = (0..8)
         .map(|i| {
             let (provider, (shared, own)) = (Arc::clone(&provider), ask(i));
-            tokio::spawn(async move {
-                provider
-                    .score(score(&shared, &own, &["yes", "no, it is not"]))
-                    .await
-                    .unwrap()
-                    .logprobs
-            })
+            tokio::spawn(async move { provider.score(score(&shared, &own, &["yes", "no, it is not"])).await.unwrap().logprobs })
         })
         .collect();
     for (i, task) in tasks.into_iter().enumerate() {
@@ -378,22 +264,14 @@ async fn damaged_files_are_unavailable() {
         let file = dir.path().join(format!("{name}.gguf"));
         std::fs::write(&file, bytes).unwrap();
         let result = LocalProvider::start(config(file)).await.map(|_| ());
-        assert!(
-            matches!(result, Err(LlmError::Unavailable(_))),
-            "{name}: {result:?}"
-        );
+        assert!(matches!(result, Err(LlmError::Unavailable(_))), "{name}: {result:?}");
     }
-    let missing = LocalProvider::start(config(dir.path().join("none.gguf")))
-        .await
-        .map(|_| ());
+    let missing = LocalProvider::start(config(dir.path().join("none.gguf"))).await.map(|_| ());
     assert!(matches!(missing, Err(LlmError::Unavailable(_))));
     // The registered name with other content is refused by its size, before anything loads it.
     let fake = dir.path().join("SmolLM2-135M-Instruct.Q4_1.gguf");
     std::fs::write(&fake, &whole[..1_000_000]).unwrap();
-    let Err(LlmError::Unavailable(why)) = LocalProvider::start(config(fake)).await.map(|_| ())
-    else {
-        panic!()
-    };
+    let Err(LlmError::Unavailable(why)) = LocalProvider::start(config(fake)).await.map(|_| ()) else { panic!() };
     assert!(why.contains("galen model pull smollm2-135m"), "{why}");
 }
 
@@ -422,10 +300,7 @@ async fn too_little_memory_is_unavailable() {
     let mut config = config(path);
     config.memory_limit = Some(150 << 20);
     let result = LocalProvider::start(config).await.map(|_| ());
-    assert!(
-        matches!(result, Err(LlmError::Unavailable(_))),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(LlmError::Unavailable(_))), "{result:?}");
 }
 
 #[tokio::test]
@@ -434,29 +309,11 @@ async fn a_run_replays_without_the_model() {
         return;
     };
     let recorder = Recorder::new(Arc::new(provider));
-    let options: Vec<String> = ["lock contention", "a full disk", "bloat"]
-        .map(String::from)
-        .to_vec();
-    let live = choose(
-        &recorder,
-        "locks",
-        &evidence(300),
-        "Which cause fits?",
-        &options,
-    )
-    .await
-    .unwrap();
+    let options: Vec<String> = ["lock contention", "a full disk", "bloat"].map(String::from).to_vec();
+    let live = choose(&recorder, "locks", &evidence(300), "Which cause fits?", &options).await.unwrap();
     assert!((live.0.iter().sum::<f64>() - 1.0).abs() < 1e-9);
     let json = serde_json::to_string(&recorder.recording()).unwrap();
     let replay = RecordedProvider::new(serde_json::from_str(&json).unwrap());
-    let again = choose(
-        &replay,
-        "locks",
-        &evidence(300),
-        "Which cause fits?",
-        &options,
-    )
-    .await
-    .unwrap();
+    let again = choose(&replay, "locks", &evidence(300), "Which cause fits?", &options).await.unwrap();
     assert_eq!(live, again);
 }

@@ -17,19 +17,106 @@ pub struct Answer {
 /// Most sentences of an answer.
 const MOST: usize = 6;
 const STOP: &[&str] = &[
-    "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does", "for", "from", "had", "has", "have", "how", "i",
-    "in", "is", "it", "its", "me", "my", "of", "on", "or", "our", "please", "so", "tell", "that", "the", "their", "then", "there", "this", "to", "us",
-    "was", "we", "were", "what", "when", "which", "who", "why", "will", "with", "you", "database", "db", "postgres", "postgresql", "since",
+    "a",
+    "an",
+    "and",
+    "are",
+    "as",
+    "at",
+    "be",
+    "been",
+    "but",
+    "by",
+    "can",
+    "could",
+    "did",
+    "do",
+    "does",
+    "for",
+    "from",
+    "had",
+    "has",
+    "have",
+    "how",
+    "i",
+    "in",
+    "is",
+    "it",
+    "its",
+    "me",
+    "my",
+    "of",
+    "on",
+    "or",
+    "our",
+    "please",
+    "so",
+    "tell",
+    "that",
+    "the",
+    "their",
+    "then",
+    "there",
+    "this",
+    "to",
+    "us",
+    "was",
+    "we",
+    "were",
+    "what",
+    "when",
+    "which",
+    "who",
+    "why",
+    "will",
+    "with",
+    "you",
+    "database",
+    "db",
+    "postgres",
+    "postgresql",
+    "since",
 ];
 
 /// What a question is after: words that show it.
 const INTENTS: &[(Intent, &[&str])] = &[
-    (Intent::Remedy, &["fix", "remedy", "solve", "mend", "repair", "stop it", "should we do", "should i do", "what to do", "do about", "undo", "rollback", "help"]),
+    (
+        Intent::Remedy,
+        &[
+            "fix",
+            "remedy",
+            "solve",
+            "mend",
+            "repair",
+            "stop it",
+            "should we do",
+            "should i do",
+            "what to do",
+            "do about",
+            "undo",
+            "rollback",
+            "help",
+        ],
+    ),
     (Intent::RuledOut, &["ruled out", "rule out", "not the", "isn't it", "is it not", "why not", "could it be", "excluded"]),
     (Intent::Since, &["since when", "when did", "when was", "how long", "what time", "begin", "began", "start"]),
     (Intent::Cost, &["cost", "how bad", "impact", "how much", "severe"]),
     (Intent::Sure, &["how sure", "certain", "confiden", "probab", "likely"]),
-    (Intent::Culprit, &["who", "which query", "which statement", "which table", "which session", "which index", "culprit", "blam", "pid", "which setting"]),
+    (
+        Intent::Culprit,
+        &[
+            "who",
+            "which query",
+            "which statement",
+            "which table",
+            "which session",
+            "which index",
+            "culprit",
+            "blam",
+            "pid",
+            "which setting",
+        ],
+    ),
     (Intent::Cause, &["why", "cause", "reason", "wrong", "slow", "happen", "problem", "issue", "stuck", "hang"]),
 ];
 
@@ -57,7 +144,12 @@ pub fn pick<'r>(question: &str, reports: &'r [(i64, Report)]) -> Option<(i64, &'
         let (from, to) = (minute(&report.window.start)?, minute(&report.window.end)?);
         Some(if from <= asked && asked <= to { 0 } else { from.abs_diff(asked).min(to.abs_diff(asked)) })
     };
-    reports.iter().filter_map(|(id, r)| Some((distance(r)?, *id, r))).min_by_key(|(d, id, _)| (*d, -*id)).map(|(_, id, r)| (id, r)).or(newest)
+    reports
+        .iter()
+        .filter_map(|(id, r)| Some((distance(r)?, *id, r)))
+        .min_by_key(|(d, id, _)| (*d, -*id))
+        .map(|(_, id, r)| (id, r))
+        .or(newest)
 }
 
 /// Minutes since midnight of the first `HH:MM` in a text.
@@ -108,7 +200,8 @@ fn by_intent(intent: Intent, report: &Report, words: &BTreeSet<String>) -> Vec<C
     match intent {
         Intent::Cause => causes
             .flat_map(|c| {
-                let main = Claim { text: format!("{} ({:.0} %): {}", c.title, c.probability * 100.0, c.summary), evidence: c.evidence.clone() };
+                let main =
+                    Claim { text: format!("{} ({:.0} %): {}", c.title, c.probability * 100.0, c.summary), evidence: c.evidence.clone() };
                 std::iter::once(main).chain(c.claims.iter().take(3).cloned())
             })
             .collect(),
@@ -134,7 +227,10 @@ fn by_intent(intent: Intent, report: &Report, words: &BTreeSet<String>) -> Vec<C
             .collect(),
         Intent::Remedy => causes
             .flat_map(|c| c.remedies.iter().map(move |r| (c, r)))
-            .map(|(c, r)| Claim { text: format!("{}: {} Lock: {} Undo: {} Effect: {}", r.title, r.sql, r.lock, r.rollback, r.effect), evidence: c.evidence.clone() })
+            .map(|(c, r)| Claim {
+                text: format!("{}: {} Lock: {} Undo: {} Effect: {}", r.title, r.sql, r.lock, r.rollback, r.effect),
+                evidence: c.evidence.clone(),
+            })
             .collect(),
         Intent::RuledOut => ruled_out(report, words),
     }
@@ -153,7 +249,10 @@ fn ruled_out(report: &Report, words: &BTreeSet<String>) -> Vec<Claim> {
 fn by_words(report: &Report, words: &BTreeSet<String>) -> Vec<Claim> {
     let summary = report.summary.iter().cloned();
     let claims = report.root_causes.iter().flat_map(|c| c.claims.iter().cloned());
-    let lines = report.evidence.iter().flat_map(|e| e.lines.iter().map(|l| Claim { text: format!("{}: {l}", e.observation.tool), evidence: vec![e.id.clone()] }));
+    let lines = report
+        .evidence
+        .iter()
+        .flat_map(|e| e.lines.iter().map(|l| Claim { text: format!("{}: {l}", e.observation.tool), evidence: vec![e.id.clone()] }));
     let mut scored: Vec<(usize, Claim)> = summary
         .chain(claims)
         .chain(lines)
@@ -179,7 +278,8 @@ fn stems(text: &str) -> BTreeSet<String> {
 
 /// Cuts plain English endings: `indexes`, `indexing` and `index` meet.
 fn stem(word: &str) -> String {
-    let cut = ["ings", "ing", "edly", "ed", "ies", "es", "s", "ly"].iter().find_map(|end| word.strip_suffix(end).filter(|stem| stem.len() >= 3));
+    let cut =
+        ["ings", "ing", "edly", "ed", "ies", "es", "s", "ly"].iter().find_map(|end| word.strip_suffix(end).filter(|stem| stem.len() >= 3));
     cut.unwrap_or(word).to_owned()
 }
 
@@ -200,10 +300,19 @@ mod tests {
                 since: Some(start.into()),
                 claims: vec![Claim { text: "Sequential scans read 410,000 rows/s.".into(), evidence: e.clone() }],
                 evidence: e.clone(),
-                remedies: vec![Remedy { title: "Create it".into(), sql: "CREATE INDEX CONCURRENTLY ON orders (customer_id);".into(), ..Remedy::default() }],
+                remedies: vec![Remedy {
+                    title: "Create it".into(),
+                    sql: "CREATE INDEX CONCURRENTLY ON orders (customer_id);".into(),
+                    ..Remedy::default()
+                }],
                 ..RootCause::default()
             }],
-            ruled_out: vec![RuledOut { cause: "deadlocks".into(), probability: 0.001, reason: "No deadlock was seen.".into(), evidence: vec!["E5".into()] }],
+            ruled_out: vec![RuledOut {
+                cause: "deadlocks".into(),
+                probability: 0.001,
+                reason: "No deadlock was seen.".into(),
+                evidence: vec!["E5".into()],
+            }],
             ..Report::default()
         }
     }
@@ -227,7 +336,8 @@ mod tests {
 
     #[test]
     fn a_time_picks_the_incident_that_covers_it() {
-        let reports = [(2, report("2026-01-01T16:00:00Z", "2026-01-01T16:02:00Z")), (1, report("2026-01-01T14:04:00Z", "2026-01-01T14:06:00Z"))];
+        let reports =
+            [(2, report("2026-01-01T16:00:00Z", "2026-01-01T16:02:00Z")), (1, report("2026-01-01T14:04:00Z", "2026-01-01T14:06:00Z"))];
         assert_eq!(pick("why was it slow at 14:05?", &reports).map(|(id, _)| id), Some(1));
         assert_eq!(pick("why is it slow?", &reports).map(|(id, _)| id), Some(2));
         assert!(pick("why?", &[]).is_none());

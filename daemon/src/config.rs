@@ -164,8 +164,27 @@ fn default_data_dir() -> PathBuf {
 
 /// All keys, for suggestions.
 const KEYS: &[&str] = &[
-    "data_dir", "http", "socket", "target", "detector", "model", "incident", "enabled", "listen", "path", "name", "dsn", "allow_superuser",
-    "brisk", "warm_up_s", "models_dir", "threads", "timeout_s", "group_window_s", "settle_s", "history_s",
+    "data_dir",
+    "http",
+    "socket",
+    "target",
+    "detector",
+    "model",
+    "incident",
+    "enabled",
+    "listen",
+    "path",
+    "name",
+    "dsn",
+    "allow_superuser",
+    "brisk",
+    "warm_up_s",
+    "models_dir",
+    "threads",
+    "timeout_s",
+    "group_window_s",
+    "settle_s",
+    "history_s",
 ];
 
 impl Config {
@@ -195,9 +214,12 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        let address: SocketAddr = self.http.listen.parse().map_err(|_| format!("http.listen `{}` is not ADDRESS:PORT", self.http.listen))?;
+        let address: SocketAddr =
+            self.http.listen.parse().map_err(|_| format!("http.listen `{}` is not ADDRESS:PORT", self.http.listen))?;
         if !address.ip().is_loopback() {
-            return Err(format!("http.listen {address} is not loopback: this door has neither TLS nor tokens; put a proxy in front of 127.0.0.1"));
+            return Err(format!(
+                "http.listen {address} is not loopback: this door has neither TLS nor tokens; put a proxy in front of 127.0.0.1"
+            ));
         }
         let mut names = std::collections::BTreeSet::new();
         for target in &self.targets {

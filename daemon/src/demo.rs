@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use galen_agents::report::{Report, terminal};
+use galen_tools::store;
 
 use crate::failure::Failure;
 use crate::lab::{Cluster, ClusterOptions, Load, Scenario};
@@ -47,7 +48,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         let model = registry.find(name).map_err(|e| Failure::model(e.to_string()))?;
         let path = model.path(&galen_agents::llm::registry::default_models_dir());
         if !path.exists() {
-            return Err(Failure::model(format!("{} is not there; fetch it with `make model MODEL={name}`, or use --no-model", path.display())));
+            return Err(Failure::model(format!(
+                "{} is not there; fetch it with `make model MODEL={name}`, or use --no-model",
+                path.display()
+            )));
         }
     }
     tokio::select! {
@@ -61,7 +65,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 
 async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
     let stage = Stage::new();
-    let folder = tempfile::Builder::new().prefix("galen-demo-").tempdir().map_err(|e| Failure::fault(format!("no temporary folder: {e}")))?;
+    let folder =
+        tempfile::Builder::new().prefix("galen-demo-").tempdir().map_err(|e| Failure::fault(format!("no temporary folder: {e}")))?;
     stage.says(&match &args.model {
         Some(model) => format!("model {model}, in a process of its own"),
         None => "without a model: causes, evidence and remedies do not need one".to_owned(),
@@ -100,7 +105,7 @@ async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
         id
     };
     let status = daemon.report(&stage, incident).await?;
-    let files = daemon.collect(incident, &args.fault, args.out.as_deref()).await?;
+    let files = daemon.collect(incident, &args.fault, &scenario.fault.causes, args.out.as_deref()).await?;
     steady.stop().await;
     daemon.stop().await;
     cluster.stop().await;
@@ -240,12 +245,13 @@ impl Daemon {
             "alerts": [{"status": "firing", "labels": {"alertname": "DemoLook", "target": "shop"}, "annotations": {"summary": "is anything wrong?"},
                         "startsAt": now.to_string(), "endsAt": "0001-01-01T00:00:00Z", "fingerprint": "demo-look"}],
         });
-        let answer = post(&self.http, "/api/v1/alerts/alertmanager", &payload).await.map_err(|e| self.explain(&Failure::fault(e.to_string())))?;
+        let answer =
+            post(&self.http, "/api/v1/alerts/alertmanager", &payload).await.map_err(|e| self.explain(&Failure::fault(e.to_string())))?;
         answer["incident"].as_i64().ok_or_else(|| self.explain(&Failure::fault(format!("the webhook answered {answer}"))))
     }
 
     /// Copies report, JSON and capture to where they stay.
-    async fn collect(&self, id: i64, fault: &str, out: Option<&Path>) -> Result<Files, Failure> {
+    async fn collect(&self, id: i64, fault: &str, causes: &[String], out: Option<&Path>) -> Result<Files, Failure> {
         let out = out.map_or_else(|| std::env::temp_dir().join("galen-demo-reports"), Path::to_path_buf);
         let io = |e: std::io::Error| Failure::fault(format!("cannot write to {}: {e}; choose a folder with --out", out.display()));
         std::fs::create_dir_all(&out).map_err(io)?;
@@ -253,7 +259,10 @@ impl Daemon {
         for end in ["html", "md", "json"] {
             std::fs::copy(self.folder.join("reports").join(format!("{id}.{end}")), to(end)).map_err(io)?;
         }
-        std::fs::copy(self.folder.join("captures").join(format!("{id}.galen")), to("galen")).map_err(io)?;
+        // Whoever injected the fault knows the truth: the copy is labelled with it, for calibration and benchmarks.
+        let mut capture = store::file::read(&self.folder.join("captures").join(format!("{id}.galen")))?;
+        capture.manifest.labels = causes.to_vec();
+        store::file::write(&capture, &to("galen"))?;
         let json = std::fs::read_to_string(to("json")).map_err(io)?;
         let report = serde_json::from_str(&json).map_err(|e| Failure::fault(e.to_string()))?;
         Ok(Files { html: to("html"), capture: to("galen"), report, json })
@@ -274,13 +283,17 @@ async fn post(address: &str, path: &str, body: &Value) -> std::io::Result<Value>
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await?;
     let body = body.to_string();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(1 << 20).read_to_string(&mut answer).await?;
     let json = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
-    serde_json::from_str(json).map_err(|_| std::io::Error::other(format!("unexpected answer: {}", answer.lines().next().unwrap_or_default())))
+    serde_json::from_str(json)
+        .map_err(|_| std::io::Error::other(format!("unexpected answer: {}", answer.lines().next().unwrap_or_default())))
 }
 
 /// The progress display: a spinner on a terminal, plain lines elsewhere; always on standard error.

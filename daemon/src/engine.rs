@@ -45,9 +45,7 @@ pub async fn start(name: &str, models_dir: Option<&Path>, threads: u16, timeout_
     }
     let checked = path.clone();
     let verified = model.clone();
-    tokio::task::spawn_blocking(move || verified.verify(&checked))
-        .await
-        .map_err(|e| LlmError::Unavailable(e.to_string()))??;
+    tokio::task::spawn_blocking(move || verified.verify(&checked)).await.map_err(|e| LlmError::Unavailable(e.to_string()))??;
     let mut config = LocalConfig::new(path)?;
     config.threads = threads.max(1);
     config.request_timeout = Duration::from_secs(timeout_s);

@@ -134,7 +134,10 @@ async fn webhook(Extract(state): Extract<Arc<State>>, body: Bytes) -> Response {
     };
     let Some(target) = target_of(&state, &alerts) else {
         let names: Vec<&str> = state.targets.keys().map(String::as_str).collect();
-        return refuse(StatusCode::UNPROCESSABLE_ENTITY, &format!("no label names a target; set label target to one of: {}", names.join(", ")));
+        return refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &format!("no label names a target; set label target to one of: {}", names.join(", ")),
+        );
     };
     match state.intake(alerts, &target).await {
         Ok(taken) => axum::Json(json!({"incident": taken.incident_id, "new": taken.new})).into_response(),
@@ -169,7 +172,8 @@ fn escape(text: &str) -> String {
 
 fn page_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src data:"));
+    headers
+        .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src data:"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers
 }

@@ -116,7 +116,11 @@ async fn answer(state: &Arc<State>, line: &[u8]) -> Option<Value> {
     let Ok(raw) = serde_json::from_slice::<Value>(line) else { return fault(Value::Null, -32700, "this is not JSON") };
     let id = raw.get("id").cloned().filter(|id| id.is_string() || id.is_number());
     let Ok(request) = serde_json::from_value::<Request>(raw) else {
-        return fault(id.unwrap_or(Value::Null), -32600, "this is not a JSON-RPC 2.0 request: {\"jsonrpc\":\"2.0\",\"method\":..,\"params\":{..},\"id\":1}");
+        return fault(
+            id.unwrap_or(Value::Null),
+            -32600,
+            "this is not a JSON-RPC 2.0 request: {\"jsonrpc\":\"2.0\",\"method\":..,\"params\":{..},\"id\":1}",
+        );
     };
     if request.jsonrpc != "2.0" {
         return fault(id.unwrap_or(Value::Null), -32600, "jsonrpc must be \"2.0\"");
@@ -172,7 +176,9 @@ async fn call_method(state: &Arc<State>, method: &str, params: &Value) -> Outcom
                 "json" => Ok(serde_json::from_str(&saved.report_json).unwrap_or_default()),
                 "markdown" => Ok(saved.markdown.into()),
                 "html" => Ok(saved.html.into()),
-                other => Err(wrong(&format!("params.format `{}` is none of json, markdown, html", other.chars().take(40).collect::<String>()))),
+                other => {
+                    Err(wrong(&format!("params.format `{}` is none of json, markdown, html", other.chars().take(40).collect::<String>())))
+                }
             }
         }
         "incidents.tree" => {
@@ -242,7 +248,8 @@ async fn question(state: &Arc<State>, params: &Value) -> Outcome {
 /// # Errors
 /// Code 4 when no daemon listens or it refuses; its own message otherwise.
 pub async fn call(path: &Path, method: &str, params: Value) -> Result<Value, Failure> {
-    let nobody = |e: std::io::Error| Failure::target(format!("no daemon listens on {} ({e}); start one with `galen serve`", path.display()));
+    let nobody =
+        |e: std::io::Error| Failure::target(format!("no daemon listens on {} ({e}); start one with `galen serve`", path.display()));
     let stream = UnixStream::connect(path).await.map_err(nobody)?;
     let (read, mut write) = stream.into_split();
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
@@ -253,7 +260,8 @@ pub async fn call(path: &Path, method: &str, params: Value) -> Result<Value, Fai
         .await
         .map_err(|_| Failure::target("the daemon does not answer; look at its log".to_owned()))?
         .map_err(nobody)?;
-    let answer: Value = serde_json::from_str(&line).map_err(|_| Failure::target("the daemon closed the connection (are you in the group of its socket?)".to_owned()))?;
+    let answer: Value = serde_json::from_str(&line)
+        .map_err(|_| Failure::target("the daemon closed the connection (are you in the group of its socket?)".to_owned()))?;
     if let Some(message) = answer["error"]["message"].as_str() {
         let code = answer["error"]["code"].as_i64().unwrap_or(0);
         return Err(if code == -32602 { Failure::usage(message.to_owned()) } else { Failure::target(message.to_owned()) });

@@ -30,7 +30,11 @@ const BEFORE_ALERT_MS: i64 = 300_000;
 ///
 /// # Errors
 /// Configuration, a store that cannot be opened, an address in use.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>, ready: impl FnOnce(Option<std::net::SocketAddr>)) -> Result<(), Failure> {
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(Option<std::net::SocketAddr>),
+) -> Result<(), Failure> {
     let data_dir = config.data_dir.clone();
     for folder in [data_dir.clone(), data_dir.join("captures"), data_dir.join("reports")] {
         std::fs::create_dir_all(&folder)
@@ -246,10 +250,10 @@ fn note(state: &State, incident: &Incident, step: Progress) {
     if let Progress::Finding { cause, probability, summary } = &step {
         let seconds = (now_ms() - incident.opened_at) as f64 / 1000.0;
         let mut findings = lock(&state.first_findings);
-        if !findings.contains_key(&incident.id) {
+        findings.entry(incident.id).or_insert_with(|| {
             tracing::info!(incident = incident.id, cause, probability, seconds, summary, "first finding");
-            findings.insert(incident.id, (cause.clone(), seconds));
-        }
+            (cause.clone(), seconds)
+        });
         if findings.len() > 1000 {
             findings.pop_first();
         }
@@ -265,7 +269,8 @@ async fn save(state: &State, id: i64, diagnosis: Diagnosis) -> Result<PathBuf, F
     let tree = serde_json::to_string(&diagnosis.tree).map_err(|e| Failure::fault(e.to_string()))?;
     let (text, html) = (markdown::render(&report), html::render(&report, &diagnosis.tree));
     let written = page.clone();
-    let files = [(folder.join(format!("{id}.json")), json.clone()), (folder.join(format!("{id}.md")), text.clone()), (page.clone(), html.clone())];
+    let files =
+        [(folder.join(format!("{id}.json")), json.clone()), (folder.join(format!("{id}.md")), text.clone()), (page.clone(), html.clone())];
     state
         .with_store(move |store| {
             let top = report.root_causes.first();

@@ -66,14 +66,24 @@ impl State {
     /// State over an open store.
     pub fn new(config: Config, store: Store) -> Self {
         let targets = config.targets.iter().map(|t| (t.name.clone(), Target::default())).collect();
-        Self { config, store: Arc::new(store), targets, wake: Notify::new(), counters: Counters::default(), first_findings: Mutex::default() }
+        Self {
+            config,
+            store: Arc::new(store),
+            targets,
+            wake: Notify::new(),
+            counters: Counters::default(),
+            first_findings: Mutex::default(),
+        }
     }
 
     /// Runs a blocking call of the store off the runtime's threads.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn with_store<T: Send + 'static>(&self, call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    pub async fn with_store<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let store = Arc::clone(&self.store);
         match tokio::task::spawn_blocking(move || call(&store)).await {
             Ok(result) => result,

@@ -122,3 +122,6 @@ async fn raise(state: &Arc<State>, target: &str, trigger: Trigger) {
         tracing::error!(target, %error, "an anomaly could not be stored");
     }
 }
+
+#[cfg(test)]
+mod tests;

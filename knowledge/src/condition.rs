@@ -264,14 +264,16 @@ impl Parser<'_> {
             "false" => Ok(Expr::Const(Value::Bool(false))),
             "known" => {
                 let name = self.tokens.get(self.at + 1).cloned().unwrap_or_default();
-                let closed = self.take("(") && { self.at += 1; self.take(")") };
+                let closed = self.take("(") && {
+                    self.at += 1;
+                    self.take(")")
+                };
                 if closed { Ok(Expr::Known(name)) } else { Err("known() takes one fact name".into()) }
             }
             _ if token.starts_with('\'') => Ok(Expr::Const(Value::String(token[1..].to_owned()))),
-            _ if token.starts_with(|c: char| c.is_ascii_digit()) => token
-                .parse::<f64>()
-                .map(|n| Expr::Const(Value::from(n)))
-                .map_err(|_| format!("`{token}` is not a number")),
+            _ if token.starts_with(|c: char| c.is_ascii_digit()) => {
+                token.parse::<f64>().map(|n| Expr::Const(Value::from(n))).map_err(|_| format!("`{token}` is not a number"))
+            }
             _ if token.starts_with(|c: char| c.is_ascii_alphabetic()) && !matches!(token.as_str(), "and" | "or" | "not") => {
                 Ok(Expr::Fact(token))
             }

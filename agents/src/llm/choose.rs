@@ -45,46 +45,15 @@ pub struct Ballot {
 ///
 /// # Errors
 /// As [`choose`].
-pub async fn ballot(
-    provider: &dyn Provider,
-    agent: &str,
-    shared: &str,
-    question: &str,
-    options: &[String],
-) -> Result<Ballot, LlmError> {
+pub async fn ballot(provider: &dyn Provider, agent: &str, shared: &str, question: &str, options: &[String]) -> Result<Ballot, LlmError> {
     let count = options.len();
     if !(2..=26).contains(&count) {
-        return Err(LlmError::Invalid(format!(
-            "a question has 2 to 26 options, not {count}"
-        )));
+        return Err(LlmError::Invalid(format!("a question has 2 to 26 options, not {count}")));
     }
-    let mut ballot = Ballot {
-        probabilities: vec![0.0; count],
-        raw: vec![0.0; count],
-        first: Vec::new(),
-        usage: Usage::default(),
-    };
+    let mut ballot = Ballot { probabilities: vec![0.0; count], raw: vec![0.0; count], first: Vec::new(), usage: Usage::default() };
     for shift in [0, count.div_ceil(2)] {
-        let told = vote(
-            provider,
-            agent,
-            shared,
-            question,
-            options,
-            shift,
-            &mut ballot.usage,
-        )
-        .await?;
-        let untold = vote(
-            provider,
-            agent,
-            NULL_SHARED,
-            NULL_QUESTION,
-            options,
-            shift,
-            &mut ballot.usage,
-        )
-        .await?;
+        let told = vote(provider, agent, shared, question, options, shift, &mut ballot.usage).await?;
+        let untold = vote(provider, agent, NULL_SHARED, NULL_QUESTION, options, shift, &mut ballot.usage).await?;
         spread(&mut ballot.probabilities, &debias(&told, &untold), shift);
         spread(&mut ballot.raw, &softmax(&told), shift);
         if shift == 0 {
@@ -105,15 +74,8 @@ async fn vote(
     usage: &mut Usage,
 ) -> Result<Vec<f64>, LlmError> {
     let letters: Vec<String> = ('A'..='Z').take(options.len()).map(String::from).collect();
-    let prompt = Prompt {
-        shared: shared.to_owned(),
-        own: form(question, options, shift),
-    };
-    let request = ScoreRequest {
-        agent: agent.to_owned(),
-        prompt,
-        options: letters,
-    };
+    let prompt = Prompt { shared: shared.to_owned(), own: form(question, options, shift) };
+    let request = ScoreRequest { agent: agent.to_owned(), prompt, options: letters };
     let scores = provider.score(request).await?;
     usage.prompt_tokens += scores.usage.prompt_tokens;
     usage.reused_tokens += scores.usage.reused_tokens;
@@ -121,11 +83,7 @@ async fn vote(
     if scores.logprobs.len() == options.len() {
         return Ok(scores.logprobs);
     }
-    Err(LlmError::Invalid(format!(
-        "{} scores for {} options",
-        scores.logprobs.len(),
-        options.len()
-    )))
+    Err(LlmError::Invalid(format!("{} scores for {} options", scores.logprobs.len(), options.len())))
 }
 
 fn form(question: &str, options: &[String], shift: usize) -> String {
@@ -141,12 +99,7 @@ fn form(question: &str, options: &[String], shift: usize) -> String {
 /// An option's text must not look like a further option.
 fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
-    words
-        .join(" ")
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(LONGEST_OPTION)
-        .collect()
+    words.join(" ").chars().filter(|c| !c.is_control()).take(LONGEST_OPTION).collect()
 }
 
 /// Adds half of each vote to the option that it was for.
@@ -178,22 +131,11 @@ mod tests {
         fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
             let own = request.prompt.own.clone();
             let logprobs = request.options.iter().map(|letter| {
-                let line = own
-                    .lines()
-                    .find(|l| l.starts_with(&format!("{letter}. ")))
-                    .unwrap_or_default();
+                let line = own.lines().find(|l| l.starts_with(&format!("{letter}. "))).unwrap_or_default();
                 let known = request.prompt.shared != NULL_SHARED && line.ends_with("right");
-                f64::from(u8::from(letter == "A")) * self.taste
-                    + f64::from(u8::from(known)) * self.knowledge
-                    - 5.0
+                f64::from(u8::from(letter == "A")) * self.taste + f64::from(u8::from(known)) * self.knowledge - 5.0
             });
-            let scores = Scores {
-                logprobs: logprobs.collect(),
-                usage: Usage {
-                    prompt_tokens: 1,
-                    ..Usage::default()
-                },
-            };
+            let scores = Scores { logprobs: logprobs.collect(), usage: Usage { prompt_tokens: 1, ..Usage::default() } };
             Box::pin(async { Ok(scores) })
         }
         fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
@@ -202,68 +144,36 @@ mod tests {
     }
 
     fn biased(taste: f64, knowledge: f64) -> Biased {
-        Biased {
-            identity: ModelIdentity {
-                name: String::new(),
-                sha256: String::new(),
-            },
-            taste,
-            knowledge,
-        }
+        Biased { identity: ModelIdentity { name: String::new(), sha256: String::new() }, taste, knowledge }
     }
 
     fn options(right: usize) -> Vec<String> {
-        (0..4)
-            .map(|i| {
-                if i == right {
-                    "right".into()
-                } else {
-                    format!("wrong {i}")
-                }
-            })
-            .collect()
+        (0..4).map(|i| if i == right { "right".into() } else { format!("wrong {i}") }).collect()
     }
 
     #[tokio::test]
     async fn a_taste_for_a_letter_is_removed_and_knowledge_stays() {
         for right in 0..4 {
-            let ballot = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(right))
-                .await
-                .unwrap();
+            let ballot = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(right)).await.unwrap();
             let p = &ballot.probabilities;
             assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-9);
-            assert!(
-                (0..4).all(|i| i == right || p[right] > p[i] + 0.1),
-                "{right}: {p:?}"
-            );
+            assert!((0..4).all(|i| i == right || p[right] > p[i] + 0.1), "{right}: {p:?}");
             assert_eq!(ballot.usage.prompt_tokens, 4);
         }
-        let raw = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(3))
-            .await
-            .unwrap()
-            .raw;
-        assert!(
-            raw[0] > raw[3],
-            "without the removal the taste wins: {raw:?}"
-        );
+        let raw = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(3)).await.unwrap().raw;
+        assert!(raw[0] > raw[3], "without the removal the taste wins: {raw:?}");
     }
 
     #[tokio::test]
     async fn a_model_that_knows_nothing_gives_even_odds() {
-        let (p, _) = choose(&biased(3.0, 0.0), "a", "facts", "which?", &options(0))
-            .await
-            .unwrap();
+        let (p, _) = choose(&biased(3.0, 0.0), "a", "facts", "which?", &options(0)).await.unwrap();
         assert!(p.iter().all(|x| (x - 0.25).abs() < 1e-9), "{p:?}");
     }
 
     #[test]
     fn an_option_cannot_forge_another_one() {
         let text = form("q", &["x\nB. forged".into(), "y".into()], 0);
-        assert_eq!(
-            text.lines().filter(|l| l.starts_with("B. ")).count(),
-            1,
-            "{text}"
-        );
+        assert_eq!(text.lines().filter(|l| l.starts_with("B. ")).count(), 1, "{text}");
     }
 
     #[tokio::test]

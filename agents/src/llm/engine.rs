@@ -36,33 +36,11 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// [`LlmError::Unavailable`] when there is not enough memory or the template does not render.
-    pub fn new(
-        backend: &LlamaBackend,
-        model: &'m LlamaModel,
-        context: u32,
-        threads: i32,
-    ) -> Result<Self, LlmError> {
+    pub fn new(backend: &LlamaBackend, model: &'m LlamaModel, context: u32, threads: i32) -> Result<Self, LlmError> {
         let context = context.min(model.n_ctx_train().max(256)).max(256);
-        let long = Lane::new(
-            backend,
-            model,
-            LaneConfig {
-                context,
-                chunk: 512,
-                threads,
-            },
-        )?;
-        let short = LaneConfig {
-            context: context.min(SHORT_CONTEXT),
-            chunk: 256,
-            threads,
-        };
-        Ok(Self {
-            model,
-            chat: Chat::new(model)?,
-            long,
-            short: Lane::new(backend, model, short)?,
-        })
+        let long = Lane::new(backend, model, LaneConfig { context, chunk: 512, threads })?;
+        let short = LaneConfig { context: context.min(SHORT_CONTEXT), chunk: 256, threads };
+        Ok(Self { model, chat: Chat::new(model)?, long, short: Lane::new(backend, model, short)? })
     }
 
     /// Tokens that fit.
@@ -76,21 +54,15 @@ impl<'m> Engine<'m> {
     /// [`LlmError::Invalid`] for fewer than two options or an empty one, [`LlmError::TooLong`].
     pub fn score(&mut self, request: &ScoreRequest, stop: Stop<'_>) -> Result<Scores, LlmError> {
         if request.options.len() < 2 {
-            return Err(LlmError::Invalid(
-                "scoring needs at least two options".to_owned(),
-            ));
+            return Err(LlmError::Invalid("scoring needs at least two options".to_owned()));
         }
-        let options: Vec<Vec<LlamaToken>> =
-            request.options.iter().map(|o| self.chat.data(o)).collect();
+        let options: Vec<Vec<LlamaToken>> = request.options.iter().map(|o| self.chat.data(o)).collect();
         if let Some(empty) = options.iter().position(Vec::is_empty) {
             return Err(LlmError::Invalid(format!("option {empty} is empty")));
         }
         let longest = options.iter().map(Vec::len).max().unwrap_or(0);
         if longest > GROUP_TOKENS {
-            return Err(LlmError::TooLong {
-                tokens: longest as u64,
-                limit: GROUP_TOKENS as u64,
-            });
+            return Err(LlmError::TooLong { tokens: longest as u64, limit: GROUP_TOKENS as u64 });
         }
         let several = options.iter().any(|o| o.len() > 1);
         let tokens = self.tokens(&request.prompt, if several { GROUP_TOKENS } else { 0 })?;
@@ -109,19 +81,11 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// [`LlmError::Invalid`] for a bad grammar or no tokens to generate, [`LlmError::TooLong`].
-    pub fn generate(
-        &mut self,
-        request: &GenerateRequest,
-        stop: Stop<'_>,
-    ) -> Result<Generated, LlmError> {
+    pub fn generate(&mut self, request: &GenerateRequest, stop: Stop<'_>) -> Result<Generated, LlmError> {
         if request.max_tokens == 0 {
             return Err(LlmError::Invalid("max_tokens is 0".to_owned()));
         }
-        let grammar = request
-            .grammar
-            .as_deref()
-            .map(|text| Grammar::new(self.model, text))
-            .transpose()?;
+        let grammar = request.grammar.as_deref().map(|text| Grammar::new(self.model, text)).transpose()?;
         let tokens = self.tokens(&request.prompt, 1)?;
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
         let model = self.model;
@@ -130,11 +94,7 @@ impl<'m> Engine<'m> {
         let done = generate_in(lane, model, &tokens, grammar, most, &mut usage, stop);
         lane.release(done.is_ok());
         let (bytes, finished) = done?;
-        Ok(Generated {
-            text: whole_text(bytes),
-            finished,
-            usage,
-        })
+        Ok(Generated { text: whole_text(bytes), finished, usage })
     }
 
     /// The prompt in tokens, if it fits with `room` more.
@@ -143,10 +103,7 @@ impl<'m> Engine<'m> {
         let bytes = prompt.shared.len().saturating_add(prompt.own.len());
         // No tokenizer makes fewer tokens than this of real text; a monstrous text is not worth tokenising.
         if bytes / 32 > limit {
-            return Err(LlmError::TooLong {
-                tokens: (bytes / 4) as u64,
-                limit: limit as u64,
-            });
+            return Err(LlmError::TooLong { tokens: (bytes / 4) as u64, limit: limit as u64 });
         }
         let tokens = self.chat.tokens(prompt);
         let total = tokens.shared.len() + tokens.own.len();
@@ -154,10 +111,7 @@ impl<'m> Engine<'m> {
             return Err(LlmError::Invalid("the prompt is empty".to_owned()));
         }
         if total + room > limit {
-            return Err(LlmError::TooLong {
-                tokens: total as u64,
-                limit: limit.saturating_sub(room) as u64,
-            });
+            return Err(LlmError::TooLong { tokens: total as u64, limit: limit.saturating_sub(room) as u64 });
         }
         Ok(tokens)
     }
@@ -166,11 +120,7 @@ impl<'m> Engine<'m> {
     fn lane(&mut self, tokens: &Tokens, room: usize) -> &mut Lane<'m> {
         let total = (tokens.shared.len() + tokens.own.len()).saturating_add(room);
         let short = tokens.shared.len() <= SHORT_PREFIX && total <= self.short.limit();
-        if short {
-            &mut self.short
-        } else {
-            &mut self.long
-        }
+        if short { &mut self.short } else { &mut self.long }
     }
 }
 
@@ -186,10 +136,7 @@ fn score_in(
     let mut sums = log_softmax(lane.logits(row), &first);
     let prompt = tokens.shared.len() + tokens.own.len();
     for group in groups(options, GROUP_TOKENS.min(lane.chunk())) {
-        let branches: Vec<&[LlamaToken]> = group
-            .iter()
-            .filter_map(|i| options.get(*i)?.split_last().map(|(_, rest)| rest))
-            .collect();
+        let branches: Vec<&[LlamaToken]> = group.iter().filter_map(|i| options.get(*i)?.split_last().map(|(_, rest)| rest)).collect();
         lane.branches(&branches, prompt, stop)?;
         let mut row = 0;
         for i in group {
@@ -197,20 +144,13 @@ fn score_in(
                 continue;
             };
             for next in option.iter().skip(1) {
-                *sum += log_softmax(lane.logits(row), &[*next])
-                    .first()
-                    .copied()
-                    .unwrap_or(f64::NAN);
+                *sum += log_softmax(lane.logits(row), &[*next]).first().copied().unwrap_or(f64::NAN);
                 row += 1;
                 usage.prompt_tokens += 1;
             }
         }
     }
-    Ok(sums
-        .iter()
-        .zip(options)
-        .map(|(sum, option)| sum / option.len() as f64)
-        .collect())
+    Ok(sums.iter().zip(options).map(|(sum, option)| sum / option.len() as f64).collect())
 }
 
 /// Options of more than one token, in groups that fit one batch.
@@ -238,13 +178,7 @@ fn log_softmax(row: &[f32], tokens: &[LlamaToken]) -> Vec<f64> {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|x| f64::from(x - top).exp()).sum();
     let log_sum = f64::from(top) + sum.ln();
-    let logit = |t: &LlamaToken| {
-        usize::try_from(t.0)
-            .ok()
-            .and_then(|i| row.get(i))
-            .copied()
-            .map_or(f64::NAN, f64::from)
-    };
+    let logit = |t: &LlamaToken| usize::try_from(t.0).ok().and_then(|i| row.get(i)).copied().map_or(f64::NAN, f64::from);
     tokens.iter().map(|t| logit(t) - log_sum).collect()
 }
 
@@ -291,18 +225,13 @@ fn best(row: &[f32]) -> Option<LlamaToken> {
             best = Some((i, *logit));
         }
     }
-    best.and_then(|(i, _)| i32::try_from(i).ok())
-        .map(LlamaToken)
+    best.and_then(|(i, _)| i32::try_from(i).ok()).map(LlamaToken)
 }
 
 impl Grammar {
     fn new(model: &LlamaModel, text: &str) -> Result<Self, LlmError> {
-        let refuse = |e: &dyn std::fmt::Display| {
-            LlmError::Invalid(format!("the grammar is not usable: {e}"))
-        };
-        LlamaSampler::grammar(model, text, "root")
-            .map(Self)
-            .map_err(|e| refuse(&e))
+        let refuse = |e: &dyn std::fmt::Display| LlmError::Invalid(format!("the grammar is not usable: {e}"));
+        LlamaSampler::grammar(model, text, "root").map(Self).map_err(|e| refuse(&e))
     }
 
     /// The likeliest token that the grammar allows; none when it allows nothing.
@@ -314,17 +243,10 @@ impl Grammar {
         // Most of the time the favourite is allowed, and asking for one token is far cheaper than for all.
         let token = match self.allowed(vec![data(favourite.0, 0.0)]) {
             Some(token) => Some(token),
-            None => self.allowed(
-                (0_i32..)
-                    .zip(row)
-                    .map(|(i, logit)| data(i, *logit))
-                    .collect(),
-            ),
+            None => self.allowed((0_i32..).zip(row).map(|(i, logit)| data(i, *logit)).collect()),
         };
         if let Some(token) = token {
-            self.0
-                .try_accept(token)
-                .map_err(|e| LlmError::Invalid(format!("the grammar got stuck: {e}")))?;
+            self.0.try_accept(token).map_err(|e| LlmError::Invalid(format!("the grammar got stuck: {e}")))?;
         }
         Ok(token)
     }
@@ -374,14 +296,11 @@ mod tests {
 
     #[test]
     fn groups_hold_every_long_option_once_and_stay_small() {
-        let options: Vec<Vec<LlamaToken>> =
-            (1..60).map(|n| vec![LlamaToken(0); n % 20 + 1]).collect();
+        let options: Vec<Vec<LlamaToken>> = (1..60).map(|n| vec![LlamaToken(0); n % 20 + 1]).collect();
         let groups = groups(&options, 64);
         let mut seen: Vec<usize> = groups.iter().flatten().copied().collect();
         seen.sort_unstable();
-        let long: Vec<usize> = (0..options.len())
-            .filter(|i| options[*i].len() > 1)
-            .collect();
+        let long: Vec<usize> = (0..options.len()).filter(|i| options[*i].len() > 1).collect();
         assert_eq!(seen, long);
         for group in groups {
             assert!(group.len() <= MOST_OPTIONS);

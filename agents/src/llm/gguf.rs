@@ -16,25 +16,13 @@ const LONGEST_NAME: u64 = 1 << 12;
 /// # Errors
 /// [`LlmError::Unavailable`] with the first thing that is wrong.
 pub fn check(path: &Path) -> Result<(), LlmError> {
-    let refuse = |why: &str| {
-        LlmError::Unavailable(format!(
-            "{} is not a usable GGUF file: {why}",
-            path.display()
-        ))
-    };
+    let refuse = |why: &str| LlmError::Unavailable(format!("{} is not a usable GGUF file: {why}", path.display()));
     let file = File::open(path).map_err(|e| refuse(&e.to_string()))?;
     let meta = file.metadata().map_err(|e| refuse(&e.to_string()))?;
     if !meta.is_file() {
         return Err(refuse("it is not a regular file"));
     }
-    Header {
-        input: BufReader::new(file),
-        size: meta.len(),
-        at: 0,
-        alignment: 32,
-    }
-    .walk()
-    .map_err(|e| refuse(&e.to_string()))
+    Header { input: BufReader::new(file), size: meta.len(), at: 0, alignment: 32 }.walk().map_err(|e| refuse(&e.to_string()))
 }
 
 struct Header<R> {
@@ -55,9 +43,7 @@ impl<R: Read + Seek> Header<R> {
         }
         let (tensors, entries) = (self.u64()?, self.u64()?);
         if tensors == 0 || tensors > MOST_ENTRIES || entries > MOST_ENTRIES {
-            return Err(bad(format!(
-                "it claims {tensors} tensors and {entries} metadata entries"
-            )));
+            return Err(bad(format!("it claims {tensors} tensors and {entries} metadata entries")));
         }
         for _ in 0..entries {
             self.entry()?;
@@ -66,10 +52,7 @@ impl<R: Read + Seek> Header<R> {
         for _ in 0..tensors {
             end = end.max(self.tensor()?);
         }
-        let data = self
-            .at
-            .div_ceil(self.alignment)
-            .saturating_mul(self.alignment);
+        let data = self.at.div_ceil(self.alignment).saturating_mul(self.alignment);
         if data.saturating_add(end) > self.size {
             return Err(bad("it is cut short: tensors lie behind its end"));
         }
@@ -121,10 +104,7 @@ impl<R: Read + Seek> Header<R> {
         let mut elements = 1_u64;
         for _ in 0..dimensions {
             let length = self.u64()?;
-            elements = elements
-                .checked_mul(length)
-                .filter(|n| *n > 0)
-                .ok_or_else(|| bad("a tensor's size overflows"))?;
+            elements = elements.checked_mul(length).filter(|n| *n > 0).ok_or_else(|| bad("a tensor's size overflows"))?;
         }
         let kind = self.u32()?;
         let offset = self.u64()?;
@@ -166,11 +146,7 @@ impl<R: Read + Seek> Header<R> {
     }
 
     fn fits(&self, length: u64) -> io::Result<()> {
-        if self
-            .at
-            .checked_add(length)
-            .is_some_and(|end| end <= self.size)
-        {
+        if self.at.checked_add(length).is_some_and(|end| end <= self.size) {
             return Ok(());
         }
         Err(bad("it is cut short: the header runs behind its end"))
@@ -272,23 +248,12 @@ mod tests {
 
     #[test]
     fn absurd_counts_and_lengths_are_refused() {
-        for (at, value) in [
-            (8, u64::MAX),
-            (16, u64::MAX),
-            (16, 1 << 40),
-            (24, u64::MAX),
-            (24, 1 << 50),
-        ] {
+        for (at, value) in [(8, u64::MAX), (16, u64::MAX), (16, 1 << 40), (24, u64::MAX), (24, 1 << 50)] {
             let mut file = small();
             file[at..at + 8].copy_from_slice(&value.to_le_bytes());
             assert!(verdict(&file).is_err(), "{value} at {at}");
         }
-        assert!(
-            verdict(b"MZ not a model at all")
-                .unwrap_err()
-                .to_string()
-                .contains("magic")
-        );
+        assert!(verdict(b"MZ not a model at all").unwrap_err().to_string().contains("magic"));
     }
 
     proptest::proptest! {

@@ -54,11 +54,7 @@ impl<'m> Lane<'m> {
     ///
     /// # Errors
     /// [`LlmError::Unavailable`] when llama.cpp refuses, for lack of memory most of the time.
-    pub fn new(
-        backend: &LlamaBackend,
-        model: &'m LlamaModel,
-        config: LaneConfig,
-    ) -> Result<Self, LlmError> {
+    pub fn new(backend: &LlamaBackend, model: &'m LlamaModel, config: LaneConfig) -> Result<Self, LlmError> {
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(config.context))
             .with_n_batch(config.chunk)
@@ -67,18 +63,12 @@ impl<'m> Lane<'m> {
             .with_n_threads_batch(config.threads)
             .with_n_seq_max(SEQUENCES as u32)
             .with_kv_unified(true);
-        let context = model.new_context(backend, params).map_err(|e| {
-            LlmError::Unavailable(format!("no context of {} tokens: {e}", config.context))
-        })?;
+        let context = model
+            .new_context(backend, params)
+            .map_err(|e| LlmError::Unavailable(format!("no context of {} tokens: {e}", config.context)))?;
         let limit = context.n_ctx().min(config.context) as usize;
         let chunk = (context.n_batch().min(config.chunk) as usize).max(1);
-        Ok(Self {
-            context,
-            batch: LlamaBatch::new(chunk, 1),
-            chunk,
-            limit,
-            remembered: Vec::new(),
-        })
+        Ok(Self { context, batch: LlamaBatch::new(chunk, 1), chunk, limit, remembered: Vec::new() })
     }
 
     /// Tokens that fit.
@@ -95,12 +85,7 @@ impl<'m> Lane<'m> {
     ///
     /// # Errors
     /// [`LlmError::Crashed`] when llama.cpp cannot decode, [`LlmError::Invalid`] when stopped.
-    pub fn prompt(
-        &mut self,
-        tokens: &Tokens,
-        usage: &mut Usage,
-        stop: Stop<'_>,
-    ) -> Result<i32, LlmError> {
+    pub fn prompt(&mut self, tokens: &Tokens, usage: &mut Usage, stop: Stop<'_>) -> Result<i32, LlmError> {
         if self.remembered == tokens.shared {
             usage.reused_tokens += tokens.shared.len() as u64;
         } else {
@@ -118,12 +103,7 @@ impl<'m> Lane<'m> {
     ///
     /// # Errors
     /// As [`Lane::prompt`].
-    pub fn append(
-        &mut self,
-        token: LlamaToken,
-        position: usize,
-        stop: Stop<'_>,
-    ) -> Result<i32, LlmError> {
+    pub fn append(&mut self, token: LlamaToken, position: usize, stop: Stop<'_>) -> Result<i32, LlmError> {
         self.feed(&[token], position, PROMPT, true, stop)
     }
 
@@ -131,12 +111,7 @@ impl<'m> Lane<'m> {
     ///
     /// # Errors
     /// As [`Lane::prompt`].
-    pub fn branches(
-        &mut self,
-        branches: &[&[LlamaToken]],
-        prompt: usize,
-        stop: Stop<'_>,
-    ) -> Result<(), LlmError> {
+    pub fn branches(&mut self, branches: &[&[LlamaToken]], prompt: usize, stop: Stop<'_>) -> Result<(), LlmError> {
         let sequences = || FIRST_OPTION..SEQUENCES;
         for (_, sequence) in branches.iter().zip(sequences()) {
             self.copy(PROMPT, sequence, prompt)?;
@@ -171,14 +146,7 @@ impl<'m> Lane<'m> {
         self.context.clear_kv_cache();
     }
 
-    fn feed(
-        &mut self,
-        tokens: &[LlamaToken],
-        start: usize,
-        sequence: i32,
-        wanted: bool,
-        stop: Stop<'_>,
-    ) -> Result<i32, LlmError> {
+    fn feed(&mut self, tokens: &[LlamaToken], start: usize, sequence: i32, wanted: bool, stop: Stop<'_>) -> Result<i32, LlmError> {
         let mut at = start;
         for chunk in tokens.chunks(self.chunk) {
             self.batch.clear();
@@ -192,17 +160,9 @@ impl<'m> Lane<'m> {
         Ok(self.batch.n_tokens() - 1)
     }
 
-    fn add(
-        &mut self,
-        token: LlamaToken,
-        position: usize,
-        sequence: i32,
-        logits: bool,
-    ) -> Result<(), LlmError> {
+    fn add(&mut self, token: LlamaToken, position: usize, sequence: i32, logits: bool) -> Result<(), LlmError> {
         let position = i32::try_from(position).map_err(|e| broken(&e))?;
-        self.batch
-            .add(token, position, &[sequence], logits)
-            .map_err(|e| broken(&e))
+        self.batch.add(token, position, &[sequence], logits).map_err(|e| broken(&e))
     }
 
     fn decode(&mut self, stop: Stop<'_>) -> Result<(), LlmError> {
@@ -217,17 +177,12 @@ impl<'m> Lane<'m> {
             return Ok(());
         }
         let end = u32::try_from(length).map_err(|e| broken(&e))?;
-        self.context
-            .copy_kv_cache_seq(from, to, Some(0), Some(end))
-            .map_err(|e| broken(&e))
+        self.context.copy_kv_cache_seq(from, to, Some(0), Some(end)).map_err(|e| broken(&e))
     }
 
     fn remove(&mut self, sequence: i32) -> Result<(), LlmError> {
         let sequence = u32::try_from(sequence).map_err(|e| broken(&e))?;
-        self.context
-            .clear_kv_cache_seq(Some(sequence), None, None)
-            .map(|_| ())
-            .map_err(|e| broken(&e))
+        self.context.clear_kv_cache_seq(Some(sequence), None, None).map(|_| ()).map_err(|e| broken(&e))
     }
 }
 

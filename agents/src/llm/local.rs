@@ -9,9 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{Output, Task};
 use super::supervisor::{Job, Supervisor, Vitals};
-use super::{
-    Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores,
-};
+use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
 
 /// Requests that may wait before callers have to.
 const QUEUE: usize = 256;
@@ -43,9 +41,7 @@ impl LocalConfig {
     /// # Errors
     /// [`LlmError::Unavailable`] when this program's own path is not known.
     pub fn new(model_path: PathBuf) -> Result<Self, LlmError> {
-        let exe = std::env::current_exe().map_err(|e| {
-            LlmError::Unavailable(format!("this program's own path is not known: {e}"))
-        })?;
+        let exe = std::env::current_exe().map_err(|e| LlmError::Unavailable(format!("this program's own path is not known: {e}")))?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             exe,
@@ -85,11 +81,7 @@ impl LocalProvider {
             .spawn(move || supervisor.run(queue, started))
             .map_err(|e| LlmError::Unavailable(format!("no thread for the model: {e}")))?;
         let identity = starting.await.map_err(|_| gone())??;
-        Ok(Self {
-            identity,
-            jobs,
-            vitals,
-        })
+        Ok(Self { identity, jobs, vitals })
     }
 
     /// Process id while the process lives.
@@ -110,10 +102,7 @@ impl LocalProvider {
 
     async fn ask(&self, task: Task) -> Result<Output, LlmError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs
-            .send(Job { task, reply })
-            .await
-            .map_err(|_| gone())?;
+        self.jobs.send(Job { task, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }

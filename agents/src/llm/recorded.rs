@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores,
-};
+use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
 
 /// Everything a model was asked and answered in a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,30 +36,17 @@ pub struct Recorder {
 impl Recorder {
     /// Records what `inner` is asked.
     pub fn new(inner: Arc<dyn Provider>) -> Self {
-        Self {
-            inner,
-            exchanges: Mutex::default(),
-        }
+        Self { inner, exchanges: Mutex::default() }
     }
 
     /// What was recorded so far.
     pub fn recording(&self) -> Recording {
-        let exchanges = self
-            .exchanges
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        Recording {
-            model: self.inner.identity().clone(),
-            exchanges,
-        }
+        let exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Recording { model: self.inner.identity().clone(), exchanges }
     }
 
     fn keep(&self, exchange: Exchange) {
-        self.exchanges
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(exchange);
+        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner).push(exchange);
     }
 }
 
@@ -112,11 +97,7 @@ impl RecordedProvider {
                 Exchange::Generate(request, answer) => add(&mut texts, &request, answer),
             }
         }
-        Self {
-            model: recording.model,
-            scores: Answers(Mutex::new(scores)),
-            texts: Answers(Mutex::new(texts)),
-        }
+        Self { model: recording.model, scores: Answers(Mutex::new(scores)), texts: Answers(Mutex::new(texts)) }
     }
 }
 
@@ -137,11 +118,7 @@ impl Provider for RecordedProvider {
 }
 
 fn add<T>(answers: &mut ByRequest<T>, request: &impl Serialize, answer: Result<T, LlmError>) {
-    answers
-        .entry(key(request))
-        .or_insert_with(|| (Vec::new(), 0))
-        .0
-        .push(answer);
+    answers.entry(key(request)).or_insert_with(|| (Vec::new(), 0)).0.push(answer);
 }
 
 fn key(request: &impl Serialize) -> String {
@@ -151,14 +128,9 @@ fn key(request: &impl Serialize) -> String {
 impl<T: Clone> Answers<T> {
     fn next(&self, request: &impl Serialize, agent: &str) -> Result<T, LlmError> {
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown =
-            || LlmError::Invalid(format!("the recording has no such request of '{agent}'"));
+        let unknown = || LlmError::Invalid(format!("the recording has no such request of '{agent}'"));
         let (list, given) = answers.get_mut(&key(request)).ok_or_else(unknown)?;
-        let answer = list
-            .get(*given)
-            .or(list.last())
-            .cloned()
-            .ok_or_else(unknown)?;
+        let answer = list.get(*given).or(list.last()).cloned().ok_or_else(unknown)?;
         *given += 1;
         answer
     }
@@ -170,22 +142,12 @@ mod tests {
     use crate::llm::{Prompt, Usage};
 
     fn request(own: &str) -> ScoreRequest {
-        let prompt = Prompt {
-            shared: "s".into(),
-            own: own.into(),
-        };
-        ScoreRequest {
-            agent: "a".into(),
-            prompt,
-            options: vec!["x".into(), "y".into()],
-        }
+        let prompt = Prompt { shared: "s".into(), own: own.into() };
+        ScoreRequest { agent: "a".into(), prompt, options: vec!["x".into(), "y".into()] }
     }
 
     fn answer(first: f64) -> Result<Scores, LlmError> {
-        Ok(Scores {
-            logprobs: vec![first, -0.1 - 0.2],
-            usage: Usage::default(),
-        })
+        Ok(Scores { logprobs: vec![first, -0.1 - 0.2], usage: Usage::default() })
     }
 
     fn recording() -> Recording {
@@ -194,13 +156,7 @@ mod tests {
             Exchange::Score(request("q"), answer(-1.0 / 3.0)),
             Exchange::Score(request("r"), answer(-7.000_000_000_000_001)),
         ];
-        Recording {
-            model: ModelIdentity {
-                name: "m".into(),
-                sha256: "0".into(),
-            },
-            exchanges,
-        }
+        Recording { model: ModelIdentity { name: "m".into(), sha256: "0".into() }, exchanges }
     }
 
     #[tokio::test]
@@ -209,34 +165,19 @@ mod tests {
         let read: Recording = serde_json::from_str(&json).unwrap();
         assert_eq!(read, recording());
         let provider = RecordedProvider::new(read);
-        assert_eq!(
-            provider.score(request("q")).await,
-            Err(LlmError::Crashed("x".into()))
-        );
+        assert_eq!(provider.score(request("q")).await, Err(LlmError::Crashed("x".into())));
         assert_eq!(provider.score(request("q")).await, answer(-1.0 / 3.0));
         assert_eq!(provider.score(request("q")).await, answer(-1.0 / 3.0));
-        assert_eq!(
-            provider.score(request("r")).await,
-            answer(-7.000_000_000_000_001)
-        );
-        assert!(matches!(
-            provider.score(request("z")).await,
-            Err(LlmError::Invalid(_))
-        ));
+        assert_eq!(provider.score(request("r")).await, answer(-7.000_000_000_000_001));
+        assert!(matches!(provider.score(request("z")).await, Err(LlmError::Invalid(_))));
     }
 
     #[tokio::test]
     async fn a_recorded_run_is_the_run() {
         let recorder = Recorder::new(Arc::new(RecordedProvider::new(recording())));
-        let before = [
-            recorder.score(request("r")).await,
-            recorder.score(request("none")).await,
-        ];
+        let before = [recorder.score(request("r")).await, recorder.score(request("none")).await];
         let replay = RecordedProvider::new(recorder.recording());
-        let after = [
-            replay.score(request("r")).await,
-            replay.score(request("none")).await,
-        ];
+        let after = [replay.score(request("r")).await, replay.score(request("none")).await];
         assert_eq!(before, after);
         assert_eq!(recorder.recording().exchanges.len(), 2);
     }

@@ -53,9 +53,8 @@ impl Registry {
     /// # Errors
     /// [`LlmError::Unavailable`] when the embedded file does not parse, which a test rules out.
     pub fn builtin() -> Result<Self, LlmError> {
-        toml::from_str(include_str!("../../models/models.toml")).map_err(|e| {
-            LlmError::Unavailable(format!("the embedded model registry does not parse: {e}"))
-        })
+        toml::from_str(include_str!("../../models/models.toml"))
+            .map_err(|e| LlmError::Unavailable(format!("the embedded model registry does not parse: {e}")))
     }
 
     /// The model called `name`.
@@ -65,10 +64,7 @@ impl Registry {
     pub fn find(&self, name: &str) -> Result<&Model, LlmError> {
         self.models.iter().find(|m| m.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.models.iter().map(|m| m.name.as_str()).collect();
-            LlmError::Unavailable(format!(
-                "no model '{name}' is known; there are: {}",
-                names.join(", ")
-            ))
+            LlmError::Unavailable(format!("no model '{name}' is known; there are: {}", names.join(", ")))
         })
     }
 }
@@ -85,33 +81,18 @@ impl Model {
     /// [`LlmError::Unavailable`] that says what is wrong and what to do.
     pub fn verify(&self, path: &Path) -> Result<(), LlmError> {
         let size = fs::metadata(path)
-            .map_err(|e| {
-                LlmError::Unavailable(format!(
-                    "{}: {e}; run `galen model pull {}`",
-                    path.display(),
-                    self.name
-                ))
-            })?
+            .map_err(|e| LlmError::Unavailable(format!("{}: {e}; run `galen model pull {}`", path.display(), self.name)))?
             .len();
         if size != self.bytes {
             return Err(self.wrong(path, &format!("it has {size} bytes, not {}", self.bytes)));
         }
         super::gguf::check(path)?;
         let digest = digest(path)?;
-        if digest == self.sha256 {
-            Ok(())
-        } else {
-            Err(self.wrong(path, &format!("its sha256 is {digest}")))
-        }
+        if digest == self.sha256 { Ok(()) } else { Err(self.wrong(path, &format!("its sha256 is {digest}"))) }
     }
 
     fn wrong(&self, path: &Path, why: &str) -> LlmError {
-        LlmError::Unavailable(format!(
-            "{} is not {}: {why}; remove it and run `galen model pull {}`",
-            path.display(),
-            self.name,
-            self.name
-        ))
+        LlmError::Unavailable(format!("{} is not {}: {why}; remove it and run `galen model pull {}`", path.display(), self.name, self.name))
     }
 }
 
@@ -155,10 +136,7 @@ fn side_file(path: &Path) -> PathBuf {
 
 fn stamp(path: &Path) -> std::io::Result<String> {
     let meta = fs::metadata(path)?;
-    let modified = meta
-        .modified()?
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let modified = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(format!("{} {}", meta.len(), modified.as_nanos()))
 }
 
@@ -180,11 +158,7 @@ fn hash(path: &Path) -> std::io::Result<String> {
         }
         hasher.update(buffer.get(..n).unwrap_or_default());
     }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect())
+    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -197,30 +171,15 @@ mod tests {
         assert!(registry.models.len() >= 3);
         for model in &registry.models {
             assert_eq!(model.sha256.len(), 64, "{}", model.name);
-            assert!(
-                model.bytes > 1 << 20 && !model.parts.is_empty(),
-                "{}",
-                model.name
-            );
-            assert!(
-                model
-                    .parts
-                    .iter()
-                    .all(|p| p.contains("==") && p.split(' ').count() == 2),
-                "{}",
-                model.name
-            );
+            assert!(model.bytes > 1 << 20 && !model.parts.is_empty(), "{}", model.name);
+            assert!(model.parts.iter().all(|p| p.contains("==") && p.split(' ').count() == 2), "{}", model.name);
             assert!(!model.file.contains('/'), "{}", model.name);
         }
     }
 
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
-        let error = Registry::builtin()
-            .unwrap()
-            .find("gpt")
-            .unwrap_err()
-            .to_string();
+        let error = Registry::builtin().unwrap().find("gpt").unwrap_err().to_string();
         assert!(error.contains("smollm2-135m"), "{error}");
     }
 
@@ -230,10 +189,7 @@ mod tests {
         let path = dir.path().join("x.gguf");
         fs::write(&path, "abc").unwrap();
         let first = digest(&path).unwrap();
-        assert_eq!(
-            first,
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(first, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert!(side_file(&path).exists());
         fs::write(&path, "abcd").unwrap();
         assert_ne!(digest(&path).unwrap(), first);
@@ -245,15 +201,7 @@ mod tests {
         let path = dir.path().join("x.gguf");
         fs::write(&path, "GGUF").unwrap();
         let registry = Registry::builtin().unwrap();
-        let error = registry
-            .find("smollm2-135m")
-            .unwrap()
-            .verify(&path)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("4 bytes") && error.contains("galen model pull smollm2-135m"),
-            "{error}"
-        );
+        let error = registry.find("smollm2-135m").unwrap().verify(&path).unwrap_err().to_string();
+        assert!(error.contains("4 bytes") && error.contains("galen model pull smollm2-135m"), "{error}");
     }
 }

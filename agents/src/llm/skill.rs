@@ -49,10 +49,7 @@ impl Skills {
     /// # Errors
     /// [`LlmError::Invalid`] when the embedded file does not parse, which a test rules out.
     pub fn builtin() -> Result<Self, LlmError> {
-        Self::parse(
-            include_str!("../../models/skill.toml"),
-            "the embedded skill file",
-        )
+        Self::parse(include_str!("../../models/skill.toml"), "the embedded skill file")
     }
 
     /// Reads a skill file, as written by a calibration.
@@ -61,17 +58,14 @@ impl Skills {
     /// [`LlmError::Invalid`] when it cannot be read or does not parse.
     pub fn load(path: &Path) -> Result<Self, LlmError> {
         let name = path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|e| LlmError::Invalid(format!("{name}: {e}")))?;
+        let text = std::fs::read_to_string(path).map_err(|e| LlmError::Invalid(format!("{name}: {e}")))?;
         Self::parse(&text, &name)
     }
 
     /// The likelihood ratio for a model's vote on a kind of question; 1 when it was not measured.
     pub fn ratio(&self, model_sha256: &str, task: &str) -> f64 {
         let model = self.models.iter().find(|m| m.model_sha256 == model_sha256);
-        model
-            .and_then(|m| m.tasks.get(task))
-            .map_or(1.0, likelihood_ratio)
+        model.and_then(|m| m.tasks.get(task)).map_or(1.0, likelihood_ratio)
     }
 
     fn parse(text: &str, name: &str) -> Result<Self, LlmError> {
@@ -86,10 +80,7 @@ pub fn likelihood_ratio(stat: &SkillStat) -> f64 {
     if stat.options < 2 || stat.right > stat.asked {
         return 1.0;
     }
-    let (accuracy, options) = (
-        wilson_lower(stat.right, stat.asked),
-        f64::from(stat.options),
-    );
+    let (accuracy, options) = (wilson_lower(stat.right, stat.asked), f64::from(stat.options));
     if accuracy <= 1.0 / options {
         return 1.0;
     }
@@ -101,11 +92,7 @@ pub fn likelihood_ratio(stat: &SkillStat) -> f64 {
 pub fn debias(scores: &[f64], null_scores: &[f64]) -> Vec<f64> {
     let differences: Vec<f64> = scores.iter().zip(null_scores).map(|(s, n)| s - n).collect();
     let usable = scores.len() == null_scores.len() && differences.iter().all(|d| d.is_finite());
-    if usable {
-        softmax(&differences)
-    } else {
-        vec![1.0 / scores.len().max(1) as f64; scores.len()]
-    }
+    if usable { softmax(&differences) } else { vec![1.0 / scores.len().max(1) as f64; scores.len()] }
 }
 
 /// Probabilities in proportion to the exponentials.
@@ -132,34 +119,18 @@ mod tests {
     use super::*;
 
     fn stat(asked: u32, right: u32, options: u32) -> SkillStat {
-        SkillStat {
-            asked,
-            right,
-            options,
-        }
+        SkillStat { asked, right, options }
     }
 
     #[test]
     fn an_unmeasured_model_changes_nothing() {
-        assert_eq!(
-            Skills::builtin().unwrap().ratio("any", "verdict").to_bits(),
-            1.0_f64.to_bits()
-        );
-        assert_eq!(
-            likelihood_ratio(&stat(0, 0, 3)).to_bits(),
-            1.0_f64.to_bits()
-        );
+        assert_eq!(Skills::builtin().unwrap().ratio("any", "verdict").to_bits(), 1.0_f64.to_bits());
+        assert_eq!(likelihood_ratio(&stat(0, 0, 3)).to_bits(), 1.0_f64.to_bits());
     }
 
     #[test]
     fn luck_and_nonsense_count_for_nothing() {
-        for s in [
-            stat(3, 2, 3),
-            stat(40, 12, 4),
-            stat(100, 0, 2),
-            stat(5, 9, 4),
-            stat(50, 50, 1),
-        ] {
+        for s in [stat(3, 2, 3), stat(40, 12, 4), stat(100, 0, 2), stat(5, 9, 4), stat(50, 50, 1)] {
             assert_eq!(likelihood_ratio(&s).to_bits(), 1.0_f64.to_bits(), "{s:?}");
         }
     }
@@ -170,11 +141,7 @@ mod tests {
         assert!(1.0 < likelihood_ratio(&some) && likelihood_ratio(&some) < likelihood_ratio(&more));
         assert!((likelihood_ratio(&all) - 4.0).abs() < 1e-12);
         // Wilson's one-sided bound of 50 in 100 is 0.4189: 0.4189 * 3 / 0.5811.
-        assert!(
-            (likelihood_ratio(&some) - 2.1626).abs() < 0.002,
-            "{}",
-            likelihood_ratio(&some)
-        );
+        assert!((likelihood_ratio(&some) - 2.1626).abs() < 0.002, "{}", likelihood_ratio(&some));
     }
 
     #[test]
@@ -186,12 +153,7 @@ mod tests {
         assert!(skills.ratio("x", "verdict") > 3.0);
         assert_eq!(skills.ratio("x", "other").to_bits(), 1.0_f64.to_bits());
         std::fs::write(&path, "[[model]]\nmodel_sha256 = 'x'\ntaks = {}\n").unwrap();
-        assert!(
-            Skills::load(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("taks")
-        );
+        assert!(Skills::load(&path).unwrap_err().to_string().contains("taks"));
     }
 
     #[test]

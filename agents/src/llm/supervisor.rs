@@ -92,32 +92,18 @@ struct Tail(Arc<Mutex<VecDeque<String>>>);
 impl Supervisor {
     /// A supervisor without a process yet.
     pub fn new(config: LocalConfig, vitals: Arc<Vitals>) -> Self {
-        Self {
-            config,
-            vitals,
-            process: None,
-            next_id: 1,
-        }
+        Self { config, vitals, process: None, next_id: 1 }
     }
 
     /// Works until the queue closes. `started` hears which model it is, or why there is none.
-    pub fn run(
-        mut self,
-        queue: mpsc::Receiver<Job>,
-        started: oneshot::Sender<Result<ModelIdentity, LlmError>>,
-    ) {
+    pub fn run(mut self, queue: mpsc::Receiver<Job>, started: oneshot::Sender<Result<ModelIdentity, LlmError>>) {
         let identity = match identify(&self.config) {
             Ok(identity) => identity,
             Err(e) => return drop(started.send(Err(e))),
         };
-        match tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-        {
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(self.serve(queue, identity, started)),
-            Err(e) => drop(started.send(Err(LlmError::Unavailable(format!(
-                "no runtime for the model: {e}"
-            ))))),
+            Err(e) => drop(started.send(Err(LlmError::Unavailable(format!("no runtime for the model: {e}"))))),
         }
     }
 
@@ -140,11 +126,7 @@ impl Supervisor {
         self.end().await;
     }
 
-    async fn answer(
-        &mut self,
-        task: Task,
-        reply: &mut oneshot::Sender<Result<Output, LlmError>>,
-    ) -> Result<Output, LlmError> {
+    async fn answer(&mut self, task: Task, reply: &mut oneshot::Sender<Result<Output, LlmError>>) -> Result<Output, LlmError> {
         let result = match self.ready().await {
             Ok(()) => self.exchange(task, reply).await,
             Err(e) => Err(e),
@@ -167,9 +149,7 @@ impl Supervisor {
     async fn ready(&mut self) -> Result<(), LlmError> {
         let failures = self.vitals.failures.load(Ordering::Relaxed);
         if failures >= MOST_FAILURES {
-            return Err(LlmError::Unavailable(format!(
-                "given up after {failures} failures in a row"
-            )));
+            return Err(LlmError::Unavailable(format!("given up after {failures} failures in a row")));
         }
         if let Some(process) = &mut self.process {
             if !matches!(process.child.try_wait(), Ok(Some(_))) {
@@ -186,9 +166,7 @@ impl Supervisor {
 
     async fn launch(&mut self) -> Result<(), LlmError> {
         let mut process = Process::spawn(&self.config)?;
-        self.vitals
-            .pid
-            .store(process.child.id().unwrap_or(0), Ordering::Relaxed);
+        self.vitals.pid.store(process.child.id().unwrap_or(0), Ordering::Relaxed);
         let first = timeout(self.config.start_timeout, process.receive()).await;
         let failed = match first {
             Ok(Ok(FromWorker::Ready { load_ms, context })) => {
@@ -197,31 +175,17 @@ impl Supervisor {
                 self.process = Some(process);
                 return Ok(());
             }
-            Ok(Ok(FromWorker::Failed(e))) => {
-                LlmError::Unavailable(format!("{}{}", reason(&e), process.tail.quote()))
-            }
-            Ok(Ok(FromWorker::Answer { .. })) => {
-                LlmError::Unavailable("the model's process answers unasked".to_owned())
-            }
-            Ok(Err(_)) => LlmError::Unavailable(format!(
-                "the model's process ended while loading{}",
-                process.obituary().await
-            )),
-            Err(_) => LlmError::Unavailable(format!(
-                "not loaded within {} ms",
-                self.config.start_timeout.as_millis()
-            )),
+            Ok(Ok(FromWorker::Failed(e))) => LlmError::Unavailable(format!("{}{}", reason(&e), process.tail.quote())),
+            Ok(Ok(FromWorker::Answer { .. })) => LlmError::Unavailable("the model's process answers unasked".to_owned()),
+            Ok(Err(_)) => LlmError::Unavailable(format!("the model's process ended while loading{}", process.obituary().await)),
+            Err(_) => LlmError::Unavailable(format!("not loaded within {} ms", self.config.start_timeout.as_millis())),
         };
         self.process = Some(process);
         self.end().await;
         Err(failed)
     }
 
-    async fn exchange(
-        &mut self,
-        task: Task,
-        reply: &mut oneshot::Sender<Result<Output, LlmError>>,
-    ) -> Result<Output, LlmError> {
+    async fn exchange(&mut self, task: Task, reply: &mut oneshot::Sender<Result<Output, LlmError>>) -> Result<Output, LlmError> {
         let id = self.next_id;
         self.next_id += 1;
         let Some(process) = &mut self.process else {
@@ -231,13 +195,8 @@ impl Supervisor {
         let answered = timeout_at(deadline, process.converse(id, task, reply)).await;
         match answered {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(LlmError::Crashed(format!(
-                "the process ended{}",
-                process.obituary().await
-            ))),
-            Err(_) => Err(LlmError::Timeout(
-                u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX),
-            )),
+            Ok(Err(_)) => Err(LlmError::Crashed(format!("the process ended{}", process.obituary().await))),
+            Err(_) => Err(LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX))),
         }
     }
 
@@ -252,9 +211,7 @@ impl Supervisor {
 
 impl Process {
     fn spawn(config: &LocalConfig) -> Result<Self, LlmError> {
-        let refuse = |e: &dyn std::fmt::Display| {
-            LlmError::Unavailable(format!("{} does not start: {e}", config.exe.display()))
-        };
+        let refuse = |e: &dyn std::fmt::Display| LlmError::Unavailable(format!("{} does not start: {e}", config.exe.display()));
         let mut command = Command::new(&config.exe);
         command
             .args(&config.exe_arguments)
@@ -275,19 +232,12 @@ impl Process {
             command.args(["--memory-limit", &limit.to_string()]);
         }
         let mut child = command.spawn().map_err(|e| refuse(&e))?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(refuse(&"its streams are missing"));
         };
         let tail = Tail::default();
         tokio::spawn(tail.clone().follow(stderr));
-        Ok(Self {
-            child,
-            stdin,
-            lines: BufReader::new(stdout).lines(),
-            tail,
-        })
+        Ok(Self { child, stdin, lines: BufReader::new(stdout).lines(), tail })
     }
 
     /// Asks and waits for the answer; tells the process when nobody waits any more. Fails when the process is gone.
@@ -309,10 +259,7 @@ impl Process {
                 }
             };
             match message {
-                FromWorker::Answer {
-                    id: answered,
-                    result,
-                } if answered == id => return Ok(result),
+                FromWorker::Answer { id: answered, result } if answered == id => return Ok(result),
                 other => {
                     tracing::debug!(message = ?other, "unexpected message of the model's process")
                 }
@@ -344,10 +291,7 @@ impl Process {
 
 /// Cancel-safe: a line that is half read stays with the reader.
 async fn receive(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<FromWorker> {
-    let line = lines
-        .next_line()
-        .await?
-        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let line = lines.next_line().await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
     Ok(serde_json::from_str(&line)?)
 }
 
@@ -355,11 +299,7 @@ impl Tail {
     async fn follow(self, stderr: impl AsyncRead + Unpin) {
         let mut lines = BufReader::new(stderr).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
-            let line: String = String::from_utf8_lossy(&line)
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(TAIL_WIDTH)
-                .collect();
+            let line: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).take(TAIL_WIDTH).collect();
             tracing::debug!(target: "galen_agents::llm::worker", "{line}");
             let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if tail.len() == TAIL_LINES {
@@ -371,17 +311,8 @@ impl Tail {
 
     fn quote(&self) -> String {
         let tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = tail
-            .iter()
-            .filter(|l| l.chars().any(char::is_alphanumeric))
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(" | ");
-        if text.is_empty() {
-            text
-        } else {
-            format!(" ({text})")
-        }
+        let text = tail.iter().filter(|l| l.chars().any(char::is_alphanumeric)).cloned().collect::<Vec<_>>().join(" | ");
+        if text.is_empty() { text } else { format!(" ({text})") }
     }
 }
 
@@ -389,34 +320,16 @@ impl Tail {
 fn identify(config: &LocalConfig) -> Result<ModelIdentity, LlmError> {
     let path = &config.model_path;
     let registry = Registry::builtin()?;
-    let file = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(model) = registry.models.iter().find(|m| m.file == file) {
         model.verify(path)?;
-        return Ok(ModelIdentity {
-            name: model.name.clone(),
-            sha256: model.sha256.clone(),
-        });
+        return Ok(ModelIdentity { name: model.name.clone(), sha256: model.sha256.clone() });
     }
     gguf::check(path)?;
     let sha256 = digest(path)?;
-    let known = registry
-        .models
-        .iter()
-        .find(|m| m.sha256 == sha256)
-        .map(|m| m.name.clone());
-    let stem = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    Ok(ModelIdentity {
-        name: known.unwrap_or(stem),
-        sha256,
-    })
+    let known = registry.models.iter().find(|m| m.sha256 == sha256).map(|m| m.name.clone());
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(ModelIdentity { name: known.unwrap_or(stem), sha256 })
 }
 
 fn harmless(name: &str) -> bool {
@@ -445,12 +358,7 @@ mod tests {
 
     #[test]
     fn secrets_in_the_environment_stay_with_the_daemon() {
-        for name in [
-            "PGPASSWORD",
-            "DATABASE_URL",
-            "AWS_SECRET_ACCESS_KEY",
-            "GALEN_TOKEN",
-        ] {
+        for name in ["PGPASSWORD", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "GALEN_TOKEN"] {
             assert!(!harmless(name), "{name}");
         }
         assert!(harmless("LD_LIBRARY_PATH") && harmless("CUDA_VISIBLE_DEVICES"));
@@ -459,14 +367,10 @@ mod tests {
     #[tokio::test]
     async fn the_tail_keeps_the_last_lines_short_and_printable() {
         let tail = Tail::default();
-        let text: String = (0..50)
-            .map(|i| format!("line {i} \u{1b}[31m{}\n", "x".repeat(500)))
-            .collect();
+        let text: String = (0..50).map(|i| format!("line {i} \u{1b}[31m{}\n", "x".repeat(500))).collect();
         tail.clone().follow(text.as_bytes()).await;
         let quote = tail.quote();
-        assert!(
-            quote.contains("line 49") && !quote.contains("line 41 ") && !quote.contains('\u{1b}')
-        );
+        assert!(quote.contains("line 49") && !quote.contains("line 41 ") && !quote.contains('\u{1b}'));
         assert!(quote.chars().count() < TAIL_LINES * (TAIL_WIDTH + 5));
     }
 }

@@ -52,27 +52,17 @@ impl<'m> Chat<'m> {
     /// # Errors
     /// [`LlmError::Unavailable`] when the template does not render.
     pub fn new(model: &'m LlamaModel) -> Result<Self, LlmError> {
-        let template = model
-            .meta_val_str("tokenizer.chat_template")
-            .unwrap_or_default();
+        let template = model.meta_val_str("tokenizer.chat_template").unwrap_or_default();
         let bos = control_text(model, model.vocab().bos());
         let eos = control_text(model, model.vocab().eos());
         let with_shared = frame(&template, &bos, &eos, true)?;
         let without_shared = frame(&template, &bos, &eos, false)?;
-        Ok(Self {
-            model,
-            with_shared: pieces(model, &with_shared),
-            without_shared: pieces(model, &without_shared),
-        })
+        Ok(Self { model, with_shared: pieces(model, &with_shared), without_shared: pieces(model, &without_shared) })
     }
 
     /// The prompt in tokens.
     pub fn tokens(&self, prompt: &Prompt) -> Tokens {
-        let pieces = if prompt.shared.is_empty() {
-            &self.without_shared
-        } else {
-            &self.with_shared
-        };
+        let pieces = if prompt.shared.is_empty() { &self.without_shared } else { &self.with_shared };
         let mut shared = pieces.head.clone();
         shared.extend(self.data(&prompt.shared));
         shared.extend(&pieces.middle);
@@ -83,11 +73,7 @@ impl<'m> Chat<'m> {
 
     /// Text as data: control tokens in it stay plain letters.
     pub fn data(&self, text: &str) -> Vec<LlamaToken> {
-        if text.is_empty() {
-            Vec::new()
-        } else {
-            self.model.vocab().tokenize(text.as_bytes(), false, false)
-        }
+        if text.is_empty() { Vec::new() } else { self.model.vocab().tokenize(text.as_bytes(), false, false) }
     }
 }
 
@@ -95,42 +81,26 @@ fn control_text(model: &LlamaModel, token: LlamaToken) -> String {
     if token.0 < 0 {
         return String::new();
     }
-    model
-        .vocab()
-        .text(token)
-        .map(|t| t.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    model.vocab().text(token).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn pieces(model: &LlamaModel, frame: &Frame) -> Pieces {
     let vocab = model.vocab();
     let trusted = |text: &str| {
-        if text.is_empty() {
-            Vec::new()
-        } else {
-            vocab.tokenize(text.as_bytes(), false, true)
-        }
+        if text.is_empty() { Vec::new() } else { vocab.tokenize(text.as_bytes(), false, true) }
     };
     let mut head = trusted(&frame.head);
     if vocab.should_add_bos() && vocab.bos().0 >= 0 && head.first() != Some(&vocab.bos()) {
         head.insert(0, vocab.bos());
     }
-    Pieces {
-        head,
-        middle: trusted(&frame.middle),
-        tail: trusted(&frame.tail),
-    }
+    Pieces { head, middle: trusted(&frame.middle), tail: trusted(&frame.tail) }
 }
 
 /// The template's text around the data. Templates that refuse a system turn get one user turn.
 fn frame(template: &str, bos: &str, eos: &str, shared: bool) -> Result<Frame, LlmError> {
     if template.is_empty() {
         let middle = if shared { "\n\n" } else { "" };
-        return Ok(Frame {
-            head: String::new(),
-            middle: middle.to_owned(),
-            tail: "\n".to_owned(),
-        });
+        return Ok(Frame { head: String::new(), middle: middle.to_owned(), tail: "\n".to_owned() });
     }
     let user = |text: &str| vec![context! { role => "user", content => text }];
     if !shared {
@@ -140,61 +110,34 @@ fn frame(template: &str, bos: &str, eos: &str, shared: bool) -> Result<Frame, Ll
     messages.extend(user(OWN));
     render(template, bos, eos, messages)
         .and_then(|text| cut(&text, true))
-        .or_else(|_| {
-            render(template, bos, eos, user(&format!("{SHARED}\n\n{OWN}")))
-                .and_then(|text| cut(&text, true))
-        })
+        .or_else(|_| render(template, bos, eos, user(&format!("{SHARED}\n\n{OWN}"))).and_then(|text| cut(&text, true)))
 }
 
 fn cut(text: &str, shared: bool) -> Result<Frame, LlmError> {
-    let unusable = || {
-        LlmError::Unavailable(
-            "the model's chat template does not show each message once".to_owned(),
-        )
-    };
+    let unusable = || LlmError::Unavailable("the model's chat template does not show each message once".to_owned());
     if text.matches(OWN).count() != 1 || text.matches(SHARED).count() != usize::from(shared) {
         return Err(unusable());
     }
     let (before, tail) = text.split_once(OWN).ok_or_else(unusable)?;
-    let (head, middle) = if shared {
-        before.split_once(SHARED).ok_or_else(unusable)?
-    } else {
-        (before, "")
-    };
-    Ok(Frame {
-        head: head.to_owned(),
-        middle: middle.to_owned(),
-        tail: tail.to_owned(),
-    })
+    let (head, middle) = if shared { before.split_once(SHARED).ok_or_else(unusable)? } else { (before, "") };
+    Ok(Frame { head: head.to_owned(), middle: middle.to_owned(), tail: tail.to_owned() })
 }
 
 fn render(template: &str, bos: &str, eos: &str, messages: Vec<Value>) -> Result<String, LlmError> {
-    let refuse = |e: minijinja::Error| {
-        LlmError::Unavailable(format!("the model's chat template does not render: {e}"))
-    };
+    let refuse = |e: minijinja::Error| LlmError::Unavailable(format!("the model's chat template does not render: {e}"));
     let mut env = Environment::new();
     // As the models' own libraries render them.
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()
-        .map_err(refuse)?;
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(refuse)?;
     env.set_syntax(syntax);
     env.set_fuel(Some(1_000_000));
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.add_function(
-        "raise_exception",
-        |why: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
-        },
-    );
+    env.add_function("raise_exception", |why: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
+    });
     env.add_function("strftime_now", strftime_now);
     env.add_template("chat", template).map_err(refuse)?;
     let chat = env.get_template("chat").map_err(refuse)?;
-    chat.render(
-        context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos },
-    )
-    .map_err(refuse)
+    chat.render(context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos }).map_err(refuse)
 }
 
 /// A fixed day: a prompt must not change with the clock, or a diagnosis could not be replayed.
@@ -221,14 +164,7 @@ mod tests {
     fn a_template_without_a_system_turn_gets_one_user_turn() {
         let template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ bos_token }}[{{ messages[0].content.strip() }}]";
         let frame = frame(template, "<s>", "", true).unwrap();
-        assert_eq!(
-            frame,
-            Frame {
-                head: "<s>[".into(),
-                middle: "\n\n".into(),
-                tail: "]".into()
-            }
-        );
+        assert_eq!(frame, Frame { head: "<s>[".into(), middle: "\n\n".into(), tail: "]".into() });
     }
 
     #[test]
@@ -240,13 +176,7 @@ mod tests {
             "{{ messages[0].content }}{{ messages[0].content }}",
             "{% for i in range(9999999) %}x{% endfor %}",
         ] {
-            assert!(
-                matches!(
-                    frame(template, "", "", false),
-                    Err(LlmError::Unavailable(_))
-                ),
-                "{template}"
-            );
+            assert!(matches!(frame(template, "", "", false), Err(LlmError::Unavailable(_))), "{template}");
         }
     }
 

@@ -53,11 +53,7 @@ struct Options {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Self {
-            threads: 2,
-            context: 4_096,
-            ..Self::default()
-        };
+        let mut options = Self { threads: 2, context: 4_096, ..Self::default() };
         let mut rest = arguments.iter();
         while let Some(flag) = rest.next() {
             let value = rest.next().ok_or_else(|| format!("{flag} needs a value"))?;
@@ -78,9 +74,7 @@ impl Options {
 }
 
 fn number<N: std::str::FromStr>(flag: &str, value: &str) -> Result<N, String> {
-    value
-        .parse()
-        .map_err(|_| format!("{flag} {value}: not a number that fits"))
+    value.parse().map_err(|_| format!("{flag} {value}: not a number that fits"))
 }
 
 fn run(options: &Options) -> io::Result<i32> {
@@ -111,13 +105,7 @@ fn run(options: &Options) -> io::Result<i32> {
         Err(e) => return failed(&mut answers, e),
     };
     let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    say(
-        &mut answers,
-        &FromWorker::Ready {
-            load_ms,
-            context: engine.limit() as u64,
-        },
-    )?;
+    say(&mut answers, &FromWorker::Ready { load_ms, context: engine.limit() as u64 })?;
     let inbox = Inbox::open();
     while let Ok((id, task)) = inbox.work.recv() {
         let result = work(&mut engine, &task, &|| inbox.stopped(id));
@@ -128,12 +116,9 @@ fn run(options: &Options) -> io::Result<i32> {
 
 fn load(options: &Options) -> Result<(LlamaBackend, LlamaModel), LlmError> {
     super::gguf::check(&options.model)?;
-    let refuse = |e: &dyn std::fmt::Display| {
-        LlmError::Unavailable(format!("{} does not load: {e}", options.model.display()))
-    };
+    let refuse = |e: &dyn std::fmt::Display| LlmError::Unavailable(format!("{} does not load: {e}", options.model.display()));
     let backend = LlamaBackend::init().map_err(|e| refuse(&e))?;
-    let model = LlamaModel::load_from_file(&backend, &options.model, &LlamaModelParams::default())
-        .map_err(|e| refuse(&e))?;
+    let model = LlamaModel::load_from_file(&backend, &options.model, &LlamaModelParams::default()).map_err(|e| refuse(&e))?;
     Ok((backend, model))
 }
 
@@ -161,11 +146,7 @@ struct Inbox {
 impl Inbox {
     fn open() -> Self {
         let (sender, work) = channel();
-        let inbox = Self {
-            work,
-            cancelled: Arc::default(),
-            closed: Arc::default(),
-        };
+        let inbox = Self { work, cancelled: Arc::default(), closed: Arc::default() };
         let (cancelled, closed) = (Arc::clone(&inbox.cancelled), Arc::clone(&inbox.closed));
         std::thread::spawn(move || {
             for line in io::stdin().lock().lines().map_while(Result::ok) {
@@ -203,30 +184,20 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Options, String> {
-        Options::parse(
-            &line
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>(),
-        )
+        Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
     fn arguments_are_read() {
-        let options =
-            parse("--model m.gguf --threads 3 --context 512 --memory-limit 9 --parent 7").unwrap();
+        let options = parse("--model m.gguf --threads 3 --context 512 --memory-limit 9 --parent 7").unwrap();
         assert_eq!((options.threads, options.context), (3, 512));
         assert_eq!((options.memory_limit, options.parent), (Some(9), Some(7)));
     }
 
     #[test]
     fn bad_arguments_give_one_clear_line() {
-        for (line, word) in [
-            ("", "--model"),
-            ("--model", "needs a value"),
-            ("--model m --threads x", "--threads x"),
-            ("--foo 1", "--foo"),
-        ] {
+        for (line, word) in [("", "--model"), ("--model", "needs a value"), ("--model m --threads x", "--threads x"), ("--foo 1", "--foo")]
+        {
             let why = parse(line).unwrap_err();
             assert!(why.contains(word) && !why.contains('\n'), "{why}");
         }

@@ -20,8 +20,12 @@ pub fn render(report: &Report, tree: &[TreeNode]) -> String {
         let json = serde_json::to_value(&value).unwrap_or_default();
         galen_tools::observe::digest::humanise(&name, &json)
     });
-    let drawn: Vec<_> =
-        report.charts.iter().map(|c| json!({"signal": c.signal, "svg": charts::svg(c), "evidence": c.evidence})).filter(|c| c["svg"] != "").collect();
+    let drawn: Vec<_> = report
+        .charts
+        .iter()
+        .map(|c| json!({"signal": c.signal, "svg": charts::svg(c), "evidence": c.evidence}))
+        .filter(|c| c["svg"] != "")
+        .collect();
     let branches: Vec<_> = tree
         .iter()
         .filter(|n| n.kind == "hypothesis")
@@ -58,7 +62,11 @@ mod tests {
                 title: nasty.into(),
                 probability: 0.9,
                 remedies: vec![Remedy { sql: nasty.into(), ..Remedy::default() }],
-                culprits: vec![galen_tools::model::Culprit { kind: galen_tools::model::CulpritKind::Query, id: nasty.into(), text: nasty.into() }],
+                culprits: vec![galen_tools::model::Culprit {
+                    kind: galen_tools::model::CulpritKind::Query,
+                    id: nasty.into(),
+                    text: nasty.into(),
+                }],
                 ..RootCause::default()
             }],
             evidence: vec![Evidence { id: "E1".into(), lines: vec![nasty.into()], ..Evidence::default() }],

@@ -23,8 +23,11 @@ pub fn render(report: &Report) -> String {
         }
     }
     list(&mut out, "Consequences", report.consequences.iter().map(|c| (c.reason.as_str(), c.evidence.as_slice())));
-    let ruled: Vec<(String, &[String])> =
-        report.ruled_out.iter().map(|r| (format!("{} ({:.1} %): {}", r.cause, r.probability * 100.0, r.reason), r.evidence.as_slice())).collect();
+    let ruled: Vec<(String, &[String])> = report
+        .ruled_out
+        .iter()
+        .map(|r| (format!("{} ({:.1} %): {}", r.cause, r.probability * 100.0, r.reason), r.evidence.as_slice()))
+        .collect();
     list(&mut out, "Ruled out", ruled.iter().map(|(t, e)| (t.as_str(), *e)));
     if !report.missing.is_empty() {
         out.push_str("\n## Not seen\n\n");
@@ -61,7 +64,14 @@ pub fn render(report: &Report) -> String {
 }
 
 fn root_cause(out: &mut String, cause: &RootCause) {
-    let _ = writeln!(out, "\n## {} (`{}`, {:.0} %)\n\n{}\n", inline(&cause.title), code(&cause.cause), cause.probability * 100.0, inline(&cause.summary));
+    let _ = writeln!(
+        out,
+        "\n## {} (`{}`, {:.0} %)\n\n{}\n",
+        inline(&cause.title),
+        code(&cause.cause),
+        cause.probability * 100.0,
+        inline(&cause.summary)
+    );
     if let Some(since) = &cause.since {
         let _ = writeln!(out, "Since {since}.\n");
     }
@@ -82,7 +92,14 @@ fn root_cause(out: &mut String, cause: &RootCause) {
 
 fn remedy(out: &mut String, remedy: &Remedy) {
     let _ = writeln!(out, "\n### {}\n\n{}", inline(&remedy.title), block(&remedy.sql));
-    let _ = writeln!(out, "- Lock: {}\n- Undo: {}\n- Verify: {}\n- Effect: {}", inline(&remedy.lock), inline(&remedy.rollback), inline(&remedy.verify), inline(&remedy.effect));
+    let _ = writeln!(
+        out,
+        "- Lock: {}\n- Undo: {}\n- Verify: {}\n- Effect: {}",
+        inline(&remedy.lock),
+        inline(&remedy.rollback),
+        inline(&remedy.verify),
+        inline(&remedy.effect)
+    );
 }
 
 fn list<'a>(out: &mut String, title: &str, entries: impl Iterator<Item = (&'a str, &'a [String])>) {
@@ -100,7 +117,10 @@ fn cited(claim: &Claim) -> String {
 
 /// One line without control characters, terminal escapes and direction overrides.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).filter(|c| !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .filter(|c| !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+        .collect()
 }
 
 /// Text for a line of Markdown: what could be markup is escaped.

@@ -46,7 +46,8 @@ pub fn render(report: &Report, colours: bool, width: usize) -> String {
         let _ = writeln!(out, "{}", wrap(&format!("collect: {line}"), width, "  "));
     }
     for consequence in &report.consequences {
-        let _ = writeln!(out, "\n{}", wrap(&format!("consequence: {} [{}]", consequence.reason, consequence.evidence.join(" ")), width, "  "));
+        let _ =
+            writeln!(out, "\n{}", wrap(&format!("consequence: {} [{}]", consequence.reason, consequence.evidence.join(" ")), width, "  "));
     }
     if report.status == Status::Diagnosed && !report.ruled_out.is_empty() {
         let _ = writeln!(out, "\n{}", paint.bold("Ruled out"));
@@ -54,7 +55,11 @@ pub fn render(report: &Report, colours: bool, width: usize) -> String {
             let _ = writeln!(out, "{}", wrap(&format!("{}: {} [{}]", r.cause, r.reason, r.evidence.join(" ")), width, "  "));
         }
         if report.ruled_out.len() > MOST_RULED_OUT {
-            let _ = writeln!(out, "  {}", paint.dim(&format!("and {} more, each with its reason, in the full report", report.ruled_out.len() - MOST_RULED_OUT)));
+            let _ = writeln!(
+                out,
+                "  {}",
+                paint.dim(&format!("and {} more, each with its reason, in the full report", report.ruled_out.len() - MOST_RULED_OUT))
+            );
         }
     }
     for gap in &report.missing {
@@ -74,7 +79,11 @@ fn root_cause(out: &mut String, cause: &RootCause, paint: &Paint, width: usize) 
     }
     for culprit in cause.culprits.iter().take(3) {
         let kind = format!("{:?}", culprit.kind).to_lowercase();
-        let _ = writeln!(out, "{}", wrap(&format!("{kind} {}: {}", culprit.id, galen_knowledge::template::short(&culprit.text, 300)), width, "  "));
+        let _ = writeln!(
+            out,
+            "{}",
+            wrap(&format!("{kind} {}: {}", culprit.id, galen_knowledge::template::short(&culprit.text, 300)), width, "  ")
+        );
     }
     for remedy in cause.remedies.iter().take(2) {
         let _ = writeln!(out, "\n  {}", paint.bold(&format!("→ {}", plain(&remedy.title))));

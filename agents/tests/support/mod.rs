@@ -11,16 +11,8 @@ pub fn model(name: &str) -> Option<PathBuf> {
     if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
         return None;
     }
-    let path = Registry::builtin()
-        .unwrap()
-        .find(name)
-        .unwrap()
-        .path(&default_models_dir());
-    assert!(
-        path.exists(),
-        "{} is missing: run make model (or set GALEN_NO_MODEL=1)",
-        path.display()
-    );
+    let path = Registry::builtin().unwrap().find(name).unwrap().path(&default_models_dir());
+    assert!(path.exists(), "{} is missing: run make model (or set GALEN_NO_MODEL=1)", path.display());
     Some(path)
 }
 
@@ -48,39 +40,20 @@ pub async fn start() -> Option<LocalProvider> {
 /// A request to score.
 pub fn score(shared: &str, own: &str, options: &[&str]) -> ScoreRequest {
     let options = options.iter().map(|o| (*o).to_owned()).collect();
-    ScoreRequest {
-        agent: "test".into(),
-        prompt: Prompt {
-            shared: shared.into(),
-            own: own.into(),
-        },
-        options,
-    }
+    ScoreRequest { agent: "test".into(), prompt: Prompt { shared: shared.into(), own: own.into() }, options }
 }
 
 /// A request to generate.
 pub fn generate(own: &str, grammar: Option<&str>, max_tokens: u32) -> GenerateRequest {
-    let prompt = Prompt {
-        shared: "You are a PostgreSQL expert.".into(),
-        own: own.into(),
-    };
-    GenerateRequest {
-        agent: "test".into(),
-        prompt,
-        grammar: grammar.map(str::to_owned),
-        max_tokens,
-    }
+    let prompt = Prompt { shared: "You are a PostgreSQL expert.".into(), own: own.into() };
+    GenerateRequest { agent: "test".into(), prompt, grammar: grammar.map(str::to_owned), max_tokens }
 }
 
 /// About `tokens` tokens of evidence.
 pub fn evidence(tokens: usize) -> String {
     let mut text = "You are an experienced PostgreSQL administrator. Evidence:\n".to_owned();
     for i in 0..tokens / 21 {
-        text.push_str(&format!(
-            "E{i}: wait event Lock:transactionid rose from {} to {} sessions\n",
-            i % 7,
-            40 + i % 9
-        ));
+        text.push_str(&format!("E{i}: wait event Lock:transactionid rose from {} to {} sessions\n", i % 7, 40 + i % 9));
     }
     text
 }

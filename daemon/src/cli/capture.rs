@@ -119,7 +119,11 @@ fn summarise(global: &Global, capture: &Capture, out: &std::path::Path) {
     let (start, end) = span.map(|s| (time(s.start), time(s.end))).unwrap_or_default();
     let probe_ms: f64 = capture.bill.iter().map(|c| c.total_ms).sum();
     if global.json {
-        let bill: serde_json::Value = capture.bill.iter().map(|c| json!({"probe": c.probe, "runs": c.runs, "failures": c.failures, "total_ms": c.total_ms, "max_ms": c.max_ms})).collect();
+        let bill: serde_json::Value = capture
+            .bill
+            .iter()
+            .map(|c| json!({"probe": c.probe, "runs": c.runs, "failures": c.failures, "total_ms": c.total_ms, "max_ms": c.max_ms}))
+            .collect();
         output::line(
             &json!({
                 "file": out, "window": {"start": start, "end": end},
@@ -177,7 +181,8 @@ pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> Result<(), Failure
         None => None,
     };
     let mut capture = watch(config.clone(), args.duration).await?;
-    capture.manifest.name = args.out.as_ref().and_then(|p| p.file_stem()).map_or_else(|| "live".to_owned(), |s| s.to_string_lossy().into_owned());
+    capture.manifest.name =
+        args.out.as_ref().and_then(|p| p.file_stem()).map_or_else(|| "live".to_owned(), |s| s.to_string_lossy().into_owned());
     capture.alerts.push(Alert {
         fingerprint: "manual".into(),
         name: "diagnose".into(),

@@ -87,7 +87,8 @@ fn clean(value: &Value) -> String {
 }
 
 fn row(i: &Value) -> String {
-    let began = i["opened_at"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|t| t.to_string()).unwrap_or_default();
+    let began =
+        i["opened_at"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|t| t.to_string()).unwrap_or_default();
     format!("{:>4}  {:<24.20} {:<12} {:<10} {}", i["id"], began, clean(&i["target"]), clean(&i["state"]), clean(&i["headline"]))
 }
 
@@ -116,7 +117,15 @@ fn branch(node: &Value) -> String {
         _ => 2,
     };
     let p = node["probability"].as_f64().map(|p| format!(" {:.1} %", p * 100.0)).unwrap_or_default();
-    format!("{:indent$}{} [{}{p}, {} visits] {}", "", clean(&node["label"]), clean(&node["state"]), node["visits"], clean(&node["reason"]), indent = depth * 2)
+    format!(
+        "{:indent$}{} [{}{p}, {} visits] {}",
+        "",
+        clean(&node["label"]),
+        clean(&node["state"]),
+        node["visits"],
+        clean(&node["reason"]),
+        indent = depth * 2
+    )
 }
 
 #[derive(Debug, Args)]

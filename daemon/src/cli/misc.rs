@@ -51,7 +51,8 @@ pub struct InitRoleArgs {
 
 /// `galen init-role`.
 pub fn init_role(args: &InitRoleArgs) -> Result<(), Failure> {
-    let plain = args.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') && args.name.starts_with(|c: char| c.is_ascii_lowercase());
+    let plain = args.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && args.name.starts_with(|c: char| c.is_ascii_lowercase());
     if !plain || args.name.len() > 63 {
         return Err(Failure::usage(format!("`{}` is not a plain role name: lower-case letters, digits and `_`", args.name)));
     }
@@ -89,5 +90,9 @@ pub fn completions(args: &CompletionsArgs) {
 /// `galen version`.
 pub fn version(global: &Global) {
     let version = env!("CARGO_PKG_VERSION");
-    output::line(&if global.json { json!({"version": version, "capture_format": galen_tools::capture::FORMAT}).to_string() } else { format!("galen {version}") });
+    output::line(&if global.json {
+        json!({"version": version, "capture_format": galen_tools::capture::FORMAT}).to_string()
+    } else {
+        format!("galen {version}")
+    });
 }

@@ -171,7 +171,8 @@ fn log(json: bool, daemon: bool) {
 async fn demonstrate(global: &Global, args: DemoArgs) -> Result<(), Failure> {
     if args.list {
         for fault in crate::lab::Scenario::list().map_err(|e| Failure::fault(e.to_string()))? {
-            let shown = if global.json { serde_json::to_string(&fault).unwrap_or_default() } else { format!("{:<24} {}", fault.name, fault.title) };
+            let shown =
+                if global.json { serde_json::to_string(&fault).unwrap_or_default() } else { format!("{:<24} {}", fault.name, fault.title) };
             output::line(&shown);
         }
         return Ok(());

@@ -57,7 +57,13 @@ pub async fn model(global: &Global, args: ModelArgs) -> Result<(), Failure> {
                 output::line(&if global.json {
                     json!({"name": entry.name, "bytes": entry.bytes, "licence": entry.licence, "here": here}).to_string()
                 } else {
-                    format!("{:<20} {:>6} MB  {:<12} {}", entry.name, entry.bytes / 1_000_000, entry.licence, if here { "here" } else { "make model MODEL=NAME fetches it" })
+                    format!(
+                        "{:<20} {:>6} MB  {:<12} {}",
+                        entry.name,
+                        entry.bytes / 1_000_000,
+                        entry.licence,
+                        if here { "here" } else { "make model MODEL=NAME fetches it" }
+                    )
                 });
             }
             Ok(())
@@ -96,7 +102,13 @@ async fn calibrate(global: &Global, paths: &[PathBuf], name: &str) -> Result<(),
         asked += 1;
         let hit = labels.contains(&ballot.choice);
         right += u32::from(hit);
-        eprintln!("{}: chose {} of {} ({})", capture.manifest.name, ballot.choice, ballot.candidates.join(", "), if hit { "right" } else { "wrong" });
+        eprintln!(
+            "{}: chose {} of {} ({})",
+            capture.manifest.name,
+            ballot.choice,
+            ballot.candidates.join(", "),
+            if hit { "right" } else { "wrong" }
+        );
     }
     let stat = SkillStat { asked, right, options: 4 };
     let ratio = likelihood_ratio(&stat);

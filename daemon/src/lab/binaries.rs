@@ -24,10 +24,7 @@ pub fn find_bin_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         if is_server(dir) {
             return Ok(dir.to_owned());
         }
-        bail!(
-            "no initdb and postgres in {}: give the folder of PostgreSQL's server programs",
-            dir.display()
-        );
+        bail!("no initdb and postgres in {}: give the folder of PostgreSQL's server programs", dir.display());
     }
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let mut candidates: Vec<PathBuf> = pg_config("pg_config", "--bindir").into_iter().collect();
@@ -44,17 +41,9 @@ pub fn has_library(bin_dir: &Path, library: &str) -> bool {
     let config = bin_dir.join("pg_config");
     let mut dirs: Vec<PathBuf> = pg_config(config, "--pkglibdir").into_iter().collect();
     if let Some(prefix) = bin_dir.parent() {
-        dirs.extend([
-            prefix.join("lib"),
-            prefix.join("lib/postgresql"),
-            prefix.join("lib64/pgsql"),
-        ]);
+        dirs.extend([prefix.join("lib"), prefix.join("lib/postgresql"), prefix.join("lib64/pgsql")]);
     }
-    dirs.iter().any(|dir| {
-        ["so", "dylib"]
-            .iter()
-            .any(|end| dir.join(format!("{library}.{end}")).exists())
-    })
+    dirs.iter().any(|dir| ["so", "dylib"].iter().any(|end| dir.join(format!("{library}.{end}")).exists()))
 }
 
 /// The user for the server when this process is root; none when it may run the server itself.
@@ -64,24 +53,16 @@ pub fn server_user() -> anyhow::Result<Option<ServerUser>> {
     }
     for name in ["postgres", "nobody"] {
         if let Ok(Some(user)) = User::from_name(name) {
-            return Ok(Some(ServerUser {
-                uid: user.uid.as_raw(),
-                gid: user.gid.as_raw(),
-            }));
+            return Ok(Some(ServerUser { uid: user.uid.as_raw(), gid: user.gid.as_raw() }));
         }
     }
-    bail!(
-        "PostgreSQL refuses to run as root and there is no user `postgres` or `nobody`: run the lab as another user"
-    )
+    bail!("PostgreSQL refuses to run as root and there is no user `postgres` or `nobody`: run the lab as another user")
 }
 
 /// A new folder, mode 0700, that the server's user owns and can reach.
 pub fn make_folder(user: Option<&ServerUser>) -> anyhow::Result<TempDir> {
     let roots = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into()];
-    let root = roots
-        .iter()
-        .find(|root| user.is_none() || reachable(root))
-        .unwrap_or(&roots[0]);
+    let root = roots.iter().find(|root| user.is_none() || reachable(root)).unwrap_or(&roots[0]);
     let folder = tempfile::Builder::new()
         .prefix("galen-lab-")
         .permissions(Permissions::from_mode(0o700))
@@ -89,8 +70,7 @@ pub fn make_folder(user: Option<&ServerUser>) -> anyhow::Result<TempDir> {
         .with_context(|| format!("cannot make a folder for the lab in {}", root.display()))?;
     if let Some(user) = user {
         let (uid, gid) = (user.uid.into(), user.gid.into());
-        chown(folder.path(), Some(uid), Some(gid))
-            .context("cannot hand the lab's folder to the server's user")?;
+        chown(folder.path(), Some(uid), Some(gid)).context("cannot hand the lab's folder to the server's user")?;
     }
     Ok(folder)
 }
@@ -110,25 +90,15 @@ fn packaged() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir("/usr/lib/postgresql") else {
         return Vec::new();
     };
-    let mut found: Vec<(u32, PathBuf)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse().ok()?,
-                entry.path().join("bin"),
-            ))
-        })
-        .collect();
+    let mut found: Vec<(u32, PathBuf)> =
+        entries.flatten().filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))).collect();
     found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     found.into_iter().map(|(_, path)| path).collect()
 }
 
 /// True when any user can walk to this folder, and make and remove folders in it.
 fn reachable(folder: &Path) -> bool {
-    let allows = |part: &Path, bits| {
-        part.metadata()
-            .is_ok_and(|meta| meta.permissions().mode() & bits == bits)
-    };
+    let allows = |part: &Path, bits| part.metadata().is_ok_and(|meta| meta.permissions().mode() & bits == bits);
     allows(folder, 0o003) && folder.ancestors().all(|part| allows(part, 0o001))
 }
 
@@ -138,13 +108,8 @@ mod tests {
 
     #[test]
     fn a_folder_without_a_server_is_refused_by_name() {
-        let error = find_bin_dir(Some(Path::new("/nonexistent")))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("/nonexistent") && error.contains("initdb"),
-            "{error}"
-        );
+        let error = find_bin_dir(Some(Path::new("/nonexistent"))).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent") && error.contains("initdb"), "{error}");
     }
 
     #[test]

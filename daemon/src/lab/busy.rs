@@ -5,8 +5,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context;
 
 /// Looks after its parent now and then, so that it does not outlive a killed lab.
-const LOOP: &str =
-    "while :; do i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; kill -0 $PPID || exit; done";
+const LOOP: &str = "while :; do i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; kill -0 $PPID || exit; done";
 
 /// Busy processes, ended on drop.
 pub struct Busy(Vec<Child>);
@@ -17,13 +16,8 @@ impl Busy {
         let mut busy = Busy(Vec::new());
         for _ in 0..count {
             let mut command = Command::new("/bin/sh");
-            command
-                .args(["-c", LOOP])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            busy.0
-                .push(command.spawn().context("cannot start /bin/sh")?);
+            command.args(["-c", LOOP]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            busy.0.push(command.spawn().context("cannot start /bin/sh")?);
         }
         Ok(busy)
     }

@@ -62,9 +62,7 @@ impl Cluster {
         loop {
             match Cluster::try_start(&bin_dir, &options).await {
                 // Somebody else took the port between our look and the server's bind.
-                Err(error) if attempt < 3 && format!("{error:#}").contains("could not bind") => {
-                    attempt += 1
-                }
+                Err(error) if attempt < 3 && format!("{error:#}").contains("could not bind") => attempt += 1,
                 other => return other,
             }
         }
@@ -120,34 +118,20 @@ impl Cluster {
 
     /// A connection as superuser to the database `shop`.
     pub(super) async fn admin(&self) -> anyhow::Result<Client> {
-        connect(&self.dsn_admin())
-            .await
-            .context("cannot connect to the lab's server")
+        connect(&self.dsn_admin()).await.context("cannot connect to the lab's server")
     }
 
     async fn try_start(bin_dir: &Path, options: &ClusterOptions) -> anyhow::Result<Cluster> {
         let user = binaries::server_user()?;
         let folder = binaries::make_folder(user.as_ref())?;
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .and_then(|it| it.local_addr())
-            .context("no free port")?
-            .port();
-        let passwords = Passwords {
-            admin: secret()?,
-            shop: secret()?,
-            galen: secret()?,
-        };
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|it| it.local_addr()).context("no free port")?.port();
+        let passwords = Passwords { admin: secret()?, shop: secret()?, galen: secret()? };
         let mut notes = Vec::new();
         let settings = settings_file(bin_dir, folder.path(), port, &options.settings, &mut notes)?;
         write_readable(&folder.path().join("settings.conf"), &settings)?;
         write_readable(&folder.path().join("password"), &passwords.admin)?;
         let guard = Guard::start(folder, bin_dir, user.as_ref())?;
-        let mut cluster = Cluster {
-            guard,
-            port,
-            passwords,
-            notes,
-        };
+        let mut cluster = Cluster { guard, port, passwords, notes };
         cluster.wait_until_ready().await?;
         cluster.furnish().await?;
         Ok(cluster)
@@ -157,145 +141,80 @@ impl Cluster {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if !self.guard.is_running() {
-                bail!(
-                    "the lab's server did not start; its log ends with: {}",
-                    last_lines(&self.log_tail(), 5)
-                );
+                bail!("the lab's server did not start; its log ends with: {}", last_lines(&self.log_tail(), 5));
             }
-            if connect(
-                &self
-                    .dsn("postgres", &self.passwords.admin)
-                    .replace("dbname=shop", "dbname=postgres"),
-            )
-            .await
-            .is_ok()
-            {
+            if connect(&self.dsn("postgres", &self.passwords.admin).replace("dbname=shop", "dbname=postgres")).await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        bail!(
-            "the lab's server was not ready after {} s; its log ends with: {}",
-            PATIENCE.as_secs(),
-            last_lines(&self.log_tail(), 5)
-        )
+        bail!("the lab's server was not ready after {} s; its log ends with: {}", PATIENCE.as_secs(), last_lines(&self.log_tail(), 5))
     }
 
     /// Roles, the database and its extensions.
     async fn furnish(&mut self) -> anyhow::Result<()> {
         let postgres = connect(&self.dsn_admin().replace("dbname=shop", "dbname=postgres")).await?;
-        let version: i32 = postgres
-            .query_one("SELECT current_setting('server_version_num')::int", &[])
-            .await?
-            .get(0);
+        let version: i32 = postgres.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
         let Passwords { shop, galen, .. } = &self.passwords;
-        let mut sql = format!(
-            "CREATE ROLE shop LOGIN PASSWORD '{shop}'; CREATE ROLE galen LOGIN PASSWORD '{galen}'; GRANT pg_monitor TO galen;"
-        );
+        let mut sql =
+            format!("CREATE ROLE shop LOGIN PASSWORD '{shop}'; CREATE ROLE galen LOGIN PASSWORD '{galen}'; GRANT pg_monitor TO galen;");
         if version >= 140_000 {
             sql.push_str("GRANT pg_read_all_data TO galen;");
         } else {
             self.notes.push("PostgreSQL before 14 has no role pg_read_all_data: plans of the shop's statements cannot be asked for".into());
         }
         postgres.batch_execute(&sql).await?;
-        postgres
-            .batch_execute("CREATE DATABASE shop OWNER shop")
-            .await?;
+        postgres.batch_execute("CREATE DATABASE shop OWNER shop").await?;
         let admin = self.admin().await?;
         for extension in ["pg_stat_statements", "hypopg"] {
-            let found = admin
-                .query_opt(
-                    "SELECT 1 FROM pg_available_extensions WHERE name = $1",
-                    &[&extension],
-                )
-                .await?;
+            let found = admin.query_opt("SELECT 1 FROM pg_available_extensions WHERE name = $1", &[&extension]).await?;
             match found {
-                Some(_) => {
-                    admin
-                        .batch_execute(&format!("CREATE EXTENSION {extension}"))
-                        .await?
-                }
-                None => self.notes.push(format!(
-                    "the extension {extension} is not installed on this machine"
-                )),
+                Some(_) => admin.batch_execute(&format!("CREATE EXTENSION {extension}")).await?,
+                None => self.notes.push(format!("the extension {extension} is not installed on this machine")),
             }
         }
         Ok(())
     }
 
     fn dsn(&self, user: &str, password: &str) -> String {
-        format!(
-            "host=127.0.0.1 port={} user={user} password={password} dbname=shop",
-            self.port
-        )
+        format!("host=127.0.0.1 port={} user={user} password={password} dbname=shop", self.port)
     }
 }
 
 /// Connects and lets the connection run by itself.
 pub(super) async fn connect(dsn: &str) -> anyhow::Result<Client> {
     let mut config: Config = dsn.parse()?;
-    config
-        .application_name("psql")
-        .connect_timeout(Duration::from_secs(5));
+    config.application_name("psql").connect_timeout(Duration::from_secs(5));
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
-fn settings_file(
-    bin_dir: &Path,
-    folder: &Path,
-    port: u16,
-    extra: &[(String, String)],
-    notes: &mut Vec<String>,
-) -> anyhow::Result<String> {
+fn settings_file(bin_dir: &Path, folder: &Path, port: u16, extra: &[(String, String)], notes: &mut Vec<String>) -> anyhow::Result<String> {
     let mut lines = vec![("port".to_owned(), port.to_string())];
     let place = folder.to_string_lossy().into_owned();
     if place.len() <= SOCKET_FOLDER_LIMIT {
         lines.push(("unix_socket_directories".into(), place));
     } else {
         lines.push(("unix_socket_directories".into(), String::new()));
-        notes.push(
-            "the temp folder's path is too long for a unix socket: the lab listens on TCP only"
-                .into(),
-        );
+        notes.push("the temp folder's path is too long for a unix socket: the lab listens on TCP only".into());
     }
-    lines.extend(
-        DEFAULTS
-            .iter()
-            .map(|(key, value)| (key.to_string(), value.to_string())),
-    );
+    lines.extend(DEFAULTS.iter().map(|(key, value)| (key.to_string(), value.to_string())));
     if binaries::has_library(bin_dir, "pg_stat_statements") {
-        lines.push((
-            "shared_preload_libraries".into(),
-            "pg_stat_statements".into(),
-        ));
+        lines.push(("shared_preload_libraries".into(), "pg_stat_statements".into()));
     } else {
         notes.push("pg_stat_statements is not installed on this machine: statement statistics will be missing".into());
     }
     lines.extend(extra.iter().cloned());
-    lines
-        .iter()
-        .map(|(key, value)| setting_line(key, value))
-        .collect()
+    lines.iter().map(|(key, value)| setting_line(key, value)).collect()
 }
 
 fn setting_line(key: &str, value: &str) -> anyhow::Result<String> {
-    let good_key = !key.is_empty()
-        && key
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    let good_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
     if !good_key || value.contains(|c: char| c.is_control()) {
-        bail!(
-            "`{} = {}` is not a server setting: use NAME and a VALUE on one line",
-            key.escape_debug(),
-            value.escape_debug()
-        );
+        bail!("`{} = {}` is not a server setting: use NAME and a VALUE on one line", key.escape_debug(), value.escape_debug());
     }
-    Ok(format!(
-        "{key} = '{}'\n",
-        value.replace('\\', "\\\\").replace('\'', "''")
-    ))
+    Ok(format!("{key} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''")))
 }
 
 /// Inside a 0700 folder, so the mode only has to let the server's user read.
@@ -309,9 +228,7 @@ fn write_readable(path: &Path, text: &str) -> anyhow::Result<()> {
 /// 128 random bits in hex.
 fn secret() -> anyhow::Result<String> {
     let mut bytes = [0u8; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("cannot read /dev/urandom")?;
+    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -321,21 +238,14 @@ fn log_tail(folder: &Path) -> String {
     };
     let length = file.metadata().map_or(0, |meta| meta.len());
     let mut bytes = Vec::new();
-    if file
-        .seek(SeekFrom::Start(length.saturating_sub(16_384)))
-        .and_then(|_| file.read_to_end(&mut bytes))
-        .is_err()
-    {
+    if file.seek(SeekFrom::Start(length.saturating_sub(16_384))).and_then(|_| file.read_to_end(&mut bytes)).is_err() {
         return String::new();
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join(" | ")
 }
 
@@ -347,10 +257,7 @@ mod tests {
     fn a_setting_cannot_smuggle_in_another() {
         assert!(setting_line("work_mem", "1MB'\nfsync = 'off").is_err());
         assert!(setting_line("work mem", "1MB").is_err());
-        assert_eq!(
-            setting_line("log_line_prefix", "it's").unwrap(),
-            "log_line_prefix = 'it''s'\n"
-        );
+        assert_eq!(setting_line("log_line_prefix", "it's").unwrap(), "log_line_prefix = 'it''s'\n");
     }
 
     #[test]

@@ -23,47 +23,26 @@ pub struct RunningFault {
 
 impl Fault {
     /// Runs the setup and starts the clients. Fails on unknown parameters or a setup that does not run.
-    pub async fn inject(
-        &self,
-        cluster: &Cluster,
-        parameters: &Parameters,
-    ) -> anyhow::Result<RunningFault> {
+    pub async fn inject(&self, cluster: &Cluster, parameters: &Parameters) -> anyhow::Result<RunningFault> {
         let script = self.script(parameters)?;
         // Kept until the end: a fault may leave no connection free for the teardown.
         let admin = cluster.admin().await?;
         for sql in &script.setup {
-            admin
-                .batch_execute(sql)
-                .await
-                .with_context(|| format!("the setup of {} failed at `{sql}`", self.name))?;
+            admin.batch_execute(sql).await.with_context(|| format!("the setup of {} failed at `{sql}`", self.name))?;
         }
         let busy = Busy::start(script.busy)?;
         let load = Load::start(&cluster.dsn_shop(), &script.clients)?;
-        Ok(RunningFault {
-            admin,
-            teardown: script.teardown,
-            load,
-            _busy: busy,
-        })
+        Ok(RunningFault { admin, teardown: script.teardown, load, _busy: busy })
     }
 }
 
 impl RunningFault {
-    /// What the fault's clients did so far.
-    #[cfg(test)]
-    pub fn report(&self) -> LoadReport {
-        self.load.report()
-    }
-
     /// Stops the clients, runs the teardown, and says what the clients did.
     pub async fn stop(self) -> anyhow::Result<LoadReport> {
         let report = self.load.stop().await;
         drop(self._busy);
         for sql in &self.teardown {
-            self.admin
-                .batch_execute(sql)
-                .await
-                .with_context(|| format!("the teardown failed at `{sql}`"))?;
+            self.admin.batch_execute(sql).await.with_context(|| format!("the teardown failed at `{sql}`"))?;
         }
         Ok(report)
     }

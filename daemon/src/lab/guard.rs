@@ -28,36 +28,18 @@ pub struct Guard {
 
 impl Guard {
     /// Starts initdb and then the server in `folder`, which must hold `password` and `settings.conf`.
-    pub fn start(
-        folder: TempDir,
-        bin_dir: &Path,
-        user: Option<&ServerUser>,
-    ) -> anyhow::Result<Guard> {
+    pub fn start(folder: TempDir, bin_dir: &Path, user: Option<&ServerUser>) -> anyhow::Result<Guard> {
         let mut command = Command::new("/bin/sh");
-        command
-            .arg("-c")
-            .arg(SCRIPT)
-            .arg("galen-lab")
-            .arg(folder.path())
-            .arg(bin_dir);
+        command.arg("-c").arg(SCRIPT).arg("galen-lab").arg(folder.path()).arg(bin_dir);
         command.current_dir(folder.path()).process_group(0);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         command.env("LC_ALL", "C");
         if let Some(user) = user {
             command.uid(user.uid).gid(user.gid);
         }
-        let mut child = command
-            .spawn()
-            .context("cannot start /bin/sh for the lab's server")?;
+        let mut child = command.spawn().context("cannot start /bin/sh for the lab's server")?;
         let pipe = child.stdin.take();
-        Ok(Guard {
-            child,
-            pipe,
-            folder,
-        })
+        Ok(Guard { child, pipe, folder })
     }
 
     /// The lab's folder.

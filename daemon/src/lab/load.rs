@@ -94,20 +94,11 @@ impl Load {
             let plan = Arc::new(Plan::new(dsn, spec)?);
             for number in 0..spec.count {
                 let seed = (tasks.len() as u64) << 32 | u64::from(number);
-                let player = Player {
-                    plan: plan.clone(),
-                    counters: counters.clone(),
-                    dice: Dice::new(seed),
-                    due: Instant::now(),
-                };
+                let player = Player { plan: plan.clone(), counters: counters.clone(), dice: Dice::new(seed), due: Instant::now() };
                 tasks.spawn(player.play(listener.clone()));
             }
         }
-        Ok(Load {
-            stop,
-            tasks,
-            counters,
-        })
+        Ok(Load { stop, tasks, counters })
     }
 
     /// Counts so far.
@@ -116,12 +107,7 @@ impl Load {
             statements: self.counters.statements.load(Relaxed),
             errors: self.counters.errors.load(Relaxed),
             rows: self.counters.rows.load(Relaxed),
-            last_error: self
-                .counters
-                .last_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            last_error: self.counters.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
@@ -136,10 +122,7 @@ impl Load {
 impl Counters {
     fn failed(&self, error: String) {
         self.errors.fetch_add(1, Relaxed);
-        *self
-            .last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 }
 
@@ -154,32 +137,12 @@ struct Plan {
 impl Plan {
     fn new(dsn: &str, spec: &ClientSpec) -> anyhow::Result<Plan> {
         let mut config: Config = dsn.parse().context("cannot read the connection string")?;
-        config
-            .application_name(&spec.name)
-            .connect_timeout(Duration::from_secs(5));
-        let steps = |work: &Work| {
-            work.sql
-                .iter()
-                .map(|text| Step::parse(text))
-                .collect::<anyhow::Result<Vec<_>>>()
-        };
-        let turns = spec
-            .work
-            .iter()
-            .map(|work| Ok((work.weight, steps(work)?)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        config.application_name(&spec.name).connect_timeout(Duration::from_secs(5));
+        let steps = |work: &Work| work.sql.iter().map(|text| Step::parse(text)).collect::<anyhow::Result<Vec<_>>>();
+        let turns = spec.work.iter().map(|work| Ok((work.weight, steps(work)?))).collect::<anyhow::Result<Vec<_>>>()?;
         let total_weight = turns.iter().map(|(weight, _)| i64::from(*weight)).sum();
-        anyhow::ensure!(
-            total_weight > 0,
-            "client `{}` has no work with a weight above zero",
-            spec.name
-        );
-        Ok(Plan {
-            config,
-            spec: spec.clone(),
-            turns,
-            total_weight,
-        })
+        anyhow::ensure!(total_weight > 0, "client `{}` has no work with a weight above zero", spec.name);
+        Ok(Plan { config, spec: spec.clone(), turns, total_weight })
     }
 
     fn pick(&self, dice: &mut Dice) -> usize {
@@ -228,11 +191,7 @@ impl Player {
         };
         let (client, connection) = opened.map_err(|error| said(&error))?;
         let mut connection = tokio::spawn(connection);
-        let prepared = plan
-            .turns
-            .iter()
-            .map(|(_, steps)| vec![None; steps.len()])
-            .collect();
+        let prepared = plan.turns.iter().map(|(_, steps)| vec![None; steps.len()]).collect();
         let mut session = Session { client, prepared };
         let (outcome, stopped) = tokio::select! {
             outcome = self.turns(&mut session) => (outcome, false),
@@ -253,9 +212,7 @@ impl Player {
             let number = self.plan.pick(&mut self.dice);
             let outcome = self.turn(session, number).await;
             if session.client.is_closed() {
-                return Err(outcome
-                    .err()
-                    .unwrap_or_else(|| "the connection was closed".into()));
+                return Err(outcome.err().unwrap_or_else(|| "the connection was closed".into()));
             }
             if let Err(error) = outcome {
                 self.counters.failed(error);
@@ -274,34 +231,17 @@ impl Player {
         };
         let transaction = steps.len() > 1;
         if transaction {
-            session
-                .client
-                .batch_execute("BEGIN")
-                .await
-                .map_err(|error| said(&error))?;
+            session.client.batch_execute("BEGIN").await.map_err(|error| said(&error))?;
         }
         let outcome = self.steps(session, number, steps).await;
         if transaction {
-            let end = if outcome.is_ok() {
-                "COMMIT"
-            } else {
-                "ROLLBACK"
-            };
-            session
-                .client
-                .batch_execute(end)
-                .await
-                .map_err(|error| said(&error))?;
+            let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            session.client.batch_execute(end).await.map_err(|error| said(&error))?;
         }
         outcome
     }
 
-    async fn steps(
-        &mut self,
-        session: &mut Session,
-        turn: usize,
-        steps: &[Step],
-    ) -> Result<(), String> {
+    async fn steps(&mut self, session: &mut Session, turn: usize, steps: &[Step]) -> Result<(), String> {
         for (number, step) in steps.iter().enumerate() {
             match step {
                 Step::Pause(low, high) => sleep(self.dice.millis(*low, *high)).await,
@@ -316,38 +256,18 @@ impl Player {
     }
 
     /// Runs one statement and really reads its rows; returns how many there were.
-    async fn statement(
-        &mut self,
-        session: &mut Session,
-        at: (usize, usize),
-        template: &Template,
-    ) -> Result<u64, String> {
+    async fn statement(&mut self, session: &mut Session, at: (usize, usize), template: &Template) -> Result<u64, String> {
         let known = session.prepared[at.0][at.1].clone();
         let statement = match known {
             Some(statement) => statement,
-            None => session
-                .client
-                .prepare(&template.sql)
-                .await
-                .map_err(|error| said(&error))?,
+            None => session.client.prepare(&template.sql).await.map_err(|error| said(&error))?,
         };
         session.prepared[at.0][at.1] = Some(statement.clone());
-        let values = template
-            .values(statement.params(), &mut self.dice)
-            .map_err(|error| error.to_string())?;
-        let rows = session
-            .client
-            .query_raw(&statement, values)
-            .await
-            .map_err(|error| said(&error))?;
+        let values = template.values(statement.params(), &mut self.dice).map_err(|error| error.to_string())?;
+        let rows = session.client.query_raw(&statement, values).await.map_err(|error| said(&error))?;
         let mut rows = pin!(rows);
         let mut count = 0;
-        while rows
-            .try_next()
-            .await
-            .map_err(|error| said(&error))?
-            .is_some()
-        {
+        while rows.try_next().await.map_err(|error| said(&error))?.is_some() {
             count += 1;
         }
         Ok(count)

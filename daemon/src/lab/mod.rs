@@ -19,7 +19,7 @@ mod trial;
 pub use cluster::{Cluster, ClusterOptions};
 #[cfg(test)]
 pub use fault::Parameters;
+pub use load::Load;
 #[cfg(test)]
 pub use run::{Phase, Phases, RunReport, run};
-pub use load::Load;
 pub use scenario::Scenario;

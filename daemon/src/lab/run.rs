@@ -42,8 +42,6 @@ pub enum Phase {
 pub struct RunReport {
     /// The steady load, over all phases.
     pub steady: LoadReport,
-    /// The fault's own clients.
-    pub fault: LoadReport,
 }
 
 /// Goes through all phases and calls `on_phase` as each begins. Dropping the future ends all load.
@@ -67,9 +65,9 @@ pub async fn run(
     let fault = scenario.fault.inject(cluster, parameters).await?;
     tokio::time::sleep_until(end).await;
     on_phase(Phase::Recovery);
-    let fault = fault.stop().await?;
+    fault.stop().await?;
     tokio::time::sleep(phases.recovery).await;
     let steady = steady.stop().await;
     on_phase(Phase::Done);
-    Ok(RunReport { steady, fault })
+    Ok(RunReport { steady })
 }

@@ -120,10 +120,7 @@ struct Baseline {
 impl Scenario {
     /// Every embedded fault, in the order of the catalog.
     pub fn list() -> anyhow::Result<Vec<Fault>> {
-        FAULTS
-            .iter()
-            .map(|(name, text)| Fault::parse(text).with_context(|| format!("in {name}.toml")))
-            .collect()
+        FAULTS.iter().map(|(name, text)| Fault::parse(text).with_context(|| format!("in {name}.toml"))).collect()
     }
 
     /// The shop with an embedded fault, or with one from a `.toml` file.
@@ -133,35 +130,21 @@ impl Scenario {
             None if name.ends_with(".toml") => Fault::read(Path::new(name)),
             None => {
                 let known: Vec<&str> = FAULTS.iter().map(|(known, _)| *known).collect();
-                bail!(
-                    "no fault `{}`: use the path of a .toml file or one of {}",
-                    name.escape_debug(),
-                    known.join(", ")
-                )
+                bail!("no fault `{}`: use the path of a .toml file or one of {}", name.escape_debug(), known.join(", "))
             }
         };
         let fault = fault.with_context(|| format!("in the fault {name}"))?;
         let baseline: Baseline = toml::from_str(BASELINE).context("in baseline.toml")?;
-        Ok(Scenario {
-            schema: SCHEMA,
-            baseline: baseline.clients,
-            fault,
-        })
+        Ok(Scenario { schema: SCHEMA, baseline: baseline.clients, fault })
     }
 
     /// Makes and fills the tables, unless the cluster has them already.
     pub async fn prepare(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let shop = connect(&cluster.dsn_shop()).await?;
-        if shop
-            .query_one("SELECT to_regclass('orders') IS NOT NULL", &[])
-            .await?
-            .get(0)
-        {
+        if shop.query_one("SELECT to_regclass('orders') IS NOT NULL", &[]).await?.get(0) {
             return Ok(());
         }
-        shop.batch_execute(self.schema)
-            .await
-            .context("cannot load the shop's schema")?;
+        shop.batch_execute(self.schema).await.context("cannot load the shop's schema")?;
         shop.batch_execute("VACUUM (ANALYZE)").await?;
         cluster.admin().await?.batch_execute("CHECKPOINT").await?;
         Ok(())
@@ -171,28 +154,13 @@ impl Scenario {
 impl Fault {
     /// Reads a fault from a file of the user's own.
     fn read(path: &Path) -> anyhow::Result<Fault> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Fault::parse(&text)
     }
 
     fn parse(text: &str) -> anyhow::Result<Fault> {
-        let Head {
-            name,
-            title,
-            causes,
-            parameters,
-            culprits,
-            body,
-        } = toml::from_str(text)?;
-        let fault = Fault {
-            name,
-            title,
-            causes,
-            parameters,
-            culprits,
-            body,
-        };
+        let Head { name, title, causes, parameters, culprits, body } = toml::from_str(text)?;
+        let fault = Fault { name, title, causes, parameters, culprits, body };
         fault.script(&BTreeMap::new())?;
         Ok(fault)
     }
@@ -201,12 +169,7 @@ impl Fault {
     pub fn script(&self, given: &Parameters) -> anyhow::Result<Script> {
         if let Some(unknown) = given.keys().find(|key| !self.parameters.contains_key(*key)) {
             let known: Vec<&str> = self.parameters.keys().map(String::as_str).collect();
-            bail!(
-                "the fault {} has no parameter `{}`; it has: {}",
-                self.name,
-                unknown.escape_debug(),
-                known.join(", ")
-            );
+            bail!("the fault {} has no parameter `{}`; it has: {}", self.name, unknown.escape_debug(), known.join(", "));
         }
         let mut values = self.parameters.clone();
         values.extend(given.iter().map(|(key, value)| (key.clone(), *value)));
@@ -220,13 +183,9 @@ impl Fault {
 fn fill(value: &mut toml::Value, parameters: &Parameters) -> anyhow::Result<()> {
     match value {
         toml::Value::Array(items) => items.iter_mut().try_for_each(|item| fill(item, parameters)),
-        toml::Value::Table(table) => table
-            .iter_mut()
-            .try_for_each(|(_, item)| fill(item, parameters)),
+        toml::Value::Table(table) => table.iter_mut().try_for_each(|(_, item)| fill(item, parameters)),
         toml::Value::String(text) => {
-            let alone = text
-                .strip_prefix("${")
-                .and_then(|rest| rest.strip_suffix('}'));
+            let alone = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
             if let Some(number) = alone.and_then(|name| parameters.get(name)) {
                 *value = toml::Value::Integer(*number);
                 return Ok(());
@@ -252,22 +211,11 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/lab/shop");
         let mut stems: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
-            .filter_map(|entry| {
-                entry
-                    .unwrap()
-                    .file_name()
-                    .to_str()?
-                    .strip_suffix(".toml")
-                    .map(str::to_owned)
-            })
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".toml").map(str::to_owned))
             .filter(|stem| stem != "baseline")
             .collect();
         stems.sort();
-        let mut names: Vec<String> = Scenario::list()
-            .unwrap()
-            .into_iter()
-            .map(|fault| fault.name)
-            .collect();
+        let mut names: Vec<String> = Scenario::list().unwrap().into_iter().map(|fault| fault.name).collect();
         names.sort();
         assert_eq!(stems, names);
     }
@@ -277,11 +225,7 @@ mod tests {
         for fault in Scenario::list().unwrap() {
             let script = format!("{:?}", fault.script(&BTreeMap::new()).unwrap()).to_lowercase();
             assert!(!script.contains(&fault.name), "{}", fault.name);
-            assert!(
-                !script.contains("anomaly") && !script.contains("galen"),
-                "{}",
-                fault.name
-            );
+            assert!(!script.contains("anomaly") && !script.contains("galen"), "{}", fault.name);
         }
     }
 
@@ -290,19 +234,8 @@ mod tests {
         let fault = Scenario::load("concurrent_updates").unwrap().fault;
         let given = BTreeMap::from([("clients".to_owned(), 7)]);
         assert_eq!(fault.script(&given).unwrap().clients[0].count, 7);
-        let error = fault
-            .script(&BTreeMap::from([("cleints".to_owned(), 7)]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("cleints") && error.contains("clients"),
-            "{error}"
-        );
-        assert!(
-            Scenario::load("no_such")
-                .unwrap_err()
-                .to_string()
-                .contains("missing_index")
-        );
+        let error = fault.script(&BTreeMap::from([("cleints".to_owned(), 7)])).unwrap_err().to_string();
+        assert!(error.contains("cleints") && error.contains("clients"), "{error}");
+        assert!(Scenario::load("no_such").unwrap_err().to_string().contains("missing_index"));
     }
 }

@@ -42,18 +42,13 @@ impl Step {
 
 impl Template {
     fn parse(text: &str) -> anyhow::Result<Template> {
-        let mut template = Template {
-            sql: String::new(),
-            ranges: Vec::new(),
-        };
+        let mut template = Template { sql: String::new(), ranges: Vec::new() };
         let mut rest = text;
         while let Some((before, after)) = rest.split_once(":random") {
             let (bounds, tail) = range(after).with_context(|| format!("in `{text}`"))?;
             template.ranges.push(bounds);
             template.sql.push_str(before);
-            template
-                .sql
-                .push_str(&format!("${}", template.ranges.len()));
+            template.sql.push_str(&format!("${}", template.ranges.len()));
             rest = tail;
         }
         template.sql.push_str(rest);
@@ -62,25 +57,15 @@ impl Template {
 
     /// Fresh values for the types that the server inferred.
     pub fn values(&self, types: &[Type], dice: &mut Dice) -> anyhow::Result<Vec<Value>> {
-        self.ranges
-            .iter()
-            .zip(types)
-            .map(|((low, high), kind)| value(dice.between(*low, *high), kind))
-            .collect()
+        self.ranges.iter().zip(types).map(|((low, high), kind)| value(dice.between(*low, *high), kind)).collect()
     }
 }
 
 fn range(text: &str) -> anyhow::Result<((i64, i64), &str)> {
     let wrong = "a placeholder is written :random(low,high) or :pause(low,high) with whole numbers";
-    let (inside, rest) = text
-        .strip_prefix('(')
-        .and_then(|rest| rest.split_once(')'))
-        .context(wrong)?;
+    let (inside, rest) = text.strip_prefix('(').and_then(|rest| rest.split_once(')')).context(wrong)?;
     let (low, high) = inside.split_once(',').context(wrong)?;
-    let (low, high): (i64, i64) = (
-        low.trim().parse().context(wrong)?,
-        high.trim().parse().context(wrong)?,
-    );
+    let (low, high): (i64, i64) = (low.trim().parse().context(wrong)?, high.trim().parse().context(wrong)?);
     if low > high {
         bail!("({low},{high}): the first number must not be above the second");
     }
@@ -115,10 +100,7 @@ impl Dice {
 
     /// A duration between two counts of milliseconds.
     pub fn millis(&mut self, low: i64, high: i64) -> Duration {
-        let (low, high) = (
-            low.max(0).saturating_mul(1000),
-            high.max(0).saturating_mul(1000),
-        );
+        let (low, high) = (low.max(0).saturating_mul(1000), high.max(0).saturating_mul(1000));
         Duration::from_micros(self.between(low, high.max(low)).unsigned_abs())
     }
 
@@ -137,25 +119,15 @@ mod tests {
 
     #[test]
     fn placeholders_become_parameters_in_order() {
-        let step =
-            Step::parse("SELECT :random(1, 9)::int FROM t WHERE id = :random(-5,5)").unwrap();
-        let wanted = Template {
-            sql: "SELECT $1::int FROM t WHERE id = $2".into(),
-            ranges: vec![(1, 9), (-5, 5)],
-        };
+        let step = Step::parse("SELECT :random(1, 9)::int FROM t WHERE id = :random(-5,5)").unwrap();
+        let wanted = Template { sql: "SELECT $1::int FROM t WHERE id = $2".into(), ranges: vec![(1, 9), (-5, 5)] };
         assert_eq!(step, Step::Statement(wanted));
         assert_eq!(Step::parse(":pause(10,20)").unwrap(), Step::Pause(10, 20));
     }
 
     #[test]
     fn malformed_placeholders_are_told_apart_from_sql() {
-        for text in [
-            "SELECT :random(1)",
-            "SELECT :random(9,1)",
-            "SELECT :random",
-            ":pause(1,2) SELECT 1",
-            "SELECT :random(a,b)",
-        ] {
+        for text in ["SELECT :random(1)", "SELECT :random(9,1)", "SELECT :random", ":pause(1,2) SELECT 1", "SELECT :random(a,b)"] {
             assert!(Step::parse(text).is_err(), "{text}");
         }
         assert!(Step::parse("SELECT '2 days'::interval").is_ok());

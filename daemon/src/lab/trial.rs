@@ -26,17 +26,7 @@ struct Seen {
     counters: BTreeMap<&'static str, f64>,
 }
 
-const COUNTERS: [&str; 9] = [
-    "calls",
-    "commits",
-    "rollbacks",
-    "returned",
-    "inserted",
-    "updated",
-    "deleted",
-    "temp_mb",
-    "wal_mb",
-];
+const COUNTERS: [&str; 9] = ["calls", "commits", "rollbacks", "returned", "inserted", "updated", "deleted", "temp_mb", "wal_mb"];
 
 impl Seen {
     fn rate(&self, counter: &str) -> f64 {
@@ -44,12 +34,7 @@ impl Seen {
     }
 
     fn per_sample(&self, wait: &str) -> f64 {
-        let hits: u32 = self
-            .waits
-            .iter()
-            .filter(|(name, _)| name.starts_with(wait))
-            .map(|(_, count)| count)
-            .sum();
+        let hits: u32 = self.waits.iter().filter(|(name, _)| name.starts_with(wait)).map(|(_, count)| count).sum();
         f64::from(hits) / f64::from(self.samples.max(1))
     }
 
@@ -59,17 +44,9 @@ impl Seen {
         let waits: Vec<String> = waits
             .iter()
             .take(4)
-            .map(|(name, count)| {
-                format!(
-                    "{name} {:.1}",
-                    f64::from(**count) / f64::from(self.samples.max(1))
-                )
-            })
+            .map(|(name, count)| format!("{name} {:.1}", f64::from(**count) / f64::from(self.samples.max(1))))
             .collect();
-        let rates: Vec<String> = COUNTERS
-            .iter()
-            .map(|name| format!("{name} {:.0}/s", self.rate(name)))
-            .collect();
+        let rates: Vec<String> = COUNTERS.iter().map(|name| format!("{name} {:.0}/s", self.rate(name))).collect();
         let per = f64::from(self.samples.max(1));
         format!(
             "cpus {:.2} active {:.1} idle-in-tx {:.1} [{}] {}",
@@ -83,7 +60,8 @@ impl Seen {
 }
 
 async fn totals(watcher: &Client) -> Vec<f64> {
-    let sql = "SELECT (SELECT sum(calls)::float8 FROM pg_stat_statements), xact_commit::float8, xact_rollback::float8, tup_returned::float8,
+    let sql =
+        "SELECT (SELECT sum(calls)::float8 FROM pg_stat_statements), xact_commit::float8, xact_rollback::float8, tup_returned::float8,
         tup_inserted::float8, tup_updated::float8, tup_deleted::float8, temp_bytes / 1e6::float8,
         (SELECT wal_bytes / 1e6 FROM pg_stat_wal)::float8 FROM pg_stat_database WHERE datname = 'shop'";
     let row = watcher.query_one(sql, &[]).await.unwrap();
@@ -106,12 +84,7 @@ async fn sample(watcher: &Client, seen: &mut Seen) {
 }
 
 /// Runs a fault beside a watcher; returns what was seen in the baseline and in the anomaly.
-async fn watch(
-    cluster: &Cluster,
-    name: &str,
-    baseline: u64,
-    anomaly: u64,
-) -> (Seen, Seen, RunReport) {
+async fn watch(cluster: &Cluster, name: &str, baseline: u64, anomaly: u64) -> (Seen, Seen, RunReport) {
     let scenario = Scenario::load(name).unwrap();
     scenario.prepare(cluster).await.unwrap();
     let phase = AtomicU8::new(0);
@@ -122,9 +95,7 @@ async fn watch(
         recovery: Duration::from_secs(1),
     };
     let parameters = Parameters::new();
-    let running = run(cluster, &scenario, &parameters, phases, |began| {
-        phase.store(began as u8, SeqCst)
-    });
+    let running = run(cluster, &scenario, &parameters, phases, |began| phase.store(began as u8, SeqCst));
     let watching = async {
         let watcher = connect(&cluster.dsn_galen()).await.unwrap();
         while phase.load(SeqCst) < Phase::Baseline as u8 {
@@ -132,19 +103,12 @@ async fn watch(
         }
         let calm = watch_phase(&watcher, &phase, Phase::Baseline).await;
         let storm = watch_phase(&watcher, &phase, Phase::Anomaly).await;
-        println!(
-            "{name}\n  before: {}\n  during: {}",
-            calm.line(),
-            storm.line()
-        );
+        println!("{name}\n  before: {}\n  during: {}", calm.line(), storm.line());
         let top = "SELECT left(query, 90), calls, round(total_exec_time)::float8, round(mean_exec_time)::float8, rows FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 4";
         for row in watcher.query(top, &[]).await.unwrap() {
             let (text, calls, total, mean, rows): (String, i64, f64, f64, i64) =
                 (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
-            println!(
-                "    {total:>8} ms, {calls} calls, mean {mean} ms, {rows} rows: {}",
-                text.replace('\n', " ")
-            );
+            println!("    {total:>8} ms, {calls} calls, mean {mean} ms, {rows} rows: {}", text.replace('\n', " "));
         }
         (calm, storm)
     };
@@ -162,35 +126,20 @@ async fn watch_phase(watcher: &Client, phase: &AtomicU8, wanted: Phase) -> Seen 
     let to = totals(watcher).await;
     seen.seconds = began.elapsed().as_secs_f64();
     seen.cpus = (cpu_seconds() - busy) / seen.seconds;
-    seen.counters = COUNTERS
-        .iter()
-        .zip(from.iter().zip(to))
-        .map(|(name, (a, b))| (*name, b - a))
-        .collect();
+    seen.counters = COUNTERS.iter().zip(from.iter().zip(to)).map(|(name, (a, b))| (*name, b - a)).collect();
     seen
 }
 
 /// Busy CPU seconds of the whole host.
 fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap();
-    let ticks: Vec<f64> = text
-        .lines()
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .skip(1)
-        .map(|it| it.parse().unwrap())
-        .collect();
+    let ticks: Vec<f64> = text.lines().next().unwrap().split_whitespace().skip(1).map(|it| it.parse().unwrap()).collect();
     (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]) / 100.0
 }
 
 fn processes_of(folder: &Path) -> usize {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries
-        .filter(|entry| {
-            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
-        })
-        .count()
+    entries.filter(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))).count()
 }
 
 #[tokio::test]
@@ -199,17 +148,13 @@ async fn a_cluster_starts_and_leaves_nothing_behind() {
         let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
         let folder = cluster.folder().to_owned();
         assert!(cluster.is_running() && processes_of(&folder) > 0);
-        assert!(
-            cluster.log_tail().contains("ready to accept connections"),
-            "{}",
-            cluster.log_tail()
-        );
+        assert!(cluster.log_tail().contains("ready to accept connections"), "{}", cluster.log_tail());
         let galen = connect(&cluster.dsn_galen()).await.unwrap();
-        let row = galen.query_one("SELECT rolsuper, pg_has_role('pg_monitor', 'member') FROM pg_roles WHERE rolname = current_user", &[]).await.unwrap();
-        assert_eq!(
-            (row.get::<_, bool>(0), row.get::<_, bool>(1)),
-            (false, true)
-        );
+        let row = galen
+            .query_one("SELECT rolsuper, pg_has_role('pg_monitor', 'member') FROM pg_roles WHERE rolname = current_user", &[])
+            .await
+            .unwrap();
+        assert_eq!((row.get::<_, bool>(0), row.get::<_, bool>(1)), (false, true));
         match stopped {
             true => cluster.stop().await,
             false => drop(cluster),
@@ -223,19 +168,12 @@ async fn a_cluster_starts_and_leaves_nothing_behind() {
 async fn an_interrupted_start_leaves_nothing_behind() {
     for millis in [0, 300, 900, 2000] {
         // The folder's name cannot be chosen, so the attempt is told apart by a TMPDIR of its own.
-        let root = tempfile::Builder::new()
-            .prefix(&format!("galen-lab-{millis}-"))
-            .tempdir()
-            .unwrap();
+        let root = tempfile::Builder::new().prefix(&format!("galen-lab-{millis}-")).tempdir().unwrap();
         // As /tmp is; the umask would have taken the bits from a mode given at creation.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
         std::fs::set_permissions(root.path(), open).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "lab::trial::starts_only_to_be_killed",
-                "--ignored",
-            ])
+            .args(["--exact", "lab::trial::starts_only_to_be_killed", "--ignored"])
             .env("TMPDIR", root.path())
             .env("GALEN_LAB_VICTIM", "1")
             .stdout(std::process::Stdio::null())
@@ -252,17 +190,10 @@ async fn an_interrupted_start_leaves_nothing_behind() {
         child.kill().unwrap();
         child.wait().unwrap();
         let deadline = Instant::now() + Duration::from_secs(15);
-        while Instant::now() < deadline
-            && (std::fs::read_dir(root.path()).unwrap().count() > 0
-                || processes_of(root.path()) > 0)
-        {
+        while Instant::now() < deadline && (std::fs::read_dir(root.path()).unwrap().count() > 0 || processes_of(root.path()) > 0) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert_eq!(
-            std::fs::read_dir(root.path()).unwrap().count(),
-            0,
-            "after {millis} ms"
-        );
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "after {millis} ms");
         assert_eq!(processes_of(root.path()), 0, "after {millis} ms");
     }
 }
@@ -278,11 +209,7 @@ async fn starts_only_to_be_killed() {
 }
 
 async fn prepare_all(client: &Client, specs: &[ClientSpec], whose: &str) {
-    for text in specs
-        .iter()
-        .flat_map(|spec| &spec.work)
-        .flat_map(|work| &work.sql)
-    {
+    for text in specs.iter().flat_map(|spec| &spec.work).flat_map(|work| &work.sql) {
         let Step::Statement(template) = Step::parse(text).unwrap() else {
             continue;
         };
@@ -290,13 +217,8 @@ async fn prepare_all(client: &Client, specs: &[ClientSpec], whose: &str) {
         if template.sql.starts_with("FETCH") {
             continue;
         }
-        let statement = client
-            .prepare(&template.sql)
-            .await
-            .unwrap_or_else(|error| panic!("{whose}: {text}: {error:?}"));
-        template
-            .values(statement.params(), &mut Dice::new(1))
-            .unwrap_or_else(|error| panic!("{whose}: {text}: {error}"));
+        let statement = client.prepare(&template.sql).await.unwrap_or_else(|error| panic!("{whose}: {text}: {error:?}"));
+        template.values(statement.params(), &mut Dice::new(1)).unwrap_or_else(|error| panic!("{whose}: {text}: {error}"));
     }
 }
 
@@ -311,24 +233,13 @@ async fn every_statement_prepares_and_two_faults_show_what_they_should() {
     let shop = connect(&cluster.dsn_shop()).await.unwrap();
     prepare_all(&shop, &scenario.baseline, "baseline").await;
     for fault in Scenario::list().unwrap() {
-        let Script {
-            setup,
-            clients,
-            teardown,
-            ..
-        } = fault.script(&Parameters::new()).unwrap();
+        let Script { setup, clients, teardown, .. } = fault.script(&Parameters::new()).unwrap();
         for sql in &setup {
-            admin
-                .batch_execute(sql)
-                .await
-                .unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
+            admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
         }
         prepare_all(&shop, &clients, &fault.name).await;
         for sql in &teardown {
-            admin
-                .batch_execute(sql)
-                .await
-                .unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
+            admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
         }
     }
 
@@ -337,20 +248,9 @@ async fn every_statement_prepares_and_two_faults_show_what_they_should() {
     assert!(storm.per_sample("Lock:") > 8.0, "{}", storm.line());
 
     let (calm, storm, report) = watch(&cluster, "missing_index", 4, 5).await;
-    assert!(
-        storm.rate("returned") > 20.0 * calm.rate("returned").max(10_000.0),
-        "{} / {}",
-        calm.line(),
-        storm.line()
-    );
+    assert!(storm.rate("returned") > 20.0 * calm.rate("returned").max(10_000.0), "{} / {}", calm.line(), storm.line());
     assert!(report.steady.errors == 0, "{report:?}");
-    let back = admin
-        .query_one(
-            "SELECT to_regclass('orders_customer_id_idx') IS NOT NULL",
-            &[],
-        )
-        .await
-        .unwrap();
+    let back = admin.query_one("SELECT to_regclass('orders_customer_id_idx') IS NOT NULL", &[]).await.unwrap();
     assert!(back.get::<_, bool>(0), "the teardown put the index back");
     cluster.stop().await;
 }
@@ -364,26 +264,10 @@ async fn by_hand() {
     for one in wanted.split(',') {
         let parts: Vec<&str> = one.split(':').collect();
         let began = Instant::now();
-        Scenario::load(parts[0])
-            .unwrap()
-            .prepare(&cluster)
-            .await
-            .unwrap();
+        Scenario::load(parts[0]).unwrap().prepare(&cluster).await.unwrap();
         println!("loaded in {:.1} s", began.elapsed().as_secs_f64());
-        cluster
-            .admin()
-            .await
-            .unwrap()
-            .batch_execute("SELECT pg_stat_statements_reset()")
-            .await
-            .unwrap();
-        let (_, _, report) = watch(
-            &cluster,
-            parts[0],
-            parts[1].parse().unwrap(),
-            parts[2].parse().unwrap(),
-        )
-        .await;
+        cluster.admin().await.unwrap().batch_execute("SELECT pg_stat_statements_reset()").await.unwrap();
+        let (_, _, report) = watch(&cluster, parts[0], parts[1].parse().unwrap(), parts[2].parse().unwrap()).await;
         println!("    {report:?}");
     }
     cluster.stop().await;

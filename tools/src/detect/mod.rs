@@ -3,6 +3,8 @@
 mod batch;
 pub mod stats;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 

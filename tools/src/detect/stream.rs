@@ -77,7 +77,12 @@ impl Stream {
         }
         // Slow signals speak for as long as their own period lasts.
         let present: std::collections::BTreeSet<&str> = frame.values.iter().map(|(n, _, _)| n.as_str()).collect();
-        total += self.signals.iter().filter(|(n, r)| !present.contains(n.as_str()) && r.held_until >= frame.at).map(|(_, r)| r.held).sum::<f64>();
+        total += self
+            .signals
+            .iter()
+            .filter(|(n, r)| !present.contains(n.as_str()) && r.held_until >= frame.at)
+            .map(|(_, r)| r.held)
+            .sum::<f64>();
         let warm = (frame.at - started) as f64 >= self.options.warm_up_s * 1000.0;
         if total < THRESHOLD || !warm {
             self.run = 0;

@@ -29,11 +29,37 @@ const TELLING: &[(&str, &[&str])] = &[
     ("top_statement", &["query_id", "text", "share", "mean_ms", "mean_ms_base", "calls_per_s", "calls_per_s_base"]),
     ("statement_shape", &["correlated", "max_joins", "joins_share", "cartesian", "unlimited", "index_creations"]),
     ("workload_mix", &["calls_per_s", "calls_per_s_base", "statements_up", "statements_seen", "new_share"]),
-    ("table_scans", &["table", "access", "rows_read_per_s", "rows_read_per_s_base", "rows_per_scan", "predicate_columns", "index_exists", "dropped_index"]),
+    (
+        "table_scans",
+        &[
+            "table",
+            "access",
+            "rows_read_per_s",
+            "rows_read_per_s_base",
+            "rows_per_scan",
+            "predicate_columns",
+            "index_exists",
+            "dropped_index",
+        ],
+    ),
     ("index_advice", &["definition", "cost_before", "cost_after", "uses_index", "index_bytes"]),
     ("plan", &["query_id", "total_cost", "node_types", "seq_scan_tables", "subplan", "cartesian"]),
-    ("index_overhead", &["table", "secondary_indexes", "unused_indexes", "created_indexes", "write_mean_ms", "write_mean_ms_base", "wal_per_write_ratio"]),
-    ("write_profile", &["rows_inserted_per_s", "rows_updated_per_s", "rows_deleted_per_s", "commits_per_s", "insert_sessions", "update_sessions", "deleted_rows"]),
+    (
+        "index_overhead",
+        &["table", "secondary_indexes", "unused_indexes", "created_indexes", "write_mean_ms", "write_mean_ms_base", "wal_per_write_ratio"],
+    ),
+    (
+        "write_profile",
+        &[
+            "rows_inserted_per_s",
+            "rows_updated_per_s",
+            "rows_deleted_per_s",
+            "commits_per_s",
+            "insert_sessions",
+            "update_sessions",
+            "deleted_rows",
+        ],
+    ),
     ("results", &["query_id", "rows_per_call", "rows_per_s", "rows_per_s_base", "rows_share", "client_write_share", "has_limit"]),
     ("temp_files", &["temp_bytes_per_s", "temp_bytes_per_s_base", "query_id", "temp_bytes_per_call", "work_mem_bytes", "spilling_share"]),
     ("stale_statistics", &["table", "modified_share", "since_analyze_s", "never_analyzed"]),
@@ -76,7 +102,9 @@ fn quantity(name: &str, n: f64) -> String {
     match () {
         () if name.ends_with("_per_min") => format!("{} a minute", plain(n)),
         () if name.ends_with("_bytes") || name.ends_with("bytes_max") || name.ends_with("_bytes_per_call") => bytes(n),
-        () if name.ends_with("_share") || matches!(name, "hit_ratio" | "dead_ratio" | "cpu_busy" | "postgres_cpu" | "outside_cpu" | "disk_util" | "psi_cpu") => {
+        () if name.ends_with("_share")
+            || matches!(name, "hit_ratio" | "dead_ratio" | "cpu_busy" | "postgres_cpu" | "outside_cpu" | "disk_util" | "psi_cpu") =>
+        {
             format!("{} %", plain(n * 100.0))
         }
         () if name.ends_with("_ratio") => format!("{} times", plain(n)),

@@ -180,7 +180,7 @@ pub fn setting_on(capture: &Capture, name: &str) -> Option<bool> {
 }
 
 /// Samples of the active session history of client backends that are active, inside a window.
-pub fn active<'c>(capture: &'c Capture, window: Option<Window>) -> impl Iterator<Item = &'c SessionSample> {
+pub fn active(capture: &Capture, window: Option<Window>) -> impl Iterator<Item = &SessionSample> {
     let window = window.unwrap_or(Window { start: 0, end: 0 });
     capture.sessions.iter().filter(move |s| window.contains(s.at) && s.state == "active" && s.backend_type == "client backend")
 }

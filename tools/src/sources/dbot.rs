@@ -52,16 +52,8 @@ pub struct ImportError {
 /// their own name and have no unit. The labels stay empty.
 pub fn import(text: &str, name: &str) -> Result<Capture, ImportError> {
     build(text, name).map_err(|(kind, message)| {
-        let message = message
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(300)
-            .collect();
-        ImportError {
-            kind,
-            name: name.to_owned(),
-            message,
-        }
+        let message = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+        ImportError { kind, name: name.to_owned(), message }
     })
 }
 
@@ -70,10 +62,7 @@ type Flaw = (ImportErrorKind, String);
 
 fn build(text: &str, name: &str) -> Result<Capture, Flaw> {
     if text.len() > MAX_TEXT {
-        return Err((
-            ImportErrorKind::TooLarge,
-            format!("{} bytes, above the limit of {MAX_TEXT}", text.len()),
-        ));
+        return Err((ImportErrorKind::TooLarge, format!("{} bytes, above the limit of {MAX_TEXT}", text.len())));
     }
     let case: Case = serde_json::from_str(text).map_err(|error| case::flaw_of(&error))?;
     let span = span_of(&case)?;
@@ -84,10 +73,7 @@ fn build(text: &str, name: &str) -> Result<Capture, Flaw> {
             name: name.to_owned(),
             galen_version: env!("CARGO_PKG_VERSION").to_owned(),
             origin: "dbot".to_owned(),
-            target: alerts
-                .iter()
-                .find_map(|alert| alert.labels.get("instance").cloned())
-                .unwrap_or_else(|| "dbot".into()),
+            target: alerts.iter().find_map(|alert| alert.labels.get("instance").cloned()).unwrap_or_else(|| "dbot".into()),
             span: Some(span),
             missing: gaps(),
             ..Manifest::default()
@@ -103,22 +89,13 @@ fn build(text: &str, name: &str) -> Result<Capture, Flaw> {
 fn span_of(case: &Case) -> Result<Window, Flaw> {
     let (start, end) = (case.start_time.ms(), case.end_time.ms());
     let (Some(start), Some(end)) = (start, end) else {
-        return Err((
-            ImportErrorKind::Time,
-            "start_time and end_time must be seconds since 1970".into(),
-        ));
+        return Err((ImportErrorKind::Time, "start_time and end_time must be seconds since 1970".into()));
     };
     if start < 0 || end > LATEST || end <= start || end - start > MAX_SPAN {
-        return Err((
-            ImportErrorKind::Time,
-            format!("the recording from {start} ms to {end} ms is absurd"),
-        ));
+        return Err((ImportErrorKind::Time, format!("the recording from {start} ms to {end} ms is absurd")));
     }
     // Half open: the last sample lies at `end`.
-    Ok(Window {
-        start,
-        end: end + 1,
-    })
+    Ok(Window { start, end: end + 1 })
 }
 
 fn series_of(case: &Case, span: Window) -> Result<BTreeMap<String, Series>, Flaw> {
@@ -129,34 +106,21 @@ fn series_of(case: &Case, span: Window) -> Result<BTreeMap<String, Series>, Flaw
             let (name, series) = one_series(&map, source, &samples.0, span);
             // Two sources of one signal, or one metric in two groups: the first stands, the other stays visible.
             let free = [name, source.clone(), format!("{source}{{group={group:?}}}")];
-            if let Some(name) = free
-                .into_iter()
-                .find(|name| !all.contains_key(name))
-                .filter(|_| !series.times.is_empty())
-            {
+            if let Some(name) = free.into_iter().find(|name| !all.contains_key(name)).filter(|_| !series.times.is_empty()) {
                 all.insert(name, series);
             }
         }
     }
     match all.len() {
-        0 => Err((
-            ImportErrorKind::Empty,
-            "no metric under `exceptions` holds a sample".into(),
-        )),
-        n if n > MAX_ITEMS => Err((
-            ImportErrorKind::TooLarge,
-            format!("{n} metrics, above the limit of {MAX_ITEMS}"),
-        )),
+        0 => Err((ImportErrorKind::Empty, "no metric under `exceptions` holds a sample".into())),
+        n if n > MAX_ITEMS => Err((ImportErrorKind::TooLarge, format!("{n} metrics, above the limit of {MAX_ITEMS}"))),
         _ => Ok(all),
     }
 }
 
 fn one_series(map: &names::Names, source: &str, samples: &[f64], span: Window) -> (String, Series) {
     let (name, unit, convert) = map.resolve(source);
-    let mut series = Series {
-        unit,
-        ..Series::default()
-    };
+    let mut series = Series { unit, ..Series::default() };
     let steps = samples.len().saturating_sub(1).max(1) as f64;
     let length = (span.end - 1 - span.start) as f64;
     for (index, value) in samples.iter().enumerate() {
@@ -170,19 +134,11 @@ fn one_series(map: &names::Names, source: &str, samples: &[f64], span: Window) -
 fn alerts_of(case: &Case) -> Result<Vec<Alert>, Flaw> {
     let mut alerts = Vec::new();
     for received in case.alerts.iter().flat_map(|payload| &payload.alerts) {
-        let starts_at = case::instant(&received.starts_at).ok_or_else(|| {
-            (
-                ImportErrorKind::Time,
-                format!("an alert starts at {:?}", received.starts_at),
-            )
-        })?;
+        let starts_at = case::instant(&received.starts_at)
+            .ok_or_else(|| (ImportErrorKind::Time, format!("an alert starts at {:?}", received.starts_at)))?;
         alerts.push(Alert {
             fingerprint: received.fingerprint.clone(),
-            name: received
-                .labels
-                .get("alertname")
-                .cloned()
-                .unwrap_or_default(),
+            name: received.labels.get("alertname").cloned().unwrap_or_default(),
             status: received.status.clone(),
             source: "alertmanager".into(),
             starts_at,
@@ -199,19 +155,13 @@ fn alerts_of(case: &Case) -> Result<Vec<Alert>, Flaw> {
 fn add_statements(capture: &mut Capture, case: &Case, span: Window) -> Result<(), Flaw> {
     let count = case.workload.len() + case.slow_queries.len();
     if count > MAX_ITEMS {
-        return Err((
-            ImportErrorKind::TooLarge,
-            format!("{count} statements, above the limit of {MAX_ITEMS}"),
-        ));
+        return Err((ImportErrorKind::TooLarge, format!("{count} statements, above the limit of {MAX_ITEMS}")));
     }
     let end = span.end - 1;
     let mut calls: BTreeMap<i64, f64> = BTreeMap::new();
     for (sql, count) in &case.workload {
         if !(count.is_finite() && *count >= 0.0) {
-            return Err((
-                ImportErrorKind::Shape,
-                format!("a statement of the workload ran {count} times"),
-            ));
+            return Err((ImportErrorKind::Shape, format!("a statement of the workload ran {count} times")));
         }
         let statement = Statement::read(sql);
         let first = !calls.contains_key(&statement.id);
@@ -222,23 +172,13 @@ fn add_statements(capture: &mut Capture, case: &Case, span: Window) -> Result<()
         capture.texts.insert(statement.id, statement.text);
     }
     for (at, share) in [(span.start, 0.0), (end, 1.0)] {
-        let samples = calls.iter().map(|(id, calls)| StatementSample {
-            at,
-            query_id: *id,
-            calls: calls * share,
-            ..StatementSample::default()
-        });
+        let samples =
+            calls.iter().map(|(id, calls)| StatementSample { at, query_id: *id, calls: calls * share, ..StatementSample::default() });
         capture.statements.extend(samples);
     }
     for sql in &case.slow_queries {
         let Statement { id, text, .. } = Statement::read(sql);
-        capture.events.push(Event {
-            at: end,
-            source: "log".into(),
-            kind: "slow_query".into(),
-            object: id.to_string(),
-            text: text.clone(),
-        });
+        capture.events.push(Event { at: end, source: "log".into(), kind: "slow_query".into(), object: id.to_string(), text: text.clone() });
         capture.texts.insert(id, text);
     }
     Ok(())
@@ -254,12 +194,7 @@ fn add_index(capture: &mut Capture, statement: &Statement, span: Window) {
         source: "log".into(),
         kind: "index_created".into(),
         object: index.name.clone(),
-        text: format!(
-            "index {} created on {} ({})",
-            index.name,
-            index.table,
-            index.columns.join(", ")
-        ),
+        text: format!("index {} created on {} ({})", index.name, index.table, index.columns.join(", ")),
     });
     capture.indexes.push(IndexSample {
         at: span.end - 1,
@@ -275,24 +210,11 @@ fn add_index(capture: &mut Capture, statement: &Statement, span: Window) {
 
 /// What no recorded case holds, so that a diagnosis says so instead of reading zeros.
 fn gaps() -> Vec<Missing> {
-    let gap = |what: &str, why: &str| Missing {
-        what: what.into(),
-        why: why.into(),
-        fix: "record the workload with `galen record`".into(),
-    };
+    let gap = |what: &str, why: &str| Missing { what: what.into(), why: why.into(), fix: "record the workload with `galen record`".into() };
     vec![
-        gap(
-            "sessions",
-            "the recorded case holds no sessions and no locks",
-        ),
-        gap(
-            "statement_times",
-            "the recorded case counts executions but holds no execution times (0 means unknown)",
-        ),
-        gap(
-            "index_usage",
-            "the recorded case holds no sizes and no scans of indexes (0 means unknown)",
-        ),
+        gap("sessions", "the recorded case holds no sessions and no locks"),
+        gap("statement_times", "the recorded case counts executions but holds no execution times (0 means unknown)"),
+        gap("index_usage", "the recorded case holds no sizes and no scans of indexes (0 means unknown)"),
     ]
 }
 

@@ -97,7 +97,8 @@ impl Host {
         let read = self.growth("disk_read", disks.iter().map(|d| d.read_bytes).sum());
         let written = self.growth("disk_write", disks.iter().map(|d| d.write_bytes).sum());
         let busy: Vec<f64> = disks.iter().filter_map(|d| self.growth(&format!("disk_busy_{}", d.name), d.busy_ms)).collect();
-        let swap = self.text("vmstat").and_then(|t| Some(field(&t, "pswpin")? + field(&t, "pswpout")?)).and_then(|v| self.growth("swap", v));
+        let swap =
+            self.text("vmstat").and_then(|t| Some(field(&t, "pswpin")? + field(&t, "pswpout")?)).and_then(|v| self.growth("swap", v));
         let net = self.text("net/dev").map(|t| network(&t));
         let received = net.and_then(|n| self.growth("net_in", n.0));
         let sent = net.and_then(|n| self.growth("net_out", n.1));
@@ -145,7 +146,7 @@ fn cpu_ticks(stat: &str) -> [f64; 8] {
 
 /// A `name value` line.
 fn field(text: &str, name: &str) -> Option<f64> {
-    text.lines().find_map(|l| l.strip_prefix(name)?.trim().split_whitespace().next()?.parse().ok())
+    text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
 /// A line of /proc/meminfo, bytes.
@@ -181,8 +182,10 @@ struct Disk {
 /// Whole disks: partitions, loop and RAM devices are left out.
 fn disks(text: &str) -> Vec<Disk> {
     let whole = |name: &str| {
-        let partition = name.ends_with(|c: char| c.is_ascii_digit()) && (name.starts_with("sd") || name.starts_with("vd") || name.starts_with("xvd"));
-        !partition && !name.starts_with("loop") && !name.starts_with("ram") && !(name.starts_with("nvme") && name.contains('p'))
+        let partition =
+            name.ends_with(|c: char| c.is_ascii_digit()) && (name.starts_with("sd") || name.starts_with("vd") || name.starts_with("xvd"));
+        let virtual_disk = name.starts_with("loop") || name.starts_with("ram");
+        !(partition || virtual_disk || (name.starts_with("nvme") && name.contains('p')))
     };
     text.lines()
         .filter_map(|line| {

@@ -86,9 +86,7 @@ fn mended(text: &str) -> String {
         let casts = out.ends_with(':');
         match c {
             ':' if !casts && chars.peek().is_some_and(char::is_ascii_digit) => out.push('$'),
-            '.' if chars.peek() == Some(&'.') => {
-                while chars.next_if_eq(&'.').is_some() {}
-            }
+            '.' if chars.peek() == Some(&'.') => while chars.next_if_eq(&'.').is_some() {},
             c => out.push(c),
         }
     }
@@ -131,7 +129,8 @@ fn parse(text: &str) -> Option<Features> {
         "IndexStmt" => {
             features.verb = "ddl".into();
             let table = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name).unwrap_or_default();
-            let columns = find_all(&body["index_params"], "IndexElem").iter().filter_map(|e| e["name"].as_str().map(str::to_owned)).collect();
+            let columns =
+                find_all(&body["index_params"], "IndexElem").iter().filter_map(|e| e["name"].as_str().map(str::to_owned)).collect();
             features.target = Some(table.clone());
             features.creates_index = Some((body["idxname"].as_str().unwrap_or_default().to_owned(), table, columns));
         }
@@ -150,7 +149,10 @@ fn select(body: &Value, features: &mut Features) {
     let targets = without_subqueries(&body["target_list"]);
     let aggregate = |f: &&Value| {
         let name = ident(&f["funcname"]);
-        matches!(name.as_str(), "count" | "sum" | "avg" | "min" | "max" | "array_agg" | "string_agg" | "json_agg" | "jsonb_agg" | "bool_or" | "bool_and")
+        matches!(
+            name.as_str(),
+            "count" | "sum" | "avg" | "min" | "max" | "array_agg" | "string_agg" | "json_agg" | "jsonb_agg" | "bool_or" | "bool_and"
+        )
     };
     features.aggregates = !walk::list(body, "group_clause").is_empty() || find_all(&targets, "FuncCall").iter().any(aggregate);
     clauses(body, &tables, features);
@@ -182,7 +184,8 @@ fn clauses(body: &Value, tables: &[(String, String)], features: &mut Features) {
     features.predicates.sort_by(|a, b| b.equality.cmp(&a.equality).then(a.column.cmp(&b.column)));
     features.predicates.dedup();
     let uses = find_all(&outer, "JoinExpr").iter().filter(|j| !walk::list(j, "using_clause").is_empty() || j["is_natural"] == true).count();
-    features.cartesian = features.joins > 0 && connected + uses < features.joins && find_all(&body["from_clause"], "RangeFunction").is_empty();
+    features.cartesian =
+        features.joins > 0 && connected + uses < features.joins && find_all(&body["from_clause"], "RangeFunction").is_empty();
     features.correlated = find_all(body, "SubLink").iter().any(|link| correlated(link, tables, &outer));
 }
 
@@ -196,7 +199,8 @@ fn correlated(link: &Value, outer: &[(String, String)], outer_body: &Value) -> b
         return true;
     }
     let prefix = |column: &str| column.split_once('_').map(|(p, _)| p.to_owned()).filter(|p| !p.is_empty() && p.len() <= 3);
-    let outer_prefixes: BTreeSet<String> = columns_of(outer_body).iter().filter(|(a, _)| a.is_empty()).filter_map(|(_, c)| prefix(c)).collect();
+    let outer_prefixes: BTreeSet<String> =
+        columns_of(outer_body).iter().filter(|(a, _)| a.is_empty()).filter_map(|(_, c)| prefix(c)).collect();
     let inner: Vec<String> = columns.iter().filter(|(a, _)| a.is_empty()).filter_map(|(_, c)| prefix(c)).collect();
     let foreign = inner.iter().filter(|p| outer_prefixes.contains(*p)).count();
     foreign > 0 && foreign * 2 < inner.len()
@@ -205,7 +209,8 @@ fn correlated(link: &Value, outer: &[(String, String)], outer_body: &Value) -> b
 /// Verb and tables by keywords, for texts that do not parse.
 fn light(text: &str) -> Option<Features> {
     let lower = text.to_ascii_lowercase();
-    let words: Vec<&str> = lower.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.'))).filter(|w| !w.is_empty()).take(5_000).collect();
+    let words: Vec<&str> =
+        lower.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.'))).filter(|w| !w.is_empty()).take(5_000).collect();
     let verb = match *words.first()? {
         "select" | "with" | "table" => "select",
         "insert" => "insert",

@@ -19,15 +19,10 @@ pub fn bench_intake(data_dir: &Path, n: usize) -> Result<Vec<f64>, StoreError> {
     let store = Store::open(data_dir)?;
     let start = Instant::now();
     let send = |sender: usize| -> Result<Vec<f64>, StoreError> {
-        (sender..n)
-            .step_by(SENDERS)
-            .map(|index| send_one(&store, start, index))
-            .collect()
+        (sender..n).step_by(SENDERS).map(|index| send_one(&store, start, index)).collect()
     };
     thread::scope(|scope| {
-        let senders: Vec<_> = (0..SENDERS)
-            .map(|sender| scope.spawn(move || send(sender)))
-            .collect();
+        let senders: Vec<_> = (0..SENDERS).map(|sender| scope.spawn(move || send(sender))).collect();
         let mut waits = Vec::with_capacity(n);
         for sender in senders {
             let gone = |_| StoreError::new(StoreErrorKind::Io, "a sender of the benchmark died");

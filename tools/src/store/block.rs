@@ -10,29 +10,19 @@ use super::error::StoreError;
 
 /// Compresses numbers; the same numbers give the same bytes.
 pub(super) fn pack<T: Number>(numbers: &[T]) -> Result<Vec<u8>, StoreError> {
-    simple_compress(numbers, &ChunkConfig::default()).map_err(|error| {
-        StoreError::damaged(format!(
-            "cannot compress a block of {} numbers: {error}",
-            numbers.len()
-        ))
-    })
+    simple_compress(numbers, &ChunkConfig::default())
+        .map_err(|error| StoreError::damaged(format!("cannot compress a block of {} numbers: {error}", numbers.len())))
 }
 
 /// Decompresses exactly `n` numbers; the caller has checked that `n` fits in memory.
 pub(super) fn unpack<T: Number + Default>(block: &[u8], n: usize) -> Result<Vec<T>, StoreError> {
     let mut numbers = vec![T::default(); n];
     // The library checks its input, but a panic on some forged block must not take the process down.
-    let progress = catch_unwind(AssertUnwindSafe(|| {
-        simple_decompress_into(block, &mut numbers)
-    }))
-    .map_err(|_| StoreError::damaged("a block of numbers is forged"))?
-    .map_err(|error| {
-        StoreError::damaged(format!("a block of numbers is damaged: {}", error.message))
-    })?;
+    let progress = catch_unwind(AssertUnwindSafe(|| simple_decompress_into(block, &mut numbers)))
+        .map_err(|_| StoreError::damaged("a block of numbers is forged"))?
+        .map_err(|error| StoreError::damaged(format!("a block of numbers is damaged: {}", error.message)))?;
     if progress.n_processed != n || !progress.finished {
-        return Err(StoreError::damaged(format!(
-            "a block of numbers does not hold the {n} it claims"
-        )));
+        return Err(StoreError::damaged(format!("a block of numbers does not hold the {n} it claims")));
     }
     Ok(numbers)
 }
@@ -43,17 +33,9 @@ mod tests {
 
     #[test]
     fn blocks_come_back_exactly() {
-        let values: Vec<f64> = (0..3000)
-            .map(|i| (f64::from(i) * 0.1).sin() / 3.0)
-            .collect();
-        assert_eq!(
-            unpack::<f64>(&pack(&values).unwrap(), 3000).unwrap(),
-            values
-        );
-        assert_eq!(
-            unpack::<i64>(&pack::<i64>(&[]).unwrap(), 0).unwrap(),
-            Vec::<i64>::new()
-        );
+        let values: Vec<f64> = (0..3000).map(|i| (f64::from(i) * 0.1).sin() / 3.0).collect();
+        assert_eq!(unpack::<f64>(&pack(&values).unwrap(), 3000).unwrap(), values);
+        assert_eq!(unpack::<i64>(&pack::<i64>(&[]).unwrap(), 0).unwrap(), Vec::<i64>::new());
         let edge = [i64::MIN, -1, 0, i64::MAX];
         assert_eq!(unpack::<i64>(&pack(&edge).unwrap(), 4).unwrap(), edge);
     }

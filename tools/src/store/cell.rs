@@ -29,28 +29,24 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(content: usize, memory: u64) -> Self {
-        Budget {
-            content: content as u64,
-            memory,
-        }
+        Budget { content: content as u64, memory }
     }
 
     /// Counts bytes read from the file that are kept in memory as they are.
     pub(super) fn spend(&mut self, bytes: usize) -> Result<(), StoreError> {
-        self.content = self.content.checked_sub(bytes as u64).ok_or_else(|| {
-            StoreError::damaged("its tables claim more content than the file holds")
-        })?;
+        self.content = self
+            .content
+            .checked_sub(bytes as u64)
+            .ok_or_else(|| StoreError::damaged("its tables claim more content than the file holds"))?;
         self.hold(bytes as u64)
     }
 
     /// Counts bytes of memory beyond those read.
     pub(super) fn hold(&mut self, bytes: u64) -> Result<(), StoreError> {
-        self.memory = self.memory.checked_sub(bytes).ok_or_else(|| {
-            StoreError::new(
-                StoreErrorKind::TooLarge,
-                "what it claims to hold is above the limit",
-            )
-        })?;
+        self.memory = self
+            .memory
+            .checked_sub(bytes)
+            .ok_or_else(|| StoreError::new(StoreErrorKind::TooLarge, "what it claims to hold is above the limit"))?;
         Ok(())
     }
 }
@@ -90,10 +86,7 @@ pub(super) fn blob<'v>(value: ValueRef<'v>, budget: &mut Budget) -> Result<&'v [
 }
 
 fn unexpected(wanted: &str, value: ValueRef<'_>) -> StoreError {
-    StoreError::damaged(format!(
-        "a column holds {} where {wanted} belongs",
-        value.data_type()
-    ))
+    StoreError::damaged(format!("a column holds {} where {wanted} belongs", value.data_type()))
 }
 
 impl Cell for i64 {
@@ -114,15 +107,13 @@ impl Cell for i32 {
     }
     fn load(value: ValueRef<'_>, budget: &mut Budget) -> Result<Self, StoreError> {
         let wide = i64::load(value, budget)?;
-        Self::try_from(wide)
-            .map_err(|_| StoreError::damaged(format!("the number {wide} is absurd")))
+        Self::try_from(wide).map_err(|_| StoreError::damaged(format!("the number {wide} is absurd")))
     }
 }
 
 impl Cell for u64 {
     fn store(&self) -> Result<ToSqlOutput<'_>, StoreError> {
-        let narrow = i64::try_from(*self)
-            .map_err(|_| StoreError::damaged(format!("the count {self} is absurd")))?;
+        let narrow = i64::try_from(*self).map_err(|_| StoreError::damaged(format!("the count {self} is absurd")))?;
         Ok(narrow.into())
     }
     fn load(value: ValueRef<'_>, budget: &mut Budget) -> Result<Self, StoreError> {
@@ -169,8 +160,7 @@ impl Cell for String {
 
 impl<T: Cell + Bounded> Cell for Option<T> {
     fn store(&self) -> Result<ToSqlOutput<'_>, StoreError> {
-        self.as_ref()
-            .map_or(Ok(ToSqlOutput::Owned(Value::Null)), Cell::store)
+        self.as_ref().map_or(Ok(ToSqlOutput::Owned(Value::Null)), Cell::store)
     }
     fn load(value: ValueRef<'_>, budget: &mut Budget) -> Result<Self, StoreError> {
         if value == ValueRef::Null {
@@ -202,19 +192,14 @@ impl Bounded for i64 {
 
 /// Lists and maps are stored as JSON text: SQLite's `json_each` reads them.
 fn store_json<T: Serialize>(value: &T) -> Result<ToSqlOutput<'static>, StoreError> {
-    let json = serde_json::to_string(value)
-        .map_err(|error| StoreError::damaged(format!("cannot write JSON: {error}")))?;
+    let json = serde_json::to_string(value).map_err(|error| StoreError::damaged(format!("cannot write JSON: {error}")))?;
     Ok(json.into())
 }
 
-pub(super) fn load_json<T: DeserializeOwned>(
-    value: ValueRef<'_>,
-    budget: &mut Budget,
-) -> Result<T, StoreError> {
+pub(super) fn load_json<T: DeserializeOwned>(value: ValueRef<'_>, budget: &mut Budget) -> Result<T, StoreError> {
     let json = text(value, budget)?;
     budget.hold(json.len() as u64 * JSON_GROWTH)?;
-    serde_json::from_str(json)
-        .map_err(|error| StoreError::damaged(format!("a JSON column does not parse: {error}")))
+    serde_json::from_str(json).map_err(|error| StoreError::damaged(format!("a JSON column does not parse: {error}")))
 }
 
 macro_rules! json_cell {

@@ -40,32 +40,21 @@ impl Store {
             .map_err(|error| StoreError::io(&captures, "create the folder", &error))?;
         let path = data_dir.join("galen.db");
         let connection = connect(&path).map_err(|error| error.at(&path))?;
-        Ok(Store {
-            folder: data_dir.to_owned(),
-            connection: Mutex::new(connection),
-            waiting: Mutex::default(),
-        })
+        Ok(Store { folder: data_dir.to_owned(), connection: Mutex::new(connection), waiting: Mutex::default() })
     }
 
     /// Where the capture of an incident is kept, whether it was written yet or not.
     pub fn capture_path(&self, incident: i64) -> PathBuf {
-        self.folder
-            .join("captures")
-            .join(format!("{incident}.galen"))
+        self.folder.join("captures").join(format!("{incident}.galen"))
     }
 
     /// The one connection. A panic of another holder rolled its transaction back, so its lock is taken over.
     pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` in a transaction that holds the write lock from its start, and commits.
-    pub(super) fn write<T>(
-        &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub(super) fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let result = work(&transaction)?;
@@ -76,9 +65,7 @@ impl Store {
 
 /// Wall clock in milliseconds.
 pub(super) fn now() -> UnixMs {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -86,9 +73,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: a commit is on the disk before an alert's sender hears of it.
-    connection.execute_batch(
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
-    )?;
+    connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")?;
     connection.set_prepared_statement_cache_capacity(64);
     migrate(&mut connection)?;
     Ok(connection)
@@ -97,12 +82,10 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let done = usize::try_from(version)
-        .map_err(|_| StoreError::damaged("its schema version is negative"))?;
+    let done = usize::try_from(version).map_err(|_| StoreError::damaged("its schema version is negative"))?;
     if done > MIGRATIONS.len() {
         let known = MIGRATIONS.len();
-        let message =
-            format!("schema version {version}, this Galen knows up to {known}: use a newer galen");
+        let message = format!("schema version {version}, this Galen knows up to {known}: use a newer galen");
         return Err(StoreError::new(StoreErrorKind::TooNew, message));
     }
     if done == 0 {
@@ -117,14 +100,11 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
 
 /// Somebody else's database under our name is left as it is.
 fn refuse_foreign(transaction: &Transaction<'_>) -> Result<(), StoreError> {
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
         return Ok(());
     }
-    Err(StoreError::damaged(
-        "a database that is not Galen's: choose another data directory",
-    ))
+    Err(StoreError::damaged("a database that is not Galen's: choose another data directory"))
 }
 
 #[cfg(test)]
@@ -138,20 +118,9 @@ mod tests {
         let first = Store::open(&data).unwrap();
         let second = Store::open(&data).unwrap();
         assert_eq!(first.capture_path(7), data.join("captures/7.galen"));
-        assert!(
-            second
-                .incidents(&Default::default(), 10)
-                .unwrap()
-                .is_empty()
-        );
-        let journal: String = first
-            .connection()
-            .pragma_query_value(None, "journal_mode", |r| r.get(0))
-            .unwrap();
-        let synchronous: i64 = first
-            .connection()
-            .pragma_query_value(None, "synchronous", |r| r.get(0))
-            .unwrap();
+        assert!(second.incidents(&Default::default(), 10).unwrap().is_empty());
+        let journal: String = first.connection().pragma_query_value(None, "journal_mode", |r| r.get(0)).unwrap();
+        let synchronous: i64 = first.connection().pragma_query_value(None, "synchronous", |r| r.get(0)).unwrap();
         assert_eq!((journal.as_str(), synchronous), ("wal", 2));
     }
 
@@ -165,21 +134,11 @@ mod tests {
             assert!(error.message.contains("galen.db"), "{error}");
             fs::remove_file(&path).unwrap();
         };
-        Connection::open(&path)
-            .unwrap()
-            .execute_batch("CREATE TABLE theirs(a)")
-            .unwrap();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs(a)").unwrap();
         refused(StoreErrorKind::Damaged);
-        Connection::open(&path)
-            .unwrap()
-            .execute_batch("PRAGMA user_version=99")
-            .unwrap();
+        Connection::open(&path).unwrap().execute_batch("PRAGMA user_version=99").unwrap();
         refused(StoreErrorKind::TooNew);
-        fs::write(
-            &path,
-            "this is no database at all, only a text that is long enough".repeat(9),
-        )
-        .unwrap();
+        fs::write(&path, "this is no database at all, only a text that is long enough".repeat(9)).unwrap();
         refused(StoreErrorKind::Damaged);
     }
 

@@ -76,18 +76,9 @@ impl Store {
     /// The saved diagnosis of an incident; `NotFound` where there is none yet.
     pub fn report(&self, id: i64) -> Result<Diagnosis, StoreError> {
         let db = self.connection();
-        let mut select = db.prepare_cached(
-            "SELECT at, report, markdown, html FROM diagnoses WHERE incident = ?",
-        )?;
+        let mut select = db.prepare_cached("SELECT at, report, markdown, html FROM diagnoses WHERE incident = ?")?;
         let found = select
-            .query_row([id], |row| {
-                Ok(Diagnosis {
-                    at: row.get(0)?,
-                    report_json: row.get(1)?,
-                    markdown: row.get(2)?,
-                    html: row.get(3)?,
-                })
-            })
+            .query_row([id], |row| Ok(Diagnosis { at: row.get(0)?, report_json: row.get(1)?, markdown: row.get(2)?, html: row.get(3)? }))
             .optional()?;
         found.ok_or_else(|| no_report(id))
     }
@@ -96,10 +87,7 @@ impl Store {
     pub fn tree(&self, id: i64) -> Result<String, StoreError> {
         let db = self.connection();
         let mut select = db.prepare_cached("SELECT tree FROM diagnoses WHERE incident = ?")?;
-        select
-            .query_row([id], |row| row.get(0))
-            .optional()?
-            .ok_or_else(|| no_report(id))
+        select.query_row([id], |row| row.get(0)).optional()?.ok_or_else(|| no_report(id))
     }
 
     /// Records the true cause of an incident, as somebody says it was.
@@ -115,23 +103,12 @@ impl Store {
     /// All that was said about an incident, the oldest first.
     pub fn feedback(&self, id: i64) -> Result<Vec<Feedback>, StoreError> {
         let db = self.connection();
-        let mut select = db.prepare_cached(
-            "SELECT at, cause, note FROM feedback WHERE incident = ? ORDER BY id",
-        )?;
-        let rows = select.query_map([id], |row| {
-            Ok(Feedback {
-                at: row.get(0)?,
-                cause: row.get(1)?,
-                note: row.get(2)?,
-            })
-        })?;
+        let mut select = db.prepare_cached("SELECT at, cause, note FROM feedback WHERE incident = ? ORDER BY id")?;
+        let rows = select.query_map([id], |row| Ok(Feedback { at: row.get(0)?, cause: row.get(1)?, note: row.get(2)? }))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 }
 
 fn no_report(id: i64) -> StoreError {
-    StoreError::new(
-        StoreErrorKind::NotFound,
-        format!("incident {id} has no report (yet)"),
-    )
+    StoreError::new(StoreErrorKind::NotFound, format!("incident {id} has no report (yet)"))
 }

@@ -44,10 +44,7 @@ impl std::error::Error for StoreError {}
 
 impl StoreError {
     pub(crate) fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
-        StoreError {
-            kind,
-            message: one_line(&message.into()),
-        }
+        StoreError { kind, message: one_line(&message.into()) }
     }
 
     pub(crate) fn damaged(message: impl Into<String>) -> Self {
@@ -55,10 +52,7 @@ impl StoreError {
     }
 
     pub(crate) fn io(path: &Path, doing: &str, error: &io::Error) -> Self {
-        Self::new(
-            kind_of_io(error),
-            format!("{}: cannot {doing}: {error}", path.display()),
-        )
+        Self::new(kind_of_io(error), format!("{}: cannot {doing}: {error}", path.display()))
     }
 
     /// Puts the file's name in front, for errors found while looking at content alone.
@@ -76,12 +70,8 @@ impl From<rusqlite::Error> for StoreError {
 fn kind_of_io(error: &io::Error) -> StoreErrorKind {
     match error.kind() {
         io::ErrorKind::NotFound => StoreErrorKind::NotFound,
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            StoreErrorKind::Permission
-        }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            StoreErrorKind::DiskFull
-        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Permission,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => StoreErrorKind::DiskFull,
         io::ErrorKind::UnexpectedEof => StoreErrorKind::Damaged,
         _ => StoreErrorKind::Io,
     }
@@ -97,9 +87,7 @@ fn kind_of_sqlite(error: &rusqlite::Error) -> StoreErrorKind {
         | rusqlite::Error::Utf8Error(..) => StoreErrorKind::Damaged,
         _ => match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => StoreErrorKind::DiskFull,
-            Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
-                StoreErrorKind::Permission
-            }
+            Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => StoreErrorKind::Permission,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreErrorKind::Damaged,
             Some(ErrorCode::TooBig | ErrorCode::OutOfMemory) => StoreErrorKind::TooLarge,
             _ => StoreErrorKind::Io,
@@ -109,8 +97,5 @@ fn kind_of_sqlite(error: &rusqlite::Error) -> StoreErrorKind {
 
 /// Messages may quote hostile content: control characters go, and length is bounded.
 fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(500)
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
 }

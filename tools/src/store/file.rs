@@ -41,11 +41,7 @@ pub fn read_within(path: &Path, max_bytes: u64) -> Result<Capture, StoreError> {
     let packed = load(path, max_bytes)?;
     let decoded = unpack(&packed, max_bytes).and_then(|image| image::decode(&image, max_bytes));
     let mut capture = decoded.map_err(|error| error.at(path))?;
-    capture.manifest.name = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    capture.manifest.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(capture)
 }
 
@@ -61,10 +57,7 @@ fn load(path: &Path, max_bytes: u64) -> Result<Vec<u8>, StoreError> {
 }
 
 fn too_large(max_bytes: u64) -> StoreError {
-    StoreError::new(
-        StoreErrorKind::TooLarge,
-        format!("holds more than the limit of {max_bytes} bytes"),
-    )
+    StoreError::new(StoreErrorKind::TooLarge, format!("holds more than the limit of {max_bytes} bytes"))
 }
 
 fn compress(image: &[u8]) -> io::Result<Vec<u8>> {
@@ -77,11 +70,7 @@ fn compress(image: &[u8]) -> io::Result<Vec<u8>> {
 
 fn unpack(packed: &[u8], max_bytes: u64) -> Result<Vec<u8>, StoreError> {
     if !packed.starts_with(&ZSTD_MAGIC) {
-        let what = if packed.is_empty() {
-            "the file is empty"
-        } else {
-            "not a capture (no zstd data)"
-        };
+        let what = if packed.is_empty() { "the file is empty" } else { "not a capture (no zstd data)" };
         return Err(StoreError::new(StoreErrorKind::NotACapture, what));
     }
     let decoding = |error: io::Error| StoreError::damaged(format!("cut off or altered: {error}"));
@@ -89,22 +78,12 @@ fn unpack(packed: &[u8], max_bytes: u64) -> Result<Vec<u8>, StoreError> {
     decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(decoding)?;
     let mut image = Vec::new();
     // The first bytes decide: a bomb that is no database costs nothing.
-    decoder
-        .by_ref()
-        .take(SQLITE_MAGIC.len() as u64)
-        .read_to_end(&mut image)
-        .map_err(decoding)?;
+    decoder.by_ref().take(SQLITE_MAGIC.len() as u64).read_to_end(&mut image).map_err(decoding)?;
     if image != SQLITE_MAGIC {
-        return Err(StoreError::new(
-            StoreErrorKind::NotACapture,
-            "not a capture (no SQLite database inside)",
-        ));
+        return Err(StoreError::new(StoreErrorKind::NotACapture, "not a capture (no SQLite database inside)"));
     }
     let rest = (max_bytes + 1).saturating_sub(image.len() as u64);
-    decoder
-        .take(rest)
-        .read_to_end(&mut image)
-        .map_err(decoding)?;
+    decoder.take(rest).read_to_end(&mut image).map_err(decoding)?;
     if image.len() as u64 > max_bytes {
         return Err(too_large(max_bytes));
     }
@@ -113,13 +92,8 @@ fn unpack(packed: &[u8], max_bytes: u64) -> Result<Vec<u8>, StoreError> {
 
 /// Replaces a file in one step: a reader sees the old or the new, also after a crash.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let stem = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stem = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
     let draft = Draft::new(folder, &stem.to_string_lossy())?;
     (&draft.file).write_all(bytes)?;
     draft.file.sync_all()?;
@@ -136,17 +110,9 @@ struct Draft {
 impl Draft {
     fn new(folder: &Path, name: &str) -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let unique = format!(
-            ".{name}.{}-{}.tmp",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let unique = format!(".{name}.{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = folder.join(unique);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o640)
-            .open(&path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
         Ok(Draft { path, file })
     }
 }

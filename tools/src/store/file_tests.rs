@@ -20,10 +20,7 @@ pub(super) fn sample(seconds: i64) -> Capture {
         format: crate::capture::FORMAT,
         name: "sample".into(),
         origin: "live".into(),
-        span: Some(Window {
-            start: T0,
-            end: T0 + seconds * 1000,
-        }),
+        span: Some(Window { start: T0, end: T0 + seconds * 1000 }),
         memory_bytes: Some(8e9 + 0.1),
         labels: vec!["missing_index".into()],
         ..Manifest::default()
@@ -31,11 +28,7 @@ pub(super) fn sample(seconds: i64) -> Capture {
     for i in 0..seconds {
         let at = T0 + i * 1000;
         for name in ["tps", "active_sessions{wait_class=\"Lock\"}", "node_load1"] {
-            capture
-                .series
-                .entry(name.into())
-                .or_default()
-                .push(at, (i as f64).sqrt() / 3.0);
+            capture.series.entry(name.into()).or_default().push(at, (i as f64).sqrt() / 3.0);
         }
         capture.sessions.push(SessionSample {
             at,
@@ -53,46 +46,14 @@ pub(super) fn sample(seconds: i64) -> Capture {
             granted: true,
             ..Default::default()
         });
-        capture.statements.push(StatementSample {
-            at,
-            query_id: -5,
-            calls: 0.1 + i as f64,
-            ..Default::default()
-        });
-        capture.tables.push(TableSample {
-            at,
-            table: "public.t".into(),
-            since_vacuum_s: Some(1e300),
-            ..Default::default()
-        });
-        capture.holders.push(HolderSample {
-            at,
-            kind: "slot".into(),
-            lag_bytes: Some(1.5),
-            xmin_age: Some(3),
-            ..Default::default()
-        });
+        capture.statements.push(StatementSample { at, query_id: -5, calls: 0.1 + i as f64, ..Default::default() });
+        capture.tables.push(TableSample { at, table: "public.t".into(), since_vacuum_s: Some(1e300), ..Default::default() });
+        capture.holders.push(HolderSample { at, kind: "slot".into(), lag_bytes: Some(1.5), xmin_age: Some(3), ..Default::default() });
     }
-    capture.indexes.push(IndexSample {
-        at: T0,
-        columns: vec!["a".into(), "lower(b)".into()],
-        valid: true,
-        ..Default::default()
-    });
-    capture.events.push(Event {
-        at: T0,
-        kind: "restart".into(),
-        ..Default::default()
-    });
+    capture.indexes.push(IndexSample { at: T0, columns: vec!["a".into(), "lower(b)".into()], valid: true, ..Default::default() });
+    capture.events.push(Event { at: T0, kind: "restart".into(), ..Default::default() });
     capture.texts.insert(-5, "SELECT $1".into());
-    capture.settings.insert(
-        "work_mem".into(),
-        Setting {
-            value: "4096".into(),
-            unit: "kB".into(),
-            source: "default".into(),
-        },
-    );
+    capture.settings.insert("work_mem".into(), Setting { value: "4096".into(), unit: "kB".into(), source: "default".into() });
     capture.alerts.push(Alert {
         fingerprint: "f".into(),
         starts_at: T0,
@@ -100,20 +61,9 @@ pub(super) fn sample(seconds: i64) -> Capture {
         labels: BTreeMap::from([("a".into(), "b".into())]),
         ..Default::default()
     });
-    let answer = ProbeAnswer {
-        data: Some(serde_json::json!({"Total Cost": 1.25})),
-        no_data: None,
-        cost_ms: 0.3,
-    };
-    capture
-        .answers
-        .insert(ProbeCall::Plan { query_id: -5 }.key(), answer);
-    capture.bill.push(ProbeCost {
-        probe: "sessions".into(),
-        runs: 90,
-        total_ms: 20.5,
-        ..Default::default()
-    });
+    let answer = ProbeAnswer { data: Some(serde_json::json!({"Total Cost": 1.25})), no_data: None, cost_ms: 0.3 };
+    capture.answers.insert(ProbeCall::Plan { query_id: -5 }.key(), answer);
+    capture.bill.push(ProbeCost { probe: "sessions".into(), runs: 90, total_ms: 20.5, ..Default::default() });
     capture
 }
 
@@ -129,21 +79,9 @@ fn a_capture_comes_back_whole_and_is_named_by_its_file() {
     write(&capture, &path).unwrap();
     let back = read(&path).unwrap();
     assert_eq!(back.manifest.name, "incident-7");
-    assert_eq!(
-        Capture {
-            manifest: Manifest {
-                name: "sample".into(),
-                ..back.manifest.clone()
-            },
-            ..back
-        },
-        capture
-    );
+    assert_eq!(Capture { manifest: Manifest { name: "sample".into(), ..back.manifest.clone() }, ..back }, capture);
     write(&Capture::default(), &path).unwrap();
-    assert!(
-        read(&path).unwrap().series.is_empty(),
-        "an empty capture replaces it"
-    );
+    assert!(read(&path).unwrap().series.is_empty(), "an empty capture replaces it");
 }
 
 #[test]
@@ -155,11 +93,7 @@ fn the_same_capture_gives_the_same_bytes_in_any_row_order() {
     capture.sessions.reverse();
     write(&capture, &b).unwrap();
     assert_eq!(fs::read(a).unwrap(), fs::read(b).unwrap());
-    assert_eq!(
-        fs::read_dir(dir.path()).unwrap().count(),
-        2,
-        "no temporary file stays"
-    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file stays");
 }
 
 #[test]
@@ -168,26 +102,10 @@ fn the_file_is_a_plain_database_under_zstd() {
     let path = dir.path().join("a.galen");
     write(&sample(5), &path).unwrap();
     let plain = dir.path().join("a.db");
-    fs::write(
-        &plain,
-        zstd::decode_all(File::open(&path).unwrap()).unwrap(),
-    )
-    .unwrap();
+    fs::write(&plain, zstd::decode_all(File::open(&path).unwrap()).unwrap()).unwrap();
     let db = Connection::open(plain).unwrap();
-    let names: i64 = db
-        .query_row(
-            "SELECT count(*) FROM signals WHERE name LIKE '%load%'",
-            [],
-            |r| r.get(0),
-        )
-        .unwrap();
-    let blocked: i64 = db
-        .query_row(
-            "SELECT value FROM sessions, json_each(blocked_by) LIMIT 1",
-            [],
-            |r| r.get(0),
-        )
-        .unwrap();
+    let names: i64 = db.query_row("SELECT count(*) FROM signals WHERE name LIKE '%load%'", [], |r| r.get(0)).unwrap();
+    let blocked: i64 = db.query_row("SELECT value FROM sessions, json_each(blocked_by) LIMIT 1", [], |r| r.get(0)).unwrap();
     assert_eq!((names, blocked), (1, 1));
 }
 
@@ -195,32 +113,16 @@ fn the_file_is_a_plain_database_under_zstd() {
 fn a_capture_that_contradicts_itself_is_not_written() {
     let dir = folder();
     let path = dir.path().join("a.galen");
-    for (times, values) in [
-        (vec![2, 1], vec![0.0, 0.0]),
-        (vec![1], vec![]),
-        (vec![1], vec![f64::INFINITY]),
-    ] {
+    for (times, values) in [(vec![2, 1], vec![0.0, 0.0]), (vec![1], vec![]), (vec![1], vec![f64::INFINITY])] {
         let mut capture = sample(2);
-        capture.series.insert(
-            "broken".into(),
-            Series {
-                unit: String::new(),
-                times,
-                values,
-            },
-        );
+        capture.series.insert("broken".into(), Series { unit: String::new(), times, values });
         let error = write(&capture, &path).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Damaged);
         assert!(error.message.contains("signal broken"), "{error}");
     }
     let mut capture = sample(2);
     capture.statements[0].calls = f64::NAN;
-    assert!(
-        write(&capture, &path)
-            .unwrap_err()
-            .message
-            .contains("table statements")
-    );
+    assert!(write(&capture, &path).unwrap_err().message.contains("table statements"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
@@ -228,10 +130,7 @@ fn a_capture_that_contradicts_itself_is_not_written() {
 fn writing_where_one_may_not_says_so() {
     let missing = write(&sample(2), Path::new("/nonexistent/folder/a.galen")).unwrap_err();
     assert_eq!(missing.kind, StoreErrorKind::NotFound);
-    assert!(
-        missing.message.contains("/nonexistent/folder/a.galen"),
-        "{missing}"
-    );
+    assert!(missing.message.contains("/nonexistent/folder/a.galen"), "{missing}");
 }
 
 /// The body of the child below: writes where the shell's file size limit stops it.
@@ -251,9 +150,7 @@ fn noisy() -> Capture {
     let series = capture.series.entry("noise".into()).or_default();
     let mut state = 1_u64;
     for i in 0..20_000 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         series.push(T0 + i, (state >> 11) as f64);
     }
     capture
@@ -267,22 +164,17 @@ fn a_full_disk_is_an_error_and_leaves_the_old_file_and_nothing_else() {
     let before = fs::read(&path).unwrap();
     // A limit of 16 blocks of 512 bytes; SIGXFSZ ignored, so that the write fails as on a full disk.
     let child = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" --exact --nocapture store::file::tests::child_writes_under_a_file_size_limit"])
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 16; exec \"$0\" --exact --nocapture store::file::tests::child_writes_under_a_file_size_limit",
+        ])
         .arg(std::env::current_exe().unwrap())
         .env("GALEN_TEST_LIMITED_WRITE", &path)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
-    assert!(
-        child.status.success() && said.contains("refused: "),
-        "{said}{}",
-        String::from_utf8_lossy(&child.stderr)
-    );
-    assert_eq!(
-        fs::read(&path).unwrap(),
-        before,
-        "the old capture is untouched"
-    );
+    assert!(child.status.success() && said.contains("refused: "), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    assert_eq!(fs::read(&path).unwrap(), before, "the old capture is untouched");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no leftovers");
 }
 
@@ -336,9 +228,6 @@ fn decode_times_are_printed() {
             assert_eq!(read(&path).unwrap().series.len(), capture.series.len());
         }
         let size = fs::metadata(&path).unwrap().len();
-        println!(
-            "{name}: {size} bytes, {:.3} ms a read",
-            start.elapsed().as_secs_f64() * 1e3 / f64::from(rounds)
-        );
+        println!("{name}: {size} bytes, {:.3} ms a read", start.elapsed().as_secs_f64() * 1e3 / f64::from(rounds));
     }
 }

@@ -12,8 +12,7 @@ use crate::store::seal::{NO_HASH, seal};
 fn forged(capture: &Capture, sql: &str) -> Vec<u8> {
     let image = image::encode(capture).unwrap();
     let mut db = Connection::open_in_memory().unwrap();
-    db.deserialize_read_exact(MAIN_DB, &image[..], image.len(), false)
-        .unwrap();
+    db.deserialize_read_exact(MAIN_DB, &image[..], image.len(), false).unwrap();
     let reset = format!("UPDATE manifest SET value = '{NO_HASH}' WHERE key = 'sha256'");
     db.execute_batch(&format!("{reset}; {sql}")).unwrap();
     let mut image = db.serialize(MAIN_DB).unwrap().to_vec();
@@ -22,10 +21,7 @@ fn forged(capture: &Capture, sql: &str) -> Vec<u8> {
 }
 
 fn kind_of(bytes: &[u8]) -> Option<StoreErrorKind> {
-    unpack(bytes, MAX_BYTES)
-        .and_then(|image| image::decode(&image, MAX_BYTES))
-        .err()
-        .map(|error| error.kind)
+    unpack(bytes, MAX_BYTES).and_then(|image| image::decode(&image, MAX_BYTES)).err().map(|error| error.kind)
 }
 
 #[test]
@@ -38,10 +34,7 @@ fn every_kind_of_wrong_file_has_its_kind_of_error() {
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();
         let error = read(&path).unwrap_err();
-        assert!(
-            error.message.contains(name) && !error.message.contains('\n'),
-            "{error}"
-        );
+        assert!(error.message.contains(name) && !error.message.contains('\n'), "{error}");
         error.kind
     };
     let sqlite = |sql: &str| {
@@ -49,46 +42,19 @@ fn every_kind_of_wrong_file_has_its_kind_of_error() {
         db.execute_batch(sql).unwrap();
         compress(&db.serialize(MAIN_DB).unwrap()).unwrap()
     };
-    assert_eq!(
-        read(&dir.path().join("none.galen")).unwrap_err().kind,
-        StoreErrorKind::NotFound
-    );
-    assert_eq!(
-        read(dir.path()).unwrap_err().kind,
-        StoreErrorKind::NotACapture
-    );
+    assert_eq!(read(&dir.path().join("none.galen")).unwrap_err().kind, StoreErrorKind::NotFound);
+    assert_eq!(read(dir.path()).unwrap_err().kind, StoreErrorKind::NotACapture);
     assert_eq!(put("empty", b""), StoreErrorKind::NotACapture);
-    assert_eq!(
-        put("text", b"hello, this is text"),
-        StoreErrorKind::NotACapture
-    );
-    assert_eq!(
-        put("zeros", &compress(&[0; 100_000]).unwrap()),
-        StoreErrorKind::NotACapture
-    );
-    assert_eq!(
-        put("other-database", &sqlite("CREATE TABLE t(a)")),
-        StoreErrorKind::NotACapture
-    );
-    assert_eq!(
-        put("cut", &bytes[..bytes.len() / 2]),
-        StoreErrorKind::Damaged
-    );
-    assert_eq!(
-        put("newer", &forged(&sample(2), "PRAGMA user_version=99")),
-        StoreErrorKind::TooNew
-    );
-    assert_eq!(
-        read_within(&good, 1000).unwrap_err().kind,
-        StoreErrorKind::TooLarge
-    );
+    assert_eq!(put("text", b"hello, this is text"), StoreErrorKind::NotACapture);
+    assert_eq!(put("zeros", &compress(&[0; 100_000]).unwrap()), StoreErrorKind::NotACapture);
+    assert_eq!(put("other-database", &sqlite("CREATE TABLE t(a)")), StoreErrorKind::NotACapture);
+    assert_eq!(put("cut", &bytes[..bytes.len() / 2]), StoreErrorKind::Damaged);
+    assert_eq!(put("newer", &forged(&sample(2), "PRAGMA user_version=99")), StoreErrorKind::TooNew);
+    assert_eq!(read_within(&good, 1000).unwrap_err().kind, StoreErrorKind::TooLarge);
     let mut bomb = SQLITE_MAGIC.to_vec();
     bomb.resize(3 << 20, 0);
     fs::write(&good, compress(&bomb).unwrap()).unwrap();
-    assert_eq!(
-        read_within(&good, 2 << 20).unwrap_err().kind,
-        StoreErrorKind::TooLarge
-    );
+    assert_eq!(read_within(&good, 2 << 20).unwrap_err().kind, StoreErrorKind::TooLarge);
 }
 
 #[test]
@@ -100,99 +66,38 @@ fn forged_content_is_refused_even_with_a_valid_hash() {
     let nan = pack(&[1.0, f64::NAN]).unwrap();
     let signal = |n: i64, times: &[u8], values: &[u8]| {
         let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        format!(
-            "INSERT INTO signals VALUES('evil','',{n},x'{}',x'{}')",
-            hex(times),
-            hex(values)
-        )
+        format!("INSERT INTO signals VALUES('evil','',{n},x'{}',x'{}')", hex(times), hex(values))
     };
-    assert_eq!(
-        kind_of(&forged(&capture, &signal(2, &two(1, 2), &values))),
-        None,
-        "the forger's tools work"
-    );
+    assert_eq!(kind_of(&forged(&capture, &signal(2, &two(1, 2), &values))), None, "the forger's tools work");
     let cases = [
         (signal(2, &two(2, 1), &values), StoreErrorKind::Damaged),
         (signal(2, &two(1, 1), &values), StoreErrorKind::Damaged),
-        (
-            signal(2, &two(1, i64::MAX), &values),
-            StoreErrorKind::Damaged,
-        ),
+        (signal(2, &two(1, i64::MAX), &values), StoreErrorKind::Damaged),
         (signal(2, &two(1, 2), &nan), StoreErrorKind::Damaged),
         (signal(3, &two(1, 2), &values), StoreErrorKind::Damaged),
         (signal(2, b"garbage", &values), StoreErrorKind::Damaged),
         (signal(-1, &two(1, 2), &values), StoreErrorKind::Damaged),
-        (
-            signal(i64::MAX, &two(1, 2), &values),
-            StoreErrorKind::TooLarge,
-        ),
+        (signal(i64::MAX, &two(1, 2), &values), StoreErrorKind::TooLarge),
         (signal(200_000_000, &huge, &huge), StoreErrorKind::TooLarge),
-        (
-            "INSERT INTO signals SELECT * FROM signals".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "CREATE TRIGGER evil AFTER INSERT ON locks BEGIN SELECT 1; END".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "DROP TABLE locks; CREATE VIEW locks AS SELECT * FROM sessions".into(),
-            StoreErrorKind::Damaged,
-        ),
+        ("INSERT INTO signals SELECT * FROM signals".into(), StoreErrorKind::Damaged),
+        ("CREATE TRIGGER evil AFTER INSERT ON locks BEGIN SELECT 1; END".into(), StoreErrorKind::Damaged),
+        ("DROP TABLE locks; CREATE VIEW locks AS SELECT * FROM sessions".into(), StoreErrorKind::Damaged),
         ("DROP TABLE bill".into(), StoreErrorKind::Damaged),
-        (
-            "ALTER TABLE bill ADD COLUMN evil AS (zeroblob(100000000))".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET user = CAST(x'ff41' AS TEXT)".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET user = NULL".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET pid = 99999999999".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET xact_age_ms = 9223372036854775807".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET at = 9223372036854775807".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET at = -at".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE sessions SET blocked_by = '[[[['".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "UPDATE statements SET calls = 1e999".into(),
-            StoreErrorKind::Damaged,
-        ),
+        ("ALTER TABLE bill ADD COLUMN evil AS (zeroblob(100000000))".into(), StoreErrorKind::Damaged),
+        ("UPDATE sessions SET user = CAST(x'ff41' AS TEXT)".into(), StoreErrorKind::Damaged),
+        ("UPDATE sessions SET user = NULL".into(), StoreErrorKind::Damaged),
+        ("UPDATE sessions SET pid = 99999999999".into(), StoreErrorKind::Damaged),
+        ("UPDATE sessions SET xact_age_ms = 9223372036854775807".into(), StoreErrorKind::Damaged),
+        ("UPDATE sessions SET at = 9223372036854775807".into(), StoreErrorKind::Damaged),
+        ("UPDATE sessions SET at = -at".into(), StoreErrorKind::Damaged),
+        ("UPDATE sessions SET blocked_by = '[[[['".into(), StoreErrorKind::Damaged),
+        ("UPDATE statements SET calls = 1e999".into(), StoreErrorKind::Damaged),
         ("UPDATE bill SET runs = -1".into(), StoreErrorKind::Damaged),
-        (
-            "UPDATE manifest SET value = '{}' WHERE key = 'manifest'".into(),
-            StoreErrorKind::Damaged,
-        ),
-        (
-            "DELETE FROM manifest WHERE key = 'manifest'".into(),
-            StoreErrorKind::Damaged,
-        ),
+        ("UPDATE manifest SET value = '{}' WHERE key = 'manifest'".into(), StoreErrorKind::Damaged),
+        ("DELETE FROM manifest WHERE key = 'manifest'".into(), StoreErrorKind::Damaged),
     ];
     for (sql, kind) in cases {
-        assert_eq!(
-            kind_of(&forged(&capture, &sql)),
-            Some(kind),
-            "{}",
-            &sql[..sql.len().min(120)]
-        );
+        assert_eq!(kind_of(&forged(&capture, &sql)), Some(kind), "{}", &sql[..sql.len().min(120)]);
     }
 }
 
@@ -217,10 +122,7 @@ fn what_is_small_on_disk_and_large_in_memory_is_refused() {
     let bytes = forged(&sample(2), &answer);
     let image = unpack(&bytes, MAX_BYTES).unwrap();
     assert!(image::decode(&image, 10 << 20).is_ok());
-    assert_eq!(
-        image::decode(&image, 5 << 20).unwrap_err().kind,
-        StoreErrorKind::TooLarge
-    );
+    assert_eq!(image::decode(&image, 5 << 20).unwrap_err().kind, StoreErrorKind::TooLarge);
 }
 
 proptest! {

@@ -60,43 +60,22 @@ pub(super) fn decode(image: &[u8], max_bytes: u64) -> Result<Capture, StoreError
         events: load_all(&db, &mut budget)?,
         alerts: load_all(&db, &mut budget)?,
         bill: load_all(&db, &mut budget)?,
-        texts: load_pairs(
-            &db,
-            "SELECT query_id, text FROM texts ORDER BY query_id",
-            |row| Ok((row.get(0)?, text(row.get_ref(1)?, &mut budget)?.to_owned())),
-        )?,
-        settings: load_pairs(
-            &db,
-            "SELECT name, value, unit, source FROM settings ORDER BY rowid",
-            |row| {
-                let mut field =
-                    |i| Ok::<_, StoreError>(text(row.get_ref(i)?, &mut budget)?.to_owned());
-                Ok((
-                    field(0)?,
-                    Setting {
-                        value: field(1)?,
-                        unit: field(2)?,
-                        source: field(3)?,
-                    },
-                ))
-            },
-        )?,
-        answers: load_pairs(
-            &db,
-            "SELECT call, answer FROM answers ORDER BY rowid",
-            |row| {
-                let call = text(row.get_ref(0)?, &mut budget)?.to_owned();
-                Ok((call, load_json(row.get_ref(1)?, &mut budget)?))
-            },
-        )?,
+        texts: load_pairs(&db, "SELECT query_id, text FROM texts ORDER BY query_id", |row| {
+            Ok((row.get(0)?, text(row.get_ref(1)?, &mut budget)?.to_owned()))
+        })?,
+        settings: load_pairs(&db, "SELECT name, value, unit, source FROM settings ORDER BY rowid", |row| {
+            let mut field = |i| Ok::<_, StoreError>(text(row.get_ref(i)?, &mut budget)?.to_owned());
+            Ok((field(0)?, Setting { value: field(1)?, unit: field(2)?, source: field(3)? }))
+        })?,
+        answers: load_pairs(&db, "SELECT call, answer FROM answers ORDER BY rowid", |row| {
+            let call = text(row.get_ref(0)?, &mut budget)?.to_owned();
+            Ok((call, load_json(row.get_ref(1)?, &mut budget)?))
+        })?,
     })
 }
 
 fn store_manifest(db: &Connection, manifest: &Manifest) -> Result<(), StoreError> {
-    let known = Manifest {
-        format: FORMAT,
-        ..manifest.clone()
-    };
+    let known = Manifest { format: FORMAT, ..manifest.clone() };
     let mut insert = db.prepare("INSERT INTO manifest(key, value) VALUES(?, ?)")?;
     insert.execute(params!["manifest", to_json(&known)?])?;
     // Written last, so that it lies before the manifest's text in the page: the first match is the real one.
@@ -108,9 +87,7 @@ fn load_manifest(db: &Connection, budget: &mut Budget) -> Result<(Manifest, Stri
     let mut select = db.prepare("SELECT value FROM manifest WHERE key = ?")?;
     let seal = select.query_row([HASH_KEY], |row| row.get::<_, String>(0))?;
     let mut rows = select.query(["manifest"])?;
-    let row = rows
-        .next()?
-        .ok_or_else(|| StoreError::damaged("it has no manifest"))?;
+    let row = rows.next()?.ok_or_else(|| StoreError::damaged("it has no manifest"))?;
     let manifest: Manifest = load_json(row.get_ref(0)?, budget)?;
     if let Some(span) = manifest.span {
         check_time(span.start).and_then(|()| check_time(span.end))?;
@@ -123,8 +100,7 @@ fn store_maps(db: &Connection, capture: &Capture) -> Result<(), StoreError> {
     for (id, text) in &capture.texts {
         insert.execute(params![id, text])?;
     }
-    let mut insert =
-        db.prepare("INSERT INTO settings(name, value, unit, source) VALUES(?, ?, ?, ?)")?;
+    let mut insert = db.prepare("INSERT INTO settings(name, value, unit, source) VALUES(?, ?, ?, ?)")?;
     for (name, setting) in &capture.settings {
         insert.execute(params![name, setting.value, setting.unit, setting.source])?;
     }
@@ -146,17 +122,14 @@ fn load_pairs<K: Ord, V>(
     while let Some(row) = rows.next()? {
         let (key, value) = read(row)?;
         if all.insert(key, value).is_some() {
-            return Err(StoreError::damaged(
-                "a text, setting or answer is there twice",
-            ));
+            return Err(StoreError::damaged("a text, setting or answer is there twice"));
         }
     }
     Ok(all)
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value)
-        .map_err(|error| StoreError::damaged(format!("cannot write JSON: {error}")))
+    serde_json::to_string(value).map_err(|error| StoreError::damaged(format!("cannot write JSON: {error}")))
 }
 
 fn open(image: &[u8]) -> Result<Connection, StoreError> {

@@ -87,8 +87,7 @@ impl State {
     }
 }
 
-const COLUMNS: &str =
-    "id, target, state, opened_at, updated_at, headline, top_cause, probability, error";
+const COLUMNS: &str = "id, target, state, opened_at, updated_at, headline, top_cause, probability, error";
 
 impl Store {
     /// Incidents that pass the filter, the newest first, at most `limit`.
@@ -112,8 +111,7 @@ impl Store {
     /// One incident; `NotFound` where there is none of that number.
     pub fn incident(&self, id: i64) -> Result<Incident, StoreError> {
         let db = self.connection();
-        let mut select =
-            db.prepare_cached(&format!("SELECT {COLUMNS} FROM incidents WHERE id = ?"))?;
+        let mut select = db.prepare_cached(&format!("SELECT {COLUMNS} FROM incidents WHERE id = ?"))?;
         let mut rows = select.query([id])?;
         let row = rows.next()?.ok_or_else(|| no_incident(id))?;
         self.incident_of(&db, row)
@@ -139,13 +137,8 @@ impl Store {
     pub fn set_state(&self, id: i64, state: State, error: Option<&str>) -> Result<(), StoreError> {
         let error = error.filter(|_| state == State::Failed);
         let sql = "UPDATE incidents SET state = ?, error = ?, updated_at = ? WHERE id = ?";
-        let changed =
-            self.write(|tx| Ok(tx.execute(sql, params![state.as_str(), error, now(), id])?))?;
-        if changed == 0 {
-            Err(no_incident(id))
-        } else {
-            Ok(())
-        }
+        let changed = self.write(|tx| Ok(tx.execute(sql, params![state.as_str(), error, now(), id])?))?;
+        if changed == 0 { Err(no_incident(id)) } else { Ok(()) }
     }
 
     /// Takes the oldest open incident and moves it to `Collecting`; nobody else gets the same one. None when there
@@ -169,12 +162,8 @@ impl Store {
 
     fn incident_of(&self, db: &Connection, row: &Row<'_>) -> Result<Incident, StoreError> {
         let id = row.get(0)?;
-        let mut select = db.prepare_cached(
-            "SELECT DISTINCT fingerprint FROM incident_alerts WHERE incident = ? ORDER BY 1",
-        )?;
-        let fingerprints = select
-            .query_map([id], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
+        let mut select = db.prepare_cached("SELECT DISTINCT fingerprint FROM incident_alerts WHERE incident = ? ORDER BY 1")?;
+        let fingerprints = select.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(Incident {
             id,
             target: row.get(1)?,
@@ -193,17 +182,12 @@ impl Store {
 
 /// `NotFound` unless there is such an incident.
 pub(super) fn require(db: &Connection, id: i64) -> Result<(), StoreError> {
-    let found = db
-        .prepare_cached("SELECT 1 FROM incidents WHERE id = ?")?
-        .exists([id])?;
+    let found = db.prepare_cached("SELECT 1 FROM incidents WHERE id = ?")?.exists([id])?;
     if found { Ok(()) } else { Err(no_incident(id)) }
 }
 
 fn no_incident(id: i64) -> StoreError {
-    StoreError::new(
-        StoreErrorKind::NotFound,
-        format!("there is no incident {id}"),
-    )
+    StoreError::new(StoreErrorKind::NotFound, format!("there is no incident {id}"))
 }
 
 fn alert_of(row: &Row<'_>) -> Result<Alert, StoreError> {
@@ -215,9 +199,7 @@ fn alert_of(row: &Row<'_>) -> Result<Alert, StoreError> {
         source: row.get(3)?,
         starts_at: row.get(4)?,
         ends_at: row.get(5)?,
-        labels: serde_json::from_str(&labels).map_err(|error| {
-            StoreError::damaged(format!("labels of an alert do not parse: {error}"))
-        })?,
+        labels: serde_json::from_str(&labels).map_err(|error| StoreError::damaged(format!("labels of an alert do not parse: {error}")))?,
         summary: row.get(7)?,
     })
 }

@@ -35,44 +35,22 @@ impl Store {
     /// first heard of as resolved are recorded, and never start a diagnosis.
     ///
     /// Fails with `NotFound` when there are no alerts, `DiskFull` or `Io`; then nothing of this call is kept.
-    pub fn intake(
-        &self,
-        alerts: &[Alert],
-        target: &str,
-        group_window_ms: i64,
-    ) -> Result<Intake, StoreError> {
+    pub fn intake(&self, alerts: &[Alert], target: &str, group_window_ms: i64) -> Result<Intake, StoreError> {
         if alerts.is_empty() {
-            return Err(StoreError::new(
-                StoreErrorKind::NotFound,
-                "the message holds no alerts",
-            ));
+            return Err(StoreError::new(StoreErrorKind::NotFound, "the message holds no alerts"));
         }
         let (reply, answer) = sync_channel(1);
-        let mine = Waiting {
-            alerts: alerts.to_vec(),
-            target: target.to_owned(),
-            window_ms: group_window_ms,
-            reply,
-        };
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(mine);
+        let mine = Waiting { alerts: alerts.to_vec(), target: target.to_owned(), window_ms: group_window_ms, reply };
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(mine);
         // Whoever gets the connection serves all that queued up meanwhile; the others find their answer ready.
         let mut db = self.connection();
         if let Ok(served) = answer.try_recv() {
             return served;
         }
-        let batch =
-            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let batch = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         serve(&mut db, batch);
         drop(db);
-        answer.recv().unwrap_or_else(|_| {
-            Err(StoreError::new(
-                StoreErrorKind::Io,
-                "intake was interrupted",
-            ))
-        })
+        answer.recv().unwrap_or_else(|_| Err(StoreError::new(StoreErrorKind::Io, "intake was interrupted")))
     }
 }
 
@@ -89,10 +67,7 @@ fn serve(db: &mut Connection, batch: Vec<Waiting>) {
     }
 }
 
-fn commit_all(
-    db: &mut Connection,
-    batch: &[Waiting],
-) -> Result<Vec<Result<Intake, StoreError>>, StoreError> {
+fn commit_all(db: &mut Connection, batch: &[Waiting]) -> Result<Vec<Result<Intake, StoreError>>, StoreError> {
     let mut transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut results = Vec::with_capacity(batch.len());
     for waiting in batch {
@@ -130,13 +105,8 @@ fn take_in(db: &Connection, waiting: &Waiting) -> Result<Intake, StoreError> {
     for incident in &known {
         touch(db, *incident)?;
     }
-    let last = known.last().map(|incident| Intake {
-        incident_id: *incident,
-        new: false,
-    });
-    joined
-        .or(last)
-        .ok_or_else(|| StoreError::damaged("alerts belong to no incident"))
+    let last = known.last().map(|incident| Intake { incident_id: *incident, new: false });
+    joined.or(last).ok_or_else(|| StoreError::damaged("alerts belong to no incident"))
 }
 
 /// The incident of an alert seen before, after bringing its status up to date.
@@ -146,70 +116,35 @@ fn update_known(db: &Connection, target: &str, alert: &Alert) -> Result<Option<i
                ends_at = coalesce(?5, ends_at) WHERE target = ?1 AND fingerprint = ?2 AND starts_at = ?3
                RETURNING incident";
     let mut update = db.prepare_cached(sql)?;
-    let key = params![
-        target,
-        alert.fingerprint,
-        alert.starts_at,
-        alert.status,
-        alert.ends_at
-    ];
+    let key = params![target, alert.fingerprint, alert.starts_at, alert.status, alert.ends_at];
     Ok(update.query_row(key, |row| row.get(0)).optional()?)
 }
 
 /// The incident that alerts not seen before belong to.
-fn place_fresh(
-    db: &Connection,
-    waiting: &Waiting,
-    fresh: &[&Alert],
-) -> Result<Option<Intake>, StoreError> {
-    let firing = fresh
-        .iter()
-        .filter(|alert| !is_resolved(alert))
-        .map(|alert| alert.starts_at)
-        .min();
+fn place_fresh(db: &Connection, waiting: &Waiting, fresh: &[&Alert]) -> Result<Option<Intake>, StoreError> {
+    let firing = fresh.iter().filter(|alert| !is_resolved(alert)).map(|alert| alert.starts_at).min();
     let Some(start) = firing.or_else(|| fresh.iter().map(|alert| alert.starts_at).min()) else {
         return Ok(None);
     };
     if let Some(incident_id) = unfinished(db, &waiting.target, start, waiting.window_ms)? {
-        return Ok(Some(Intake {
-            incident_id,
-            new: false,
-        }));
+        return Ok(Some(Intake { incident_id, new: false }));
     }
     let state = if firing.is_some() { "open" } else { "resolved" };
-    let mut open = db.prepare_cached(
-        "INSERT INTO incidents(target, state, opened_at, updated_at) VALUES(?, ?, ?, ?)",
-    )?;
+    let mut open = db.prepare_cached("INSERT INTO incidents(target, state, opened_at, updated_at) VALUES(?, ?, ?, ?)")?;
     let incident_id = open.insert(params![waiting.target, state, start, now()])?;
-    Ok(Some(Intake {
-        incident_id,
-        new: firing.is_some(),
-    }))
+    Ok(Some(Intake { incident_id, new: firing.is_some() }))
 }
 
-fn unfinished(
-    db: &Connection,
-    target: &str,
-    start: UnixMs,
-    window_ms: i64,
-) -> Result<Option<i64>, StoreError> {
+fn unfinished(db: &Connection, target: &str, start: UnixMs, window_ms: i64) -> Result<Option<i64>, StoreError> {
     let sql = "SELECT id FROM incidents WHERE target = ? AND opened_at BETWEEN ? AND ?
                AND state NOT IN ('resolved', 'failed') ORDER BY opened_at DESC, id DESC LIMIT 1";
     let window = window_ms.max(0);
-    let bounds = params![
-        target,
-        start.saturating_sub(window),
-        start.saturating_add(window)
-    ];
-    Ok(db
-        .prepare_cached(sql)?
-        .query_row(bounds, |row| row.get(0))
-        .optional()?)
+    let bounds = params![target, start.saturating_sub(window), start.saturating_add(window)];
+    Ok(db.prepare_cached(sql)?.query_row(bounds, |row| row.get(0)).optional()?)
 }
 
 fn insert(db: &Connection, target: &str, incident: i64, alert: &Alert) -> Result<(), StoreError> {
-    let labels = serde_json::to_string(&alert.labels)
-        .map_err(|error| StoreError::damaged(format!("cannot write labels: {error}")))?;
+    let labels = serde_json::to_string(&alert.labels).map_err(|error| StoreError::damaged(format!("cannot write labels: {error}")))?;
     // The same alert twice in one message: the first stands.
     let sql = "INSERT OR IGNORE INTO incident_alerts(target, fingerprint, starts_at, incident, name, status, source,
                ends_at, labels, summary) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";

@@ -19,31 +19,18 @@ pub(super) trait Record: Sized {
 /// Writes samples in time order (those of one time stay in the order given).
 pub(super) fn store_all<R: Record>(db: &Connection, records: &[R]) -> Result<(), StoreError> {
     let marks = vec!["?"; R::COLUMNS.len()].join(",");
-    let mut insert = db.prepare(&format!(
-        "INSERT INTO {}({}) VALUES({marks})",
-        R::TABLE,
-        R::COLUMNS.join(",")
-    ))?;
+    let mut insert = db.prepare(&format!("INSERT INTO {}({}) VALUES({marks})", R::TABLE, R::COLUMNS.join(",")))?;
     let mut ordered: Vec<&R> = records.iter().collect();
     ordered.sort_by_key(|record| record.time());
     for record in ordered {
-        check_time(record.time())
-            .and_then(|()| record.store(&mut insert))
-            .map_err(in_table::<R>)?;
+        check_time(record.time()).and_then(|()| record.store(&mut insert)).map_err(in_table::<R>)?;
     }
     Ok(())
 }
 
 /// Reads samples, which must lie in time order.
-pub(super) fn load_all<R: Record>(
-    db: &Connection,
-    budget: &mut Budget,
-) -> Result<Vec<R>, StoreError> {
-    let mut select = db.prepare(&format!(
-        "SELECT {} FROM {} ORDER BY rowid",
-        R::COLUMNS.join(","),
-        R::TABLE
-    ))?;
+pub(super) fn load_all<R: Record>(db: &Connection, budget: &mut Budget) -> Result<Vec<R>, StoreError> {
+    let mut select = db.prepare(&format!("SELECT {} FROM {} ORDER BY rowid", R::COLUMNS.join(","), R::TABLE))?;
     let mut rows = select.query([])?;
     let mut records: Vec<R> = Vec::new();
     while let Some(row) = rows.next()? {
@@ -51,13 +38,8 @@ pub(super) fn load_all<R: Record>(
         budget.hold(size_of::<R>() as u64)?;
         let record = R::load(row, budget).map_err(in_table::<R>)?;
         check_time(record.time()).map_err(in_table::<R>)?;
-        if records
-            .last()
-            .is_some_and(|last| record.time() < last.time())
-        {
-            return Err(in_table::<R>(StoreError::damaged(
-                "rows are not in time order",
-            )));
+        if records.last().is_some_and(|last| record.time() < last.time()) {
+            return Err(in_table::<R>(StoreError::damaged("rows are not in time order")));
         }
         records.push(record);
     }

@@ -22,17 +22,9 @@ const LEAF: u8 = 13;
 
 /// Magic, application id and version lie at fixed offsets: look before SQLite does.
 pub(super) fn check_header(image: &[u8]) -> Result<(), StoreError> {
-    let word = |at: usize| {
-        image
-            .get(at..at + 4)
-            .and_then(|b| b.try_into().ok())
-            .map(i32::from_be_bytes)
-    };
+    let word = |at: usize| image.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_be_bytes);
     if !image.starts_with(SQLITE_MAGIC) || word(68) != Some(APPLICATION_ID) {
-        return Err(StoreError::new(
-            StoreErrorKind::NotACapture,
-            "what it contains is no capture",
-        ));
+        return Err(StoreError::new(StoreErrorKind::NotACapture, "what it contains is no capture"));
     }
     // The table list must be one leaf page: as a tree of forged links it could keep SQLite busy for ever.
     if image.get(SCHEMA_PAGE_KIND) != Some(&LEAF) {
@@ -42,9 +34,7 @@ pub(super) fn check_header(image: &[u8]) -> Result<(), StoreError> {
         Some(version) if (1..=FORMAT).contains(&version) => Ok(()),
         Some(version) if version > FORMAT => Err(StoreError::new(
             StoreErrorKind::TooNew,
-            format!(
-                "written in format {version}, this Galen reads up to {FORMAT}: use a newer galen"
-            ),
+            format!("written in format {version}, this Galen reads up to {FORMAT}: use a newer galen"),
         )),
         _ => Err(StoreError::damaged("its format version is forged")),
     }
@@ -53,17 +43,14 @@ pub(super) fn check_header(image: &[u8]) -> Result<(), StoreError> {
 /// Puts the hash of the image, taken with zeros in the hash's own place, into that place.
 pub(super) fn seal(image: &mut [u8]) -> Result<(), StoreError> {
     let hash = hash_of(image);
-    let at = place_of_hash(image, NO_HASH)
-        .ok_or_else(|| StoreError::damaged("no place for the hash"))?;
+    let at = place_of_hash(image, NO_HASH).ok_or_else(|| StoreError::damaged("no place for the hash"))?;
     image[at..at + NO_HASH.len()].copy_from_slice(hash.as_bytes());
     Ok(())
 }
 
 /// Compares the hash that the manifest claims with that of the image.
 pub(super) fn check_seal(image: &[u8], claimed: &str) -> Result<(), StoreError> {
-    let place = (claimed.len() == NO_HASH.len())
-        .then(|| place_of_hash(image, claimed))
-        .flatten();
+    let place = (claimed.len() == NO_HASH.len()).then(|| place_of_hash(image, claimed)).flatten();
     let at = place.ok_or_else(|| StoreError::damaged("its sha256 is forged"))?;
     let mut hasher = Sha256::new();
     hasher.update(&image[..at]);
@@ -72,18 +59,14 @@ pub(super) fn check_seal(image: &[u8], claimed: &str) -> Result<(), StoreError> 
     if hex(&hasher.finalize()) == claimed {
         return Ok(());
     }
-    Err(StoreError::damaged(
-        "its content does not match its sha256: it was altered after it was written",
-    ))
+    Err(StoreError::damaged("its content does not match its sha256: it was altered after it was written"))
 }
 
 /// The manifest is the first table: its row lies in the second page, and nothing of a stranger's before it.
 fn place_of_hash(image: &[u8], value: &str) -> Option<usize> {
     let needle = [HASH_KEY.as_bytes(), value.as_bytes()].concat();
     let head = &image[..image.len().min(2 * PAGE_BYTES)];
-    let found = head
-        .windows(needle.len())
-        .position(|window| window == needle)?;
+    let found = head.windows(needle.len()).position(|window| window == needle)?;
     Some(found + HASH_KEY.len())
 }
 

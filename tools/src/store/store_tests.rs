@@ -11,14 +11,7 @@ const MINUTE: i64 = 60_000;
 
 fn alert(fingerprint: &str, starts_at: i64, status: &str) -> Alert {
     let ends_at = (status == "resolved").then_some(starts_at + 1000);
-    Alert {
-        fingerprint: fingerprint.into(),
-        starts_at,
-        ends_at,
-        status: status.into(),
-        name: "Load".into(),
-        ..Alert::default()
-    }
+    Alert { fingerprint: fingerprint.into(), starts_at, ends_at, status: status.into(), name: "Load".into(), ..Alert::default() }
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -30,156 +23,60 @@ fn store() -> (tempfile::TempDir, Store) {
 #[test]
 fn alerts_of_one_target_within_the_window_are_one_incident() {
     let (_dir, store) = store();
-    let first = store
-        .intake(&[alert("a", MINUTE, "firing")], "shop", MINUTE)
-        .unwrap();
+    let first = store.intake(&[alert("a", MINUTE, "firing")], "shop", MINUTE).unwrap();
     assert!(first.new);
-    let again = store
-        .intake(&[alert("a", MINUTE, "firing")], "shop", MINUTE)
-        .unwrap();
-    assert_eq!(
-        again,
-        Intake {
-            incident_id: first.incident_id,
-            new: false
-        },
-        "a repeat changes nothing"
-    );
-    let both = [
-        alert("b", 2 * MINUTE, "firing"),
-        alert("a", MINUTE, "firing"),
-        alert("b", 2 * MINUTE, "firing"),
-    ];
+    let again = store.intake(&[alert("a", MINUTE, "firing")], "shop", MINUTE).unwrap();
+    assert_eq!(again, Intake { incident_id: first.incident_id, new: false }, "a repeat changes nothing");
+    let both = [alert("b", 2 * MINUTE, "firing"), alert("a", MINUTE, "firing"), alert("b", 2 * MINUTE, "firing")];
     assert_eq!(store.intake(&both, "shop", MINUTE).unwrap(), again);
-    assert!(
-        store
-            .intake(&[alert("a", MINUTE, "firing")], "other", MINUTE)
-            .unwrap()
-            .new,
-        "targets stay apart"
-    );
-    assert!(
-        store
-            .intake(&[alert("c", 2 * MINUTE + 1, "firing")], "shop", MINUTE)
-            .unwrap()
-            .new,
-        "past the window"
-    );
+    assert!(store.intake(&[alert("a", MINUTE, "firing")], "other", MINUTE).unwrap().new, "targets stay apart");
+    assert!(store.intake(&[alert("c", 2 * MINUTE + 1, "firing")], "shop", MINUTE).unwrap().new, "past the window");
     let incident = store.incident(first.incident_id).unwrap();
-    assert_eq!(
-        (incident.fingerprints, incident.state, incident.opened_at),
-        (vec!["a".into(), "b".into()], State::Open, MINUTE)
-    );
-    assert_eq!(
-        store.alerts_of(first.incident_id).unwrap(),
-        [both[1].clone(), both[0].clone()]
-    );
-    assert_eq!(
-        store
-            .incidents(
-                &Filter {
-                    target: Some("shop".into()),
-                    ..Filter::default()
-                },
-                9
-            )
-            .unwrap()
-            .len(),
-        2
-    );
+    assert_eq!((incident.fingerprints, incident.state, incident.opened_at), (vec!["a".into(), "b".into()], State::Open, MINUTE));
+    assert_eq!(store.alerts_of(first.incident_id).unwrap(), [both[1].clone(), both[0].clone()]);
+    assert_eq!(store.incidents(&Filter { target: Some("shop".into()), ..Filter::default() }, 9).unwrap().len(), 2);
     assert_eq!(store.incidents(&Filter::default(), 2).unwrap().len(), 2);
-    assert_eq!(
-        store.intake(&[], "shop", MINUTE).unwrap_err().message,
-        "the message holds no alerts"
-    );
+    assert_eq!(store.intake(&[], "shop", MINUTE).unwrap_err().message, "the message holds no alerts");
 }
 
 #[test]
 fn an_incident_is_resolved_with_its_last_alert() {
     let (_dir, store) = store();
-    let id = store
-        .intake(
-            &[alert("a", 0, "firing"), alert("b", 0, "firing")],
-            "shop",
-            MINUTE,
-        )
-        .unwrap()
-        .incident_id;
-    store
-        .intake(&[alert("a", 0, "resolved")], "shop", MINUTE)
-        .unwrap();
-    assert_eq!(
-        store.incident(id).unwrap().state,
-        State::Open,
-        "one alert still fires"
-    );
-    store
-        .intake(&[alert("b", 0, "resolved")], "shop", MINUTE)
-        .unwrap();
+    let id = store.intake(&[alert("a", 0, "firing"), alert("b", 0, "firing")], "shop", MINUTE).unwrap().incident_id;
+    store.intake(&[alert("a", 0, "resolved")], "shop", MINUTE).unwrap();
+    assert_eq!(store.incident(id).unwrap().state, State::Open, "one alert still fires");
+    store.intake(&[alert("b", 0, "resolved")], "shop", MINUTE).unwrap();
     assert_eq!(store.incident(id).unwrap().state, State::Resolved);
-    store
-        .intake(&[alert("b", 0, "firing")], "shop", MINUTE)
-        .unwrap();
-    assert_eq!(
-        store.alerts_of(id).unwrap()[1].status,
-        "resolved",
-        "a late copy does not undo it"
-    );
-    assert!(
-        store
-            .intake(&[alert("a", 1, "firing")], "shop", MINUTE)
-            .unwrap()
-            .new,
-        "a resolved one is not joined"
-    );
+    store.intake(&[alert("b", 0, "firing")], "shop", MINUTE).unwrap();
+    assert_eq!(store.alerts_of(id).unwrap()[1].status, "resolved", "a late copy does not undo it");
+    assert!(store.intake(&[alert("a", 1, "firing")], "shop", MINUTE).unwrap().new, "a resolved one is not joined");
 }
 
 #[test]
 fn an_alert_first_heard_of_as_resolved_starts_no_diagnosis() {
     let (_dir, store) = store();
-    let intake = store
-        .intake(&[alert("a", 0, "resolved")], "shop", MINUTE)
-        .unwrap();
+    let intake = store.intake(&[alert("a", 0, "resolved")], "shop", MINUTE).unwrap();
     assert!(!intake.new);
-    assert_eq!(
-        store.incident(intake.incident_id).unwrap().state,
-        State::Resolved
-    );
+    assert_eq!(store.incident(intake.incident_id).unwrap().state, State::Resolved);
     assert_eq!(store.claim_next_to_diagnose().unwrap(), None);
 }
 
 #[test]
 fn a_diagnosis_is_claimed_once_survives_a_crash_and_is_saved() {
     let (dir, store) = store();
-    let id = store
-        .intake(&[alert("a", 0, "firing")], "shop", MINUTE)
-        .unwrap()
-        .incident_id;
+    let id = store.intake(&[alert("a", 0, "firing")], "shop", MINUTE).unwrap().incident_id;
     assert_eq!(store.claim_next_to_diagnose().unwrap().unwrap().id, id);
     assert_eq!(store.claim_next_to_diagnose().unwrap(), None, "one permit");
     store.set_state(id, State::Diagnosing, None).unwrap();
     drop(store);
     let store = Store::open(dir.path()).unwrap();
-    assert_eq!(
-        store.claim_next_to_diagnose().unwrap(),
-        None,
-        "opening alone (a CLI) takes nothing away"
-    );
+    assert_eq!(store.claim_next_to_diagnose().unwrap(), None, "opening alone (a CLI) takes nothing away");
     assert_eq!(store.recover_interrupted().unwrap(), 1);
-    assert_eq!(
-        store.claim_next_to_diagnose().unwrap().unwrap().state,
-        State::Collecting
-    );
+    assert_eq!(store.claim_next_to_diagnose().unwrap().unwrap().state, State::Collecting);
 
     assert_eq!(store.report(id).unwrap_err().kind, StoreErrorKind::NotFound);
-    store
-        .intake(&[alert("a", 0, "resolved")], "shop", MINUTE)
-        .unwrap();
-    assert_eq!(
-        store.incident(id).unwrap().state,
-        State::Collecting,
-        "the work goes on"
-    );
+    store.intake(&[alert("a", 0, "resolved")], "shop", MINUTE).unwrap();
+    assert_eq!(store.incident(id).unwrap().state, State::Collecting, "the work goes on");
     let diagnosis = NewDiagnosis {
         report_json: "{\"a\":1}",
         tree_json: "[]",
@@ -191,59 +88,30 @@ fn a_diagnosis_is_claimed_once_survives_a_crash_and_is_saved() {
     };
     store.save_diagnosis(id, &diagnosis).unwrap();
     let incident = store.incident(id).unwrap();
-    assert_eq!(
-        (
-            incident.state,
-            incident.top_cause.as_deref(),
-            incident.probability
-        ),
-        (State::Resolved, Some("missing_index"), Some(0.9))
-    );
+    assert_eq!((incident.state, incident.top_cause.as_deref(), incident.probability), (State::Resolved, Some("missing_index"), Some(0.9)));
     assert_eq!(store.report(id).unwrap().report_json, "{\"a\":1}");
     assert_eq!(store.tree(id).unwrap(), "[]");
-    store
-        .label(id, "stale_statistics", "it was ANALYZE")
-        .unwrap();
+    store.label(id, "stale_statistics", "it was ANALYZE").unwrap();
     assert_eq!(store.feedback(id).unwrap()[0].cause, "stale_statistics");
 }
 
 #[test]
 fn failures_are_kept_and_unknown_incidents_are_errors() {
     let (_dir, store) = store();
-    let id = store
-        .intake(&[alert("a", 0, "firing")], "shop", MINUTE)
-        .unwrap()
-        .incident_id;
-    store
-        .set_state(id, State::Failed, Some("target unreachable"))
-        .unwrap();
-    assert_eq!(
-        store.incident(id).unwrap().error.as_deref(),
-        Some("target unreachable")
-    );
+    let id = store.intake(&[alert("a", 0, "firing")], "shop", MINUTE).unwrap().incident_id;
+    store.set_state(id, State::Failed, Some("target unreachable")).unwrap();
+    assert_eq!(store.incident(id).unwrap().error.as_deref(), Some("target unreachable"));
     store.save_diagnosis(id, &NewDiagnosis::default()).unwrap();
-    assert_eq!(
-        (
-            store.incident(id).unwrap().state,
-            store.incident(id).unwrap().error
-        ),
-        (State::Reported, None)
-    );
+    assert_eq!((store.incident(id).unwrap().state, store.incident(id).unwrap().error), (State::Reported, None));
     let unknown = [
         store.incident(99).unwrap_err(),
         store.alerts_of(99).unwrap_err(),
         store.set_state(99, State::Open, None).unwrap_err(),
-        store
-            .save_diagnosis(99, &NewDiagnosis::default())
-            .unwrap_err(),
+        store.save_diagnosis(99, &NewDiagnosis::default()).unwrap_err(),
         store.label(99, "x", "").unwrap_err(),
         store.tree(99).unwrap_err(),
     ];
-    assert!(
-        unknown
-            .iter()
-            .all(|error| error.kind == StoreErrorKind::NotFound && error.message.contains("99"))
-    );
+    assert!(unknown.iter().all(|error| error.kind == StoreErrorKind::NotFound && error.message.contains("99")));
 }
 
 #[test]
@@ -260,33 +128,20 @@ fn four_threads_and_a_second_process_lose_and_double_nothing() {
                     let chosen = if i % 10 == thread { beside } else { store };
                     // Every alert is sent by two threads.
                     let name = format!("{}-{i}", thread / 2);
-                    new += usize::from(
-                        chosen
-                            .intake(&[alert(&name, 0, "firing")], "shop", MINUTE)
-                            .unwrap()
-                            .new,
-                    );
+                    new += usize::from(chosen.intake(&[alert(&name, 0, "firing")], "shop", MINUTE).unwrap().new);
                 }
                 new
             }
         };
         let threads: Vec<_> = (0..4).map(|thread| scope.spawn(work(thread))).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .sum()
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(new, 1, "exactly one caller opened the incident");
     let incidents = store.incidents(&Filter::default(), 10).unwrap();
     assert_eq!((incidents.len(), incidents[0].fingerprints.len()), (1, 200));
     let claims: Vec<_> = std::thread::scope(|scope| {
-        let claims: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| store.claim_next_to_diagnose().unwrap()))
-            .collect();
-        claims
-            .into_iter()
-            .filter_map(|claim| claim.join().unwrap())
-            .collect()
+        let claims: Vec<_> = (0..4).map(|_| scope.spawn(|| store.claim_next_to_diagnose().unwrap())).collect();
+        claims.into_iter().filter_map(|claim| claim.join().unwrap()).collect()
     });
     assert_eq!(claims.len(), 1, "one permit");
 }
@@ -299,13 +154,9 @@ fn child_takes_in_alerts_until_killed() {
     };
     let store = Store::open(dir.as_ref()).unwrap();
     for i in 0.. {
-        store
-            .intake(&[alert(&format!("f{i}"), i, "firing")], "shop", 10)
-            .unwrap();
+        store.intake(&[alert(&format!("f{i}"), i, "firing")], "shop", 10).unwrap();
         let mut out = std::io::stdout();
-        writeln!(out, "ack f{i}")
-            .and_then(|()| out.flush())
-            .unwrap();
+        writeln!(out, "ack f{i}").and_then(|()| out.flush()).unwrap();
     }
 }
 
@@ -313,11 +164,7 @@ fn child_takes_in_alerts_until_killed() {
 fn what_was_acknowledged_survives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "--nocapture",
-            "store::intake::tests::child_takes_in_alerts_until_killed",
-        ])
+        .args(["--exact", "--nocapture", "store::intake::tests::child_takes_in_alerts_until_killed"])
         .env("GALEN_TEST_INTAKE_DIR", dir.path())
         .stdout(Stdio::piped())
         .spawn()
@@ -336,15 +183,8 @@ fn what_was_acknowledged_survives_kill_9() {
     assert!(acknowledged.len() >= 150);
     let store = Store::open(dir.path()).unwrap();
     let incidents = store.incidents(&Filter::default(), 10_000).unwrap();
-    let kept: BTreeSet<String> = incidents
-        .into_iter()
-        .flat_map(|incident| incident.fingerprints)
-        .collect();
-    assert!(
-        acknowledged.is_subset(&kept),
-        "lost: {:?}",
-        acknowledged.difference(&kept).collect::<Vec<_>>()
-    );
+    let kept: BTreeSet<String> = incidents.into_iter().flat_map(|incident| incident.fingerprints).collect();
+    assert!(acknowledged.is_subset(&kept), "lost: {:?}", acknowledged.difference(&kept).collect::<Vec<_>>());
 }
 
 #[test]
@@ -352,43 +192,24 @@ fn the_benchmark_takes_in_what_it_says() {
     let dir = tempfile::tempdir().unwrap();
     let mut waits = bench_intake(dir.path(), 100).unwrap();
     waits.sort_by(f64::total_cmp);
-    println!(
-        "intake of 100 alerts at 200/s: median {:.2} ms, p99 {:.2} ms",
-        waits[50], waits[98]
-    );
+    println!("intake of 100 alerts at 200/s: median {:.2} ms, p99 {:.2} ms", waits[50], waits[98]);
     let store = Store::open(dir.path()).unwrap();
-    let kept: usize = store
-        .incidents(&Filter::default(), 1000)
-        .unwrap()
-        .iter()
-        .map(|i| i.fingerprints.len())
-        .sum();
+    let kept: usize = store.incidents(&Filter::default(), 1000).unwrap().iter().map(|i| i.fingerprints.len()).sum();
     assert_eq!((waits.len(), kept), (100, 100));
 }
 
 #[test]
 fn a_full_disk_refuses_alerts_and_keeps_the_store_whole() {
     let (_dir, store) = store();
-    store
-        .intake(&[alert("a", 0, "firing")], "shop", MINUTE)
-        .unwrap();
-    let pages: i64 = store
-        .connection()
-        .pragma_query_value(None, "page_count", |row| row.get(0))
-        .unwrap();
+    store.intake(&[alert("a", 0, "firing")], "shop", MINUTE).unwrap();
+    let pages: i64 = store.connection().pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     let limit = |pages: i64| {
         let db = store.connection();
-        db.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
-            .unwrap();
+        db.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     };
     limit(pages);
-    let large = Alert {
-        summary: "x".repeat(100_000),
-        ..alert("b", 0, "firing")
-    };
-    let error = store
-        .intake(std::slice::from_ref(&large), "shop", MINUTE)
-        .unwrap_err();
+    let large = Alert { summary: "x".repeat(100_000), ..alert("b", 0, "firing") };
+    let error = store.intake(std::slice::from_ref(&large), "shop", MINUTE).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::DiskFull, "{error}");
     limit(1_000_000);
     let joined = store.intake(&[large], "shop", MINUTE).unwrap();

@@ -24,7 +24,9 @@ fn hypothetical(scene: &Scene<'_>) -> Option<ProbeCall> {
 /// `index_advice`.
 pub async fn index_advice(scene: &Scene<'_>) -> Observation {
     let mut sheet = FactSheet::new("index_advice", scene);
-    let Some(call) = hypothetical(scene) else { return sheet.finish("no statement scans a table by a predicate that an index could serve") };
+    let Some(call) = hypothetical(scene) else {
+        return sheet.finish("no statement scans a table by a predicate that an index could serve");
+    };
     let ProbeCall::HypotheticalIndex { query_id, table, .. } = &call else { return sheet.finish("no candidate") };
     let answer = scene.prober.ask(&call).await;
     sheet.cost(answer.cost_ms);
@@ -54,7 +56,12 @@ pub async fn plan(scene: &Scene<'_>) -> Observation {
     let joins = nodes.iter().filter(|n| matches!(kind(n).as_str(), "Nested Loop" | "Hash Join" | "Merge Join")).count();
     let scanned: Vec<String> =
         nodes.iter().filter(|n| kind(n) == "Seq Scan").filter_map(|n| n["Relation Name"].as_str().map(str::to_owned)).collect();
-    let inner_scan = |n: &&&Value| n["Plans"].as_array().and_then(|p| p.get(1)).is_some_and(|inner| kind(inner) == "Seq Scan" && inner["Plan Rows"].as_f64() > Some(500.0));
+    let inner_scan = |n: &&&Value| {
+        n["Plans"]
+            .as_array()
+            .and_then(|p| p.get(1))
+            .is_some_and(|inner| kind(inner) == "Seq Scan" && inner["Plan Rows"].as_f64() > Some(500.0))
+    };
     sheet.put("nested_loop_over_seq_scan", nodes.iter().filter(|n| kind(n) == "Nested Loop").any(|n| inner_scan(&n)));
     sheet.put("cartesian", nodes.iter().filter(|n| kind(n) == "Nested Loop").any(|n| unconditioned(n)));
     sheet.put("sort_or_hash", types.iter().any(|t| t.starts_with("Sort") || t.contains("Hash") || t.contains("Aggregate")));

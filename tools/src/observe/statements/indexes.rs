@@ -72,7 +72,11 @@ fn list(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, table: &str) {
         .capture
         .events
         .iter()
-        .filter(|e| e.kind == "index_created" && e.at >= from && secondary.iter().any(|i| i.index == e.object || i.index.ends_with(&format!(".{}", e.object))))
+        .filter(|e| {
+            e.kind == "index_created"
+                && e.at >= from
+                && secondary.iter().any(|i| i.index == e.object || i.index.ends_with(&format!(".{}", e.object)))
+        })
         .map(|e| e.object.as_str())
         .collect();
     let names = |list: &[&&IndexSample]| list.iter().map(|i| i.index.clone()).collect::<Vec<_>>();
@@ -86,7 +90,10 @@ fn list(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, table: &str) {
     let mut doomed: Vec<&&IndexSample> = unused.clone();
     doomed.sort_by_key(|i| !created.contains(&i.index.as_str()));
     if !doomed.is_empty() {
-        sheet.put("drop_statements", doomed.iter().map(|i| format!("DROP INDEX CONCURRENTLY {};", drop_name(i))).collect::<Vec<_>>().join("\n"));
+        sheet.put(
+            "drop_statements",
+            doomed.iter().map(|i| format!("DROP INDEX CONCURRENTLY {};", drop_name(i))).collect::<Vec<_>>().join("\n"),
+        );
         sheet.put("recreate_statements", doomed.iter().map(|i| format!("{};", i.definition)).collect::<Vec<_>>().join("\n"));
     }
     for index in doomed.iter().take(6) {
@@ -101,7 +108,11 @@ fn writes(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, table: &str) {
     let Some(first) = writing.first() else { return };
     sheet.statement("write_", first.id).put("write_share", writing.iter().map(|s| s.share).sum::<f64>());
     let (now, base) = (work(scene.capture, Some(window(scene))), work(scene.capture, scene.detection.baseline));
-    let known: Vec<(&Work, &Work)> = writing.iter().filter_map(|s| Some((now.get(&s.id)?, base.get(&s.id)?))).filter(|(a, b)| a.calls >= 3.0 && b.calls >= 3.0).collect();
+    let known: Vec<(&Work, &Work)> = writing
+        .iter()
+        .filter_map(|s| Some((now.get(&s.id)?, base.get(&s.id)?)))
+        .filter(|(a, b)| a.calls >= 3.0 && b.calls >= 3.0)
+        .collect();
     // Statement by statement, weighed by calls: a change of the mix is no change of the cost.
     let compare = |measure: &dyn Fn(&Work) -> f64| {
         let (mut a, mut b) = (0.0, 0.0);

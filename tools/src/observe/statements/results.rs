@@ -27,7 +27,8 @@ pub fn results(scene: &Scene<'_>) -> Observation {
     sheet.put_pair("transmit_bytes_per_s", sent(Some(w)), sent(scene.detection.baseline), Some(1e5));
     // A fetch that has not ended is in no counter yet: the session that waits for its client shows it.
     let sending = active(capture, Some(w)).filter(|s| s.wait_event == "ClientWrite").map(|s| s.query_id).next();
-    let biggest = now.iter().filter(|(id, w)| is_select(id) && w.rows > 0.0).max_by(|a, b| a.1.rows.total_cmp(&b.1.rows)).map(|(id, _)| *id);
+    let biggest =
+        now.iter().filter(|(id, w)| is_select(id) && w.rows > 0.0).max_by(|a, b| a.1.rows.total_cmp(&b.1.rows)).map(|(id, _)| *id);
     let running = sending.filter(|id| statements.iter().any(|s| s.id == *id && s.share > 0.2));
     let Some(id) = running.or(biggest) else { return sheet.finish("no statement returned rows in the window") };
     sheet.statement("", id);

@@ -93,10 +93,17 @@ pub fn table_scans(scene: &Scene<'_>) -> Observation {
     let sequential = now.seq_rows > 0.5 * now.rows_read;
     sheet.put("access", if sequential { "sequential scans" } else { "index scans that filter most rows away" });
     let (rows, scans) = if sequential { (now.seq_rows, now.seq_scans) } else { (now.rows_read, now.scans) };
-    sheet.put("rows_per_scan", if scans >= 1.0 { rows / scans } else { 0.0 }).put("live_rows", now.after.n_live_tup).put("table_bytes", now.after.table_bytes);
+    sheet
+        .put("rows_per_scan", if scans >= 1.0 { rows / scans } else { 0.0 })
+        .put("live_rows", now.after.n_live_tup)
+        .put("table_bytes", now.after.table_bytes);
     let all: f64 = table_work(capture, Some(window(scene))).values().map(|w| w.rows_read).sum();
     sheet.put("share_of_reads", now.rows_read / all.max(1.0));
-    sheet.culprit(CulpritKind::Table, &scan.table, &format!("{:.0} rows, {:.0} MB", now.after.n_live_tup, now.after.table_bytes / 1_048_576.0));
+    sheet.culprit(
+        CulpritKind::Table,
+        &scan.table,
+        &format!("{:.0} rows, {:.0} MB", now.after.n_live_tup, now.after.table_bytes / 1_048_576.0),
+    );
     if let Some(id) = scan.query_id {
         statement(scene, &mut sheet, &scan, id);
     }

@@ -37,9 +37,11 @@ pub fn statement_shape(scene: &Scene<'_>) -> Observation {
             sheet.culprit(crate::model::CulpritKind::Query, s.id, &text_of(capture, s.id).unwrap_or_default());
         }
     }
-    let unlimited = statements.iter().find(|s| s.features.verb == "select" && !s.features.has_limit && !s.features.aggregates && !s.features.has_where);
+    let unlimited =
+        statements.iter().find(|s| s.features.verb == "select" && !s.features.has_limit && !s.features.aggregates && !s.features.has_where);
     sheet.put("unlimited", unlimited.is_some()).put("unlimited_query_id", unlimited.map(|s| s.id.to_string()));
-    let aggregates = statements.iter().any(|s| s.features.verb == "select" && s.features.aggregates && s.features.joins < 3 && s.share > 0.3);
+    let aggregates =
+        statements.iter().any(|s| s.features.verb == "select" && s.features.aggregates && s.features.joins < 3 && s.share > 0.3);
     sheet.put("aggregates_all", aggregates);
     creations(scene, &mut sheet);
     sheet.finish("")
@@ -47,13 +49,8 @@ pub fn statement_shape(scene: &Scene<'_>) -> Observation {
 
 /// CREATE INDEX statements of the window or the imported workload, by table.
 fn creations(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
-    let made: Vec<(String, String)> = scene
-        .capture
-        .texts
-        .values()
-        .filter_map(|t| crate::sql::features(t)?.creates_index)
-        .map(|(name, table, _)| (table, name))
-        .collect();
+    let made: Vec<(String, String)> =
+        scene.capture.texts.values().filter_map(|t| crate::sql::features(t)?.creates_index).map(|(name, table, _)| (table, name)).collect();
     let mut tables: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
     for (table, _) in &made {
         *tables.entry(table.clone()).or_insert(0.0) += 1.0;

@@ -46,7 +46,10 @@ fn rates(sheet: &mut FactSheet<'_>, now: Option<Work>, base: Option<Work>) {
     let (a, b) = both(&|w| w.per_call(w.blks));
     sheet.put("blks_per_call", a).put("blks_per_call_base", b);
     let (a, b) = both(&|w| w.per_call(w.wal_bytes));
-    sheet.put("wal_bytes_per_call", a).put("wal_bytes_per_call_base", b).put("wal_per_call_ratio", a.zip(b).map(|(a, b)| ratio(a, b, 50.0)));
+    sheet
+        .put("wal_bytes_per_call", a)
+        .put("wal_bytes_per_call_base", b)
+        .put("wal_per_call_ratio", a.zip(b).map(|(a, b)| ratio(a, b, 50.0)));
     let Some(now) = now else { return };
     sheet.put("calls_ratio", base.map_or(1000.0, |b| ratio(now.calls / now.seconds, b.calls / b.seconds, 0.5)));
     sheet.put("rows_per_call", now.per_call(now.rows)).put("rows_per_s", now.per_s(now.rows));
@@ -101,7 +104,9 @@ pub fn workload_mix(scene: &Scene<'_>) -> Observation {
     let total: f64 = now.values().map(|w| w.calls).sum();
     let writes: f64 = now
         .iter()
-        .filter(|(id, _)| capture.texts.get(id).and_then(|t| features(t)).is_some_and(|f| matches!(f.verb.as_str(), "insert" | "update" | "delete")))
+        .filter(|(id, _)| {
+            capture.texts.get(id).and_then(|t| features(t)).is_some_and(|f| matches!(f.verb.as_str(), "insert" | "update" | "delete"))
+        })
         .map(|(_, w)| w.calls)
         .sum();
     sheet.put("write_share", writes / total.max(1.0));

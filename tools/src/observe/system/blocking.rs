@@ -107,7 +107,13 @@ pub fn blocking(scene: &Scene<'_>) -> Observation {
 }
 
 /// The root that holds most of the queue.
-fn root(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, queue: &Queue, seen: &BTreeMap<UnixMs, BTreeMap<i32, &SessionSample>>, window: Window) {
+fn root(
+    scene: &Scene<'_>,
+    sheet: &mut FactSheet<'_>,
+    queue: &Queue,
+    seen: &BTreeMap<UnixMs, BTreeMap<i32, &SessionSample>>,
+    window: Window,
+) {
     let Some((pid, held)) = largest(&queue.by_root) else { return };
     sheet.put("top_blocker_share", held / queue.blocked).put("blocker_pid", i64::from(pid));
     let samples: Vec<&SessionSample> = seen.values().filter_map(|look| look.get(&pid).copied()).collect();
@@ -189,7 +195,7 @@ fn ddl(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, queue: &Queue, window: Wind
 }
 
 fn is_ddl(text: &str) -> bool {
-    let word = text.trim_start().split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+    let word = text.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
     matches!(word.as_str(), "alter" | "drop" | "create" | "truncate" | "reindex" | "cluster" | "vacuum" | "lock" | "refresh")
 }
 
@@ -216,7 +222,11 @@ pub fn idle_transactions(scene: &Scene<'_>) -> Observation {
     sheet.put("blocks_others", behind >= 3.0).put("blocked_seconds_behind", behind);
     sheet.put("holds_xmin", longest.xmin_age.is_some()).put("xmin_age", longest.xmin_age);
     sheet.put("pid", i64::from(longest.pid)).put("application", longest.application.clone()).put("user", longest.user.clone());
-    sheet.culprit(CulpritKind::Session, longest.pid, &format!("application {}, user {}, idle in transaction", longest.application, longest.user));
+    sheet.culprit(
+        CulpritKind::Session,
+        longest.pid,
+        &format!("application {}, user {}, idle in transaction", longest.application, longest.user),
+    );
     if longest.query_id != 0 {
         sheet.statement("last_", longest.query_id);
     }

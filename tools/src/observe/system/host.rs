@@ -45,6 +45,10 @@ pub fn host(scene: &Scene<'_>) -> Observation {
     sheet.put("psi_memory", mean(capture, "node_pressure_memory_ratio", window));
     sheet.put("filesystem_avail_share", middle(capture, "node_filesystem_avail_ratio", window));
     sheet.signals(&["node_cpu_busy_ratio", "node_procs_running", "node_load1", "node_disk_util_ratio"]);
-    sheet.culprit(CulpritKind::Host, if capture.manifest.target.is_empty() { "host" } else { &capture.manifest.target }, "the database host");
+    sheet.culprit(
+        CulpritKind::Host,
+        if capture.manifest.target.is_empty() { "host" } else { &capture.manifest.target },
+        "the database host",
+    );
     sheet.finish("the host was not observed (the server is not local, or /proc cannot be read)")
 }

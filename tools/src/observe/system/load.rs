@@ -70,7 +70,8 @@ pub fn load_profile(scene: &Scene<'_>) -> Observation {
     if let Some((event, count)) = largest(&now.by_event) {
         sheet.put("top_event", event).put("top_event_share", count / now.total);
     }
-    let lwlocks: BTreeMap<String, f64> = now.by_event.iter().filter(|(e, _)| e.starts_with("LWLock:")).map(|(e, n)| (e.clone(), *n)).collect();
+    let lwlocks: BTreeMap<String, f64> =
+        now.by_event.iter().filter(|(e, _)| e.starts_with("LWLock:")).map(|(e, n)| (e.clone(), *n)).collect();
     sheet.put("top_lwlock", largest(&lwlocks).map(|(event, _)| event));
     sheet.put("wal_wait_share", now.event_share(is_wal));
     sheet.put("client_write_share", now.event_share(|e| e == "Client:ClientWrite"));

@@ -16,7 +16,8 @@ pub fn connections(scene: &Scene<'_>) -> Observation {
     sheet.put("used_peak", used).put("max_connections", limit);
     sheet.put("used_share", peak(capture, "connections_used_ratio", Some(window)).or(used.zip(limit).map(|(u, l)| u / l.max(1.0))));
     let all = mean(capture, "sessions", Some(window));
-    let busy = mean(capture, "active_sessions", Some(window)).unwrap_or(0.0) + mean(capture, "idle_in_transaction_sessions", Some(window)).unwrap_or(0.0);
+    let busy = mean(capture, "active_sessions", Some(window)).unwrap_or(0.0)
+        + mean(capture, "idle_in_transaction_sessions", Some(window)).unwrap_or(0.0);
     sheet.put("idle_sessions", all.map(|a| (a - busy).max(0.0)));
     sheet.put("idle_share", all.filter(|a| *a > 0.0).map(|a| ((a - busy) / a).max(0.0)));
     let base = mean(capture, "sessions", scene.detection.baseline);
@@ -47,7 +48,8 @@ pub fn replication(scene: &Scene<'_>) -> Observation {
     let held: Vec<_> = capture.holders.iter().filter(|h| window.contains(h.at)).collect();
     let names: std::collections::BTreeSet<&str> = held.iter().filter(|h| h.kind == "replica").map(|h| h.name.as_str()).collect();
     sheet.put("replicas", names.len());
-    let worst = held.iter().filter(|h| h.kind == "replica").max_by(|a, b| a.lag_bytes.unwrap_or(0.0).total_cmp(&b.lag_bytes.unwrap_or(0.0)));
+    let worst =
+        held.iter().filter(|h| h.kind == "replica").max_by(|a, b| a.lag_bytes.unwrap_or(0.0).total_cmp(&b.lag_bytes.unwrap_or(0.0)));
     sheet.put("replica_name", worst.map(|h| h.name.clone()));
     let lag = |w| peak(capture, "replica_lag_bytes", w);
     sheet.put_pair("lag_bytes_max", lag(Some(window)).or(worst.and_then(|h| h.lag_bytes)), lag(scene.detection.baseline), Some(1e6));
@@ -82,7 +84,9 @@ pub fn errors(scene: &Scene<'_>) -> Observation {
     sheet.put_pair("rollbacks_per_s", rate(Some(window)), rate(scene.detection.baseline), Some(0.5));
     let deadlocks = mean(capture, "deadlocks_per_s", Some(window));
     sheet.put("deadlocks_per_s", deadlocks).put("deadlocks", deadlocks.map(|d| (d * window.seconds()).round()));
-    let seen = |kind: &str| capture.events.iter().filter(|e| e.at >= window.start - 30_000 && e.at < window.end && e.kind.starts_with(kind)).count();
+    let seen = |kind: &str| {
+        capture.events.iter().filter(|e| e.at >= window.start - 30_000 && e.at < window.end && e.kind.starts_with(kind)).count()
+    };
     if capture.manifest.server_version_num > 0 || !capture.events.is_empty() {
         sheet.put("restarted", seen("restart") > 0).put("role_changed", seen("role_changed") > 0).put("error_events", seen("error"));
     }

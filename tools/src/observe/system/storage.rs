@@ -9,7 +9,9 @@ pub fn dead_rows(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
     let mut sheet = FactSheet::new("dead_rows", scene);
     let work = table_work(capture, Some(crate::observe::facts::window(scene)));
-    let worst = work.iter().max_by(|a, b| (a.1.dead_growth + a.1.after.n_dead_tup * 0.01).total_cmp(&(b.1.dead_growth + b.1.after.n_dead_tup * 0.01)));
+    let worst = work
+        .iter()
+        .max_by(|a, b| (a.1.dead_growth + a.1.after.n_dead_tup * 0.01).total_cmp(&(b.1.dead_growth + b.1.after.n_dead_tup * 0.01)));
     let Some((table, w)) = worst else { return sheet.finish("table statistics were not sampled twice in the window") };
     let (dead, live) = (w.after.n_dead_tup, w.after.n_live_tup);
     sheet.put("table", table.as_str()).put("dead_rows", dead).put("live_rows", live);
@@ -54,7 +56,8 @@ fn oldest_snapshot(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window)
     let sessions = scene.capture.sessions.iter().filter(|s| window.contains(s.at));
     let session = sessions.filter_map(|s| Some((s.xmin_age?, "session", s.pid.to_string(), s.xact_age_ms))).max_by_key(|x| x.0);
     let holders = scene.capture.holders.iter().filter(|h| window.contains(h.at));
-    let holder = holders.filter_map(|h| Some((h.xmin_age?, h.kind.as_str(), h.name.clone(), h.lag_ms.map(|m| m as i64)))).max_by_key(|x| x.0);
+    let holder =
+        holders.filter_map(|h| Some((h.xmin_age?, h.kind.as_str(), h.name.clone(), h.lag_ms.map(|m| m as i64)))).max_by_key(|x| x.0);
     let oldest = [session, holder].into_iter().flatten().max_by_key(|x| x.0);
     if let Some((age, kind, name, held_ms)) = oldest {
         sheet.put("xmin_age_max", age).put("xmin_holder_kind", kind).put("xmin_holder_name", name);

@@ -74,9 +74,7 @@ impl Seconds {
             Seconds::Number(seconds) => *seconds,
         };
         // The cast saturates; the caller bounds the result.
-        seconds
-            .is_finite()
-            .then_some((seconds * 1000.0).round() as i64)
+        seconds.is_finite().then_some((seconds * 1000.0).round() as i64)
     }
 }
 
@@ -103,9 +101,7 @@ impl<'de> Visitor<'de> for Bounded {
         let mut values = Vec::new();
         while let Some(value) = items.next_element::<Option<f64>>()? {
             if values.len() == MAX_SAMPLES {
-                return Err(A::Error::custom(format!(
-                    "a metric holds more than {MAX_SAMPLES} samples"
-                )));
+                return Err(A::Error::custom(format!("a metric holds more than {MAX_SAMPLES} samples")));
             }
             values.push(value.unwrap_or(f64::NAN));
         }
@@ -120,10 +116,7 @@ pub(super) fn flaw_of(error: &serde_json::Error) -> Flaw {
         return (ImportErrorKind::TooLarge, text);
     }
     if error.is_data() {
-        return (
-            ImportErrorKind::Shape,
-            format!("not a recorded D-Bot case: {text}"),
-        );
+        return (ImportErrorKind::Shape, format!("not a recorded D-Bot case: {text}"));
     }
     (ImportErrorKind::NotJson, format!("not JSON: {text}"))
 }

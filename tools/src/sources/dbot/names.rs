@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 const MAP: &str = include_str!("../../../signals/dbot.toml");
-const CANONICAL: [&str; 2] = [
-    include_str!("../../../signals/postgres.toml"),
-    include_str!("../../../signals/host.toml"),
-];
+const CANONICAL: [&str; 2] = [include_str!("../../../signals/postgres.toml"), include_str!("../../../signals/host.toml")];
 
 /// `value * factor + offset`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,10 +15,7 @@ pub(super) struct Convert {
 }
 
 impl Convert {
-    const KEEP: Convert = Convert {
-        factor: 1.0,
-        offset: 0.0,
-    };
+    const KEEP: Convert = Convert { factor: 1.0, offset: 0.0 };
 
     pub fn apply(self, value: f64) -> f64 {
         value * self.factor + self.offset
@@ -68,43 +62,22 @@ struct Signal {
 impl Names {
     /// The table that is compiled in; a test proves that it parses.
     pub fn load() -> Names {
-        let entries = toml::from_str::<MapFile>(MAP)
-            .map(|file| file.map)
-            .unwrap_or_default();
-        let signals = CANONICAL
-            .iter()
-            .filter_map(|text| toml::from_str::<SignalFile>(text).ok());
+        let entries = toml::from_str::<MapFile>(MAP).map(|file| file.map).unwrap_or_default();
+        let signals = CANONICAL.iter().filter_map(|text| toml::from_str::<SignalFile>(text).ok());
         Names {
-            map: entries
-                .into_iter()
-                .map(|entry| (entry.source.clone(), entry))
-                .collect(),
-            units: signals
-                .flat_map(|file| file.signal)
-                .map(|signal| (signal.name, signal.unit))
-                .collect(),
+            map: entries.into_iter().map(|entry| (entry.source.clone(), entry)).collect(),
+            units: signals.flat_map(|file| file.signal).map(|signal| (signal.name, signal.unit)).collect(),
         }
     }
 
     /// Name, unit and conversion of a source metric; itself without a unit where the table does not know it.
     pub fn resolve(&self, source: &str) -> (String, String, Convert) {
         let written = source.trim();
-        let key = if written.starts_with("rate(") {
-            format!("i{written}")
-        } else {
-            written.to_owned()
-        };
+        let key = if written.starts_with("rate(") { format!("i{written}") } else { written.to_owned() };
         match self.map.get(&key) {
             Some(entry) => {
                 let unit = self.units.get(&entry.signal).cloned().unwrap_or_default();
-                (
-                    entry.signal.clone(),
-                    unit,
-                    Convert {
-                        factor: entry.factor,
-                        offset: entry.offset,
-                    },
-                )
+                (entry.signal.clone(), unit, Convert { factor: entry.factor, offset: entry.offset })
             }
             None => (source.to_owned(), String::new(), Convert::KEEP),
         }
@@ -120,11 +93,7 @@ mod tests {
         let names = Names::load();
         assert!(names.map.len() >= 20, "the table parses");
         for entry in names.map.values() {
-            assert!(
-                names.units.contains_key(&entry.signal),
-                "{} is no canonical signal",
-                entry.signal
-            );
+            assert!(names.units.contains_key(&entry.signal), "{} is no canonical signal", entry.signal);
         }
     }
 
@@ -132,17 +101,8 @@ mod tests {
     fn used_space_becomes_free_space_and_strangers_keep_their_name() {
         let names = Names::load();
         let (name, unit, convert) = names.resolve("1-(node_filesystem_free_bytes");
-        assert_eq!(
-            (name.as_str(), unit.as_str(), convert.apply(0.25)),
-            ("node_filesystem_avail_ratio", "ratio", 0.75)
-        );
-        assert_eq!(
-            names.resolve("rate(node_disk_read_bytes_total").0,
-            "node_disk_read_bytes_rate"
-        );
-        assert_eq!(
-            names.resolve("node_entropy"),
-            ("node_entropy".into(), String::new(), Convert::KEEP)
-        );
+        assert_eq!((name.as_str(), unit.as_str(), convert.apply(0.25)), ("node_filesystem_avail_ratio", "ratio", 0.75));
+        assert_eq!(names.resolve("rate(node_disk_read_bytes_total").0, "node_disk_read_bytes_rate");
+        assert_eq!(names.resolve("node_entropy"), ("node_entropy".into(), String::new(), Convert::KEEP));
     }
 }

@@ -37,41 +37,25 @@ impl Statement {
     /// Reads a text that may be anything.
     pub fn read(sql: &str) -> Statement {
         let plain = scan(sql, Literals::Keep);
-        let simple = plain.len() <= MAX_PARSED
-            && plain.matches(|c: char| DEEPENING.contains(c)).count() <= MAX_DEPTH;
+        let simple = plain.len() <= MAX_PARSED && plain.matches(|c: char| DEEPENING.contains(c)).count() <= MAX_DEPTH;
         let parsed = simple.then(|| pg_query::normalize(&plain).ok()).flatten();
-        let fingerprint = parsed
-            .as_ref()
-            .and_then(|_| pg_query::fingerprint(&plain, 0, 0).ok());
+        let fingerprint = parsed.as_ref().and_then(|_| pg_query::fingerprint(&plain, 0, 0).ok());
         // Normalisation leaves the literals of utility statements: strip whatever is left.
-        let text: String = scan(parsed.as_deref().unwrap_or(&plain), Literals::Drop)
-            .chars()
-            .take(MAX_STORED)
-            .collect();
+        let text: String = scan(parsed.as_deref().unwrap_or(&plain), Literals::Drop).chars().take(MAX_STORED).collect();
         let hash = fingerprint.map_or_else(|| hash_of(&text), |known| known.value);
         // 0 means unknown.
         let id = hash.max(1).cast_signed();
-        Statement {
-            id,
-            creates: parsed.and_then(|_| created_index(&plain)),
-            text,
-        }
+        Statement { id, creates: parsed.and_then(|_| created_index(&plain)), text }
     }
 }
 
 fn hash_of(text: &str) -> u64 {
     let digest = Sha256::digest(text.as_bytes());
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
 
 fn created_index(sql: &str) -> Option<CreatedIndex> {
-    let head = sql
-        .get(..32.min(sql.len()))
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let head = sql.get(..32.min(sql.len())).unwrap_or_default().to_ascii_lowercase();
     if !(head.starts_with("create index") || head.starts_with("create unique index")) {
         return None;
     }
@@ -86,24 +70,11 @@ fn created_index(sql: &str) -> Option<CreatedIndex> {
 fn index_of(index: &IndexStmt) -> Option<CreatedIndex> {
     let relation = index.relation.as_ref()?;
     // The text says no more: unqualified names are taken for those of the default schema.
-    let schema = if relation.schemaname.is_empty() {
-        "public"
-    } else {
-        &relation.schemaname
-    };
+    let schema = if relation.schemaname.is_empty() { "public" } else { &relation.schemaname };
     let columns: Vec<String> = index.index_params.iter().map(column_of).collect();
     // The server's own rule for an index without a name.
-    let given = if index.idxname.is_empty() {
-        format!("{}_{}_idx", relation.relname, columns.join("_"))
-    } else {
-        index.idxname.clone()
-    };
-    Some(CreatedIndex {
-        name: format!("{schema}.{given}"),
-        table: format!("{schema}.{}", relation.relname),
-        columns,
-        unique: index.unique,
-    })
+    let given = if index.idxname.is_empty() { format!("{}_{}_idx", relation.relname, columns.join("_")) } else { index.idxname.clone() };
+    Some(CreatedIndex { name: format!("{schema}.{given}"), table: format!("{schema}.{}", relation.relname), columns, unique: index.unique })
 }
 
 fn column_of(node: &Node) -> String {
@@ -152,17 +123,11 @@ fn token(rest: &str, before: Option<char>) -> (usize, Token) {
         _ if first.is_whitespace() || first.is_control() => (first.len_utf8(), Token::Space),
         '-' if rest.starts_with("--") => (rest.find('\n').unwrap_or(rest.len()), Token::Space),
         '/' if rest.starts_with("/*") => (comment(rest), Token::Space),
-        '\'' => (
-            quoted(rest, '\'', matches!(before, Some('e' | 'E'))),
-            Token::Literal,
-        ),
+        '\'' => (quoted(rest, '\'', matches!(before, Some('e' | 'E'))), Token::Literal),
         '"' => (quoted(rest, '"', false), Token::Other),
         '$' if !in_word => dollar(rest),
         '0'..='9' if !in_word => (number(rest), Token::Literal),
-        _ if is_word(first) => (
-            rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
-            Token::Other,
-        ),
+        _ if is_word(first) => (rest.find(|c| !is_word(c)).unwrap_or(rest.len()), Token::Other),
         _ => (first.len_utf8(), Token::Other),
     }
 }
@@ -202,9 +167,7 @@ fn comment(rest: &str) -> usize {
 /// `$1` is a parameter, `$tag$ ... $tag$` a string.
 fn dollar(rest: &str) -> (usize, Token) {
     let body = &rest[1..];
-    let digits = body
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(body.len());
+    let digits = body.find(|c: char| !c.is_ascii_digit()).unwrap_or(body.len());
     if digits > 0 {
         return (1 + digits, Token::Other);
     }
@@ -214,18 +177,12 @@ fn dollar(rest: &str) -> (usize, Token) {
     }
     let tag = &rest[..name + 2];
     let inside = &rest[tag.len()..];
-    (
-        inside
-            .find(tag)
-            .map_or(rest.len(), |end| tag.len() * 2 + end),
-        Token::Literal,
-    )
+    (inside.find(tag).map_or(rest.len(), |end| tag.len() * 2 + end), Token::Literal)
 }
 
 /// Digits, fraction, exponent, hexadecimal: whatever belongs to one number.
 fn number(rest: &str) -> usize {
-    rest.find(|c| !(is_word(c) || c == '.'))
-        .unwrap_or(rest.len())
+    rest.find(|c| !(is_word(c) || c == '.')).unwrap_or(rest.len())
 }
 
 #[cfg(test)]
@@ -235,8 +192,7 @@ mod tests {
 
     #[test]
     fn the_same_statement_with_other_literals_has_the_same_id_and_text() {
-        let one =
-            Statement::read("SELECT * FROM t1 WHERE a = 5 AND b LIKE '%secret''s%' -- note 7\n;");
+        let one = Statement::read("SELECT * FROM t1 WHERE a = 5 AND b LIKE '%secret''s%' -- note 7\n;");
         let two = Statement::read("SELECT * FROM t1 WHERE a = 17 AND b LIKE 'x'");
         assert_eq!(one, two);
         assert_eq!(one.text, "SELECT * FROM t1 WHERE a = $1 AND b LIKE $2");
@@ -244,18 +200,9 @@ mod tests {
 
     #[test]
     fn a_text_that_does_not_parse_still_loses_its_literals() {
-        let odd = Statement::read(
-            "UPDATE t1 SET c = (SELECT x ... , 'pin 1234', $q$ it's $q$, E'a\\'b', 4.5e3 WHERE id =M;",
-        );
-        assert_eq!(
-            odd.text,
-            "UPDATE t1 SET c = (SELECT x ... , ?, ?, E?, ? WHERE id =M"
-        );
-        assert_eq!(
-            odd.id,
-            Statement::read("UPDATE t1 SET c = (SELECT x ... , 'p', $a$b$a$, E'', 1 WHERE id =M")
-                .id
-        );
+        let odd = Statement::read("UPDATE t1 SET c = (SELECT x ... , 'pin 1234', $q$ it's $q$, E'a\\'b', 4.5e3 WHERE id =M;");
+        assert_eq!(odd.text, "UPDATE t1 SET c = (SELECT x ... , ?, ?, E?, ? WHERE id =M");
+        assert_eq!(odd.id, Statement::read("UPDATE t1 SET c = (SELECT x ... , 'p', $a$b$a$, E'', 1 WHERE id =M").id);
         assert!(odd.creates.is_none());
     }
 
@@ -267,20 +214,10 @@ mod tests {
 
     #[test]
     fn a_created_index_is_read_from_the_parse_not_the_text() {
-        let index =
-            Statement::read("/* x */ create  unique index on s.t (a, lower(b)) where c > 'z';")
-                .creates
-                .unwrap();
+        let index = Statement::read("/* x */ create  unique index on s.t (a, lower(b)) where c > 'z';").creates.unwrap();
         assert_eq!((index.table.as_str(), index.unique), ("s.t", true));
-        assert_eq!(
-            (index.columns, index.name.as_str()),
-            (vec!["a".to_owned(), "expr".to_owned()], "s.t_a_expr_idx")
-        );
-        assert!(
-            Statement::read("SELECT 'create index i on t(a)'")
-                .creates
-                .is_none()
-        );
+        assert_eq!((index.columns, index.name.as_str()), (vec!["a".to_owned(), "expr".to_owned()], "s.t_a_expr_idx"));
+        assert!(Statement::read("SELECT 'create index i on t(a)'").creates.is_none());
     }
 
     #[test]
@@ -300,11 +237,7 @@ mod tests {
             for n in [900, 2000, 50_000] {
                 let sql = format!("SELECT {}{inner}{}", open.repeat(n), close.repeat(n));
                 assert!(Statement::read(&sql).text.starts_with("SELECT"));
-                let index = format!(
-                    "CREATE INDEX i ON t (({}{inner}{}))",
-                    open.repeat(n),
-                    close.repeat(n)
-                );
+                let index = format!("CREATE INDEX i ON t (({}{inner}{}))", open.repeat(n), close.repeat(n));
                 assert!(Statement::read(&index).text.starts_with("CREATE INDEX"));
             }
         }

@@ -36,77 +36,31 @@ fn a_case_becomes_a_capture() {
     let start = 1_700_000_000_000;
     assert_eq!(
         capture.series["node_load1"],
-        Series {
-            unit: "processes".into(),
-            times: vec![start, start + 60_000],
-            values: vec![1.0, 3.0]
-        }
+        Series { unit: "processes".into(), times: vec![start, start + 60_000], values: vec![1.0, 3.0] }
     );
-    assert_eq!(
-        capture.series["node_disk_read_bytes_rate"].times,
-        [start, start + 30_000, start + 60_000]
-    );
+    assert_eq!(capture.series["node_disk_read_bytes_rate"].times, [start, start + 30_000, start + 60_000]);
     assert_eq!(capture.series["node_filesystem_avail_ratio"].values, [0.75]);
     assert_eq!(capture.series["node_entropy"].unit, "");
     let manifest = &capture.manifest;
-    assert_eq!(
-        (
-            manifest.origin.as_str(),
-            manifest.target.as_str(),
-            manifest.cpus
-        ),
-        ("dbot", "db1:9100", None)
-    );
+    assert_eq!((manifest.origin.as_str(), manifest.target.as_str(), manifest.cpus), ("dbot", "db1:9100", None));
     assert!(manifest.labels.is_empty());
     let alert = &capture.alerts[0];
-    assert_eq!(
-        (alert.name.as_str(), alert.starts_at, alert.ends_at),
-        ("LoadHigh", start + 10_500, None)
-    );
+    assert_eq!((alert.name.as_str(), alert.starts_at, alert.ends_at), ("LoadHigh", start + 10_500, None));
     assert_eq!(alert.summary, "WARN LoadHigh");
 }
 
 #[test]
 fn statements_are_counted_by_their_normal_form() {
     let capture = imported(&case());
-    let (id, text) = capture
-        .texts
-        .iter()
-        .find(|(_, text)| text.starts_with("SELECT"))
-        .unwrap();
+    let (id, text) = capture.texts.iter().find(|(_, text)| text.starts_with("SELECT")).unwrap();
     assert_eq!(text, "SELECT * FROM t WHERE a = $1");
-    let calls: Vec<(i64, f64)> = capture
-        .statements
-        .iter()
-        .filter(|s| s.query_id == *id)
-        .map(|s| (s.at, s.calls))
-        .collect();
+    let calls: Vec<(i64, f64)> = capture.statements.iter().filter(|s| s.query_id == *id).map(|s| (s.at, s.calls)).collect();
     assert_eq!(calls, [(1_700_000_000_000, 0.0), (1_700_000_060_000, 7.0)]);
-    assert!(
-        capture.texts.values().any(|text| text == "INSERT ... , ?"),
-        "{:?}",
-        capture.texts
-    );
-    let kinds: Vec<(&str, &str)> = capture
-        .events
-        .iter()
-        .map(|e| (e.kind.as_str(), e.object.as_str()))
-        .collect();
-    assert_eq!(
-        kinds,
-        [
-            ("index_created", "public.i"),
-            ("slow_query", id.to_string().as_str())
-        ]
-    );
-    assert_eq!(
-        capture.events[0].text,
-        "index public.i created on public.t (a, b)"
-    );
-    assert_eq!(
-        (capture.indexes.len(), capture.indexes[0].columns.len()),
-        (1, 2)
-    );
+    assert!(capture.texts.values().any(|text| text == "INSERT ... , ?"), "{:?}", capture.texts);
+    let kinds: Vec<(&str, &str)> = capture.events.iter().map(|e| (e.kind.as_str(), e.object.as_str())).collect();
+    assert_eq!(kinds, [("index_created", "public.i"), ("slow_query", id.to_string().as_str())]);
+    assert_eq!(capture.events[0].text, "index public.i created on public.t (a, b)");
+    assert_eq!((capture.indexes.len(), capture.indexes[0].columns.len()), (1, 2));
 }
 
 /// Removes the answer key, and the prose that hints at it.
@@ -119,10 +73,7 @@ fn strip(mut case: Value) -> Value {
         let payload = payload.as_object_mut().unwrap();
         payload.retain(|key, _| key == "alerts");
         for alert in payload["alerts"].as_array_mut().unwrap() {
-            alert["annotations"]
-                .as_object_mut()
-                .unwrap()
-                .remove("description");
+            alert["annotations"].as_object_mut().unwrap().remove("description");
             alert.as_object_mut().unwrap().remove("generatorURL");
         }
     }
@@ -147,69 +98,38 @@ fn every_broken_case_has_its_error() {
         ("\u{0}\u{1}".to_owned(), ImportErrorKind::NotJson),
         ("[]".to_owned(), ImportErrorKind::Shape),
         ("{}".to_owned(), ImportErrorKind::Shape),
-        (
-            with("exceptions", json!({"cpu": {"node_load1": ["a"]}})),
-            ImportErrorKind::Shape,
-        ),
-        (
-            with("workload", json!({"SELECT 1": -5})),
-            ImportErrorKind::Shape,
-        ),
+        (with("exceptions", json!({"cpu": {"node_load1": ["a"]}})), ImportErrorKind::Shape),
+        (with("workload", json!({"SELECT 1": -5})), ImportErrorKind::Shape),
         (with("exceptions", json!({})), ImportErrorKind::Empty),
-        (
-            with("exceptions", json!({"cpu": {"node_load1": [null]}})),
-            ImportErrorKind::Empty,
-        ),
+        (with("exceptions", json!({"cpu": {"node_load1": [null]}})), ImportErrorKind::Empty),
         (with("end_time", json!("1600000000")), ImportErrorKind::Time),
         (with("end_time", json!(1e300)), ImportErrorKind::Time),
         (with("end_time", json!("NaN")), ImportErrorKind::Time),
-        (
-            with("start_time", json!("yesterday")),
-            ImportErrorKind::Time,
-        ),
+        (with("start_time", json!("yesterday")), ImportErrorKind::Time),
         (with("start_time", json!("0")), ImportErrorKind::Time),
-        (
-            case().to_string().replace("[5]", &many),
-            ImportErrorKind::TooLarge,
-        ),
+        (case().to_string().replace("[5]", &many), ImportErrorKind::TooLarge),
         (" ".repeat(MAX_TEXT + 1), ImportErrorKind::TooLarge),
     ];
     for (text, kind) in cases {
         let error = import(&text, "bad.json").unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
-        assert!(
-            error.to_string().starts_with("bad.json: ") && !error.to_string().contains('\n'),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("bad.json: ") && !error.to_string().contains('\n'), "{error}");
     }
 }
 
 /// The recorded cases, where they are at hand.
 fn recorded() -> Vec<(String, String)> {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/bench");
-    let folder = std::env::var_os("GALEN_BENCH_DIR")
-        .map_or_else(beside, PathBuf::from)
-        .join("dbot");
+    let folder = std::env::var_os("GALEN_BENCH_DIR").map_or_else(beside, PathBuf::from).join("dbot");
     let Ok(files) = std::fs::read_dir(&folder) else {
-        println!(
-            "skipped: no recorded cases in {} (set GALEN_BENCH_DIR)",
-            folder.display()
-        );
+        println!("skipped: no recorded cases in {} (set GALEN_BENCH_DIR)", folder.display());
         return Vec::new();
     };
-    let name = |path: &PathBuf| {
-        path.file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
+    let name = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut paths: Vec<_> = files.flatten().map(|file| file.path()).collect();
     paths.retain(|path| name(path).starts_with("testing_cases_"));
     paths.sort();
-    paths
-        .iter()
-        .map(|path| (name(path), std::fs::read_to_string(path).unwrap()))
-        .collect()
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
 #[test]
@@ -218,40 +138,15 @@ fn recorded_cases_are_imported_without_their_answers_and_survive_the_store() {
     for (name, text) in recorded() {
         let case: Value = serde_json::from_str(&text).unwrap();
         let capture = import(&text, &name).unwrap();
-        assert_eq!(
-            import(&strip(case.clone()).to_string(), &name).unwrap(),
-            capture,
-            "{name}"
-        );
-        let metrics: usize = case["exceptions"]
-            .as_object()
-            .unwrap()
-            .values()
-            .map(|g| g.as_object().unwrap().len())
-            .sum();
-        assert_eq!(
-            capture.series.len(),
-            metrics,
-            "{name}: every metric is kept"
-        );
-        let mapped: Vec<&String> = capture
-            .series
-            .iter()
-            .filter(|(_, s)| !s.unit.is_empty())
-            .map(|(n, _)| n)
-            .collect();
+        assert_eq!(import(&strip(case.clone()).to_string(), &name).unwrap(), capture, "{name}");
+        let metrics: usize = case["exceptions"].as_object().unwrap().values().map(|g| g.as_object().unwrap().len()).sum();
+        assert_eq!(capture.series.len(), metrics, "{name}: every metric is kept");
+        let mapped: Vec<&String> = capture.series.iter().filter(|(_, s)| !s.unit.is_empty()).map(|(n, _)| n).collect();
         println!("{name}: {metrics} metrics, canonical: {mapped:?}");
         assert!(mapped.len() >= 3, "{name}: {mapped:?}");
-        let created = capture
-            .texts
-            .values()
-            .filter(|text| text.starts_with("CREATE INDEX"))
-            .count();
+        let created = capture.texts.values().filter(|text| text.starts_with("CREATE INDEX")).count();
         assert_eq!(capture.indexes.len(), created, "{name}");
-        assert!(
-            capture.texts.values().all(|text| !text.contains('\'')),
-            "{name}: literals are gone"
-        );
+        assert!(capture.texts.values().all(|text| !text.contains('\'')), "{name}: literals are gone");
         let path = dir.path().join(format!("{name}.galen"));
         crate::store::file::write(&capture, &path).unwrap();
         assert_eq!(crate::store::file::read(&path).unwrap(), capture);

@@ -187,8 +187,19 @@ impl Catalog {
 /// True when nothing happened to a table between two samples.
 fn same_counters(a: &TableSample, b: &TableSample) -> bool {
     let key = |t: &TableSample| {
-        [t.seq_scan, t.idx_scan, t.n_tup_ins, t.n_tup_upd, t.n_tup_del, t.n_live_tup, t.n_dead_tup, t.autovacuum_count,
-         t.table_bytes, t.index_bytes, t.n_mod_since_analyze]
+        [
+            t.seq_scan,
+            t.idx_scan,
+            t.n_tup_ins,
+            t.n_tup_upd,
+            t.n_tup_del,
+            t.n_live_tup,
+            t.n_dead_tup,
+            t.autovacuum_count,
+            t.table_bytes,
+            t.index_bytes,
+            t.n_mod_since_analyze,
+        ]
     };
     key(a) == key(b)
 }

@@ -127,19 +127,19 @@ impl Collector {
             let seen = self.ash.read(&rows, now, self.facts.reads_stats || self.facts.superuser, frame);
             self.sessions(seen, now, frame).await?;
         }
-        if let Some(rows) = self.runner.when_due(&probes::DATABASE, every.database, now).await? {
-            if let Some(row) = rows.first() {
-                server::database(row, &mut self.rates, frame);
-            }
+        if let Some(rows) = self.runner.when_due(&probes::DATABASE, every.database, now).await?
+            && let Some(row) = rows.first()
+        {
+            server::database(row, &mut self.rates, frame);
         }
         if let Some(host) = &mut self.host {
             host.read(now, frame);
         }
-        if let Some(rows) = self.runner.when_due(&probes::SERVER, every.server, now).await? {
-            if let Some(row) = rows.first() {
-                server::server(row, &mut self.rates, frame);
-                self.max_connections = get(row, "max_connections");
-            }
+        if let Some(rows) = self.runner.when_due(&probes::SERVER, every.server, now).await?
+            && let Some(row) = rows.first()
+        {
+            server::server(row, &mut self.rates, frame);
+            self.max_connections = get(row, "max_connections");
         }
         if let Some(rows) = self.runner.when_due(&probes::HOLDERS, every.server, now).await? {
             self.oldest_holder = server::holders(&rows, now, frame);
@@ -237,7 +237,10 @@ impl Collector {
 
     async fn reconnect(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
         if Instant::now() < self.retry_at {
-            return Err(SourceError::new(SourceErrorKind::Lost, format!("{}: connection lost; galen reconnects by itself", self.runner.place)));
+            return Err(SourceError::new(
+                SourceErrorKind::Lost,
+                format!("{}: connection lost; galen reconnects by itself", self.runner.place),
+            ));
         }
         self.retry_after = (self.retry_after * 2).min(Duration::from_secs(60));
         self.retry_at = Instant::now() + self.retry_after;

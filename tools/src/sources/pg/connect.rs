@@ -74,8 +74,7 @@ pub(super) async fn open(config: &PgConfig) -> Result<(Link, Facts), SourceError
         pg.connect_timeout(Duration::from_secs(5));
     }
     let place = place(&pg);
-    let tls = tls::connector(pg.get_ssl_mode())
-        .map_err(|why| SourceError::new(SourceErrorKind::Unreachable, format!("{place}: {why}")))?;
+    let tls = tls::connector(pg.get_ssl_mode()).map_err(|why| SourceError::new(SourceErrorKind::Unreachable, format!("{place}: {why}")))?;
     // The driver's own limit covers the socket only; a server that accepts and then says nothing must not hang us.
     let (client, connection) = tokio::time::timeout(Duration::from_secs(15), pg.connect(tls))
         .await

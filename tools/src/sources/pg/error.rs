@@ -47,9 +47,7 @@ impl SourceError {
             Some(&SqlState::CANNOT_CONNECT_NOW) => (Unreachable, "the server is starting or stopping; try again"),
             Some(_) => (Refused, "check the role's rights to connect"),
             None if why.contains("password missing") => (Authentication, "put a password into the dsn"),
-            None if why.contains("tls") || why.contains("certificate") => {
-                (Unreachable, "check sslmode and the server's certificate")
-            }
+            None if why.contains("tls") || why.contains("certificate") => (Unreachable, "check sslmode and the server's certificate"),
             None => (Unreachable, "check host, port and that the server listens"),
         };
         Self::new(kind, format!("{place}: {why}; {advice}"))

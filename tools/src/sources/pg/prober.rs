@@ -90,7 +90,8 @@ async fn prepared(link: &Link, text: &str, parameters: usize) -> Result<Vec<toki
 
 /// Checks that a text is exactly one plain statement; returns how many parameters it has.
 fn plannable(text: &str) -> Result<usize, String> {
-    let parsed = pg_query::parse(text, pg_query::ParserOptions::default()).map_err(|_| "the statement's text does not parse (cut off?)".to_owned())?;
+    let parsed = pg_query::parse(text, pg_query::ParserOptions::default())
+        .map_err(|_| "the statement's text does not parse (cut off?)".to_owned())?;
     let kinds = parsed.statement_types();
     match kinds.as_slice() {
         ["SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt"] => {}

@@ -64,12 +64,7 @@ impl Runner {
 
     /// Runs a probe of a group if its time has come; `None` when not due, absent on this version, or failed.
     /// Only the loss of the connection is an error.
-    pub async fn when_due(
-        &mut self,
-        probe: &'static Probe,
-        interval: Duration,
-        now: UnixMs,
-    ) -> Result<Option<Vec<Row>>, SourceError> {
+    pub async fn when_due(&mut self, probe: &'static Probe, interval: Duration, now: UnixMs) -> Result<Option<Vec<Row>>, SourceError> {
         let interval = interval.as_millis() as i64;
         let due = self.health.entry(probe.name).or_default().due;
         // Turns come a few milliseconds early or late; a second-interval must not become two.
@@ -136,12 +131,7 @@ impl Runner {
         self.missing.push(Missing { what: what.into(), why: why.into(), fix: fix.into() });
     }
 
-    async fn query(
-        &mut self,
-        probe: &'static Probe,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+    async fn query(&mut self, probe: &'static Probe, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, tokio_postgres::Error> {
         if self.timeout_ms != probe.timeout_ms {
             self.link.client.batch_execute(&format!("SET statement_timeout = {}", probe.timeout_ms)).await?;
             self.timeout_ms = probe.timeout_ms;
@@ -187,8 +177,7 @@ impl Runner {
 /// True when the session is gone, not just the statement.
 pub(super) fn lost(error: &tokio_postgres::Error) -> bool {
     match error.code() {
-        Some(code) => [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT]
-            .contains(code),
+        Some(code) => [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT].contains(code),
         None => error.is_closed() || error.to_string().contains("communicating") || error.to_string().contains("closed"),
     }
 }

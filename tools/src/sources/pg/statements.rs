@@ -44,27 +44,16 @@ impl Statements {
         self.take(rows.iter().map(sample).filter(|s| s.query_id != 0).collect(), at, texts, frame)
     }
 
-    fn take(
-        &mut self,
-        now: Vec<StatementSample>,
-        at: UnixMs,
-        texts: &BTreeSet<i64>,
-        frame: &mut Frame,
-    ) -> Vec<i64> {
+    fn take(&mut self, now: Vec<StatementSample>, at: UnixMs, texts: &BTreeSet<i64>, frame: &mut Frame) -> Vec<i64> {
         let ours = &self.own;
-        let now: HashMap<i64, StatementSample> =
-            now.into_iter().filter(|s| !ours.contains(&s.query_id)).map(|s| (s.query_id, s)).collect();
+        let now: HashMap<i64, StatementSample> = now.into_iter().filter(|s| !ours.contains(&s.query_id)).map(|s| (s.query_id, s)).collect();
         let mut grown: Vec<(i64, f64)> = now.values().filter_map(|s| Some((s.query_id, self.growth(s)?))).collect();
         grown.sort_by(|a, b| b.1.total_cmp(&a.1));
         if let Some(rate) = self.seconds_per_second(&now, at) {
             frame.values.push(("statement_seconds_per_s".into(), "s/s", rate));
         }
-        let kept: BTreeSet<i64> = grown
-            .iter()
-            .enumerate()
-            .filter(|(rank, (id, _))| *rank < KEPT || texts.contains(id))
-            .map(|(_, (id, _))| *id)
-            .collect();
+        let kept: BTreeSet<i64> =
+            grown.iter().enumerate().filter(|(rank, (id, _))| *rank < KEPT || texts.contains(id)).map(|(_, (id, _))| *id).collect();
         let mut samples: Vec<StatementSample> = Vec::new();
         for id in &kept {
             samples.extend(self.baseline(*id));

@@ -1,0 +1,154 @@
+//! The command line as people meet it: help, exit codes, bad input, replay that repeats itself.
+
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+
+use crate::support::{bench, galen, lines, repository, run};
+
+#[test]
+fn help_teaches_every_command() {
+    let (code, text, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    assert!(text.contains("Examples:") && text.contains("Exit codes:"));
+    for command in [
+        "serve",
+        "demo",
+        "diagnose",
+        "record",
+        "replay",
+        "import",
+        "incidents",
+        "ask",
+        "config",
+        "init-role",
+        "model",
+        "bench",
+        "completions",
+    ] {
+        assert!(text.contains(command), "{command} is not in the help");
+        assert_eq!(run(&[command, "--help"]).0, 0, "{command}");
+    }
+    assert!(!text.contains("llm-worker"));
+}
+
+#[test]
+fn exit_codes_and_lines_tell_what_to_do() {
+    let (code, _, error) = run(&["--nonsense"]);
+    assert_eq!(code, 2, "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("galen.toml");
+    std::fs::write(&config, "[detector]\nwarmup_s = 3\n").unwrap();
+    let (code, _, error) = run(&["config", "check", config.to_str().unwrap()]);
+    assert_eq!(code, 3, "{error}");
+    assert!(error.contains("did you mean `warm_up_s`"), "{error}");
+    let out = folder.path().join("x.galen");
+    let (code, _, error) =
+        run(&["record", "--dsn", "postgresql://u:hunter2@127.0.0.1:1/x", "--duration", "5s", "--out", out.to_str().unwrap()]);
+    assert_eq!(code, 4, "{error}");
+    assert!(error.contains("127.0.0.1:1/x") && !error.contains("hunter2") && error.lines().count() == 1, "{error}");
+    let (code, _, error) = run(&["demo", "--fault", "no_such_fault"]);
+    assert_eq!((code, error.contains("--list")), (2, true), "{error}");
+    let (code, _, error) = run(&["replay", "--model", "no-such-model", "x.galen"]);
+    assert_eq!(code, 6, "{error}");
+    let (code, _, error) = run(&["ask", "why?", "--data-dir", folder.path().to_str().unwrap()]);
+    assert_eq!((code, error.contains("galen serve")), (4, true), "{error}");
+}
+
+#[test]
+fn damaged_captures_cost_a_line_each_and_the_rest_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = std::fs::read(repository("examples/captures/missing_index.galen")).unwrap();
+    std::fs::write(folder.path().join("a.galen"), &good[..good.len() / 2]).unwrap();
+    std::fs::write(folder.path().join("b.galen"), b"not a capture").unwrap();
+    std::fs::write(folder.path().join("c.galen"), &good).unwrap();
+    let (code, out, error) = run(&["replay", "--json", folder.path().to_str().unwrap()]);
+    assert_eq!(code, 5, "{error}");
+    let reports = lines(&out);
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reports[0]["root_causes"][0]["cause"], "missing_index");
+    assert!(error.contains("a.galen") && error.contains("b.galen") && !error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn every_example_capture_names_its_cause_first_with_the_same_bytes_each_time() {
+    let captures = repository("examples/captures");
+    let first = run(&["replay", "--json", captures.to_str().unwrap()]);
+    let again = run(&["replay", "--json", "--jobs", "2", captures.to_str().unwrap()]);
+    assert_eq!((first.0, &first.1), (again.0, &again.1));
+    let reports = lines(&first.1);
+    assert!(reports.len() >= 5, "{}", reports.len());
+    for report in reports {
+        let (name, causes) = (report["capture"].as_str().unwrap(), report["root_causes"].as_array().unwrap());
+        assert_eq!(causes[0]["cause"], name);
+        assert!(causes[0]["probability"].as_f64().unwrap() >= 0.5);
+        let known: Vec<&str> = report["evidence"].as_array().unwrap().iter().map(|e| e["id"].as_str().unwrap()).collect();
+        let cited = report["summary"].as_array().unwrap().iter().chain(causes[0]["claims"].as_array().unwrap());
+        for claim in cited {
+            let ids = claim["evidence"].as_array().unwrap();
+            assert!(!ids.is_empty() && ids.iter().all(|id| known.contains(&id.as_str().unwrap())), "{claim}");
+        }
+        if name == "healthy" {
+            assert_eq!(causes.len(), 1);
+        } else {
+            assert!(!causes[0]["culprits"].as_array().unwrap().is_empty(), "{name} names no culprit");
+            assert!(!causes[0]["remedies"].as_array().unwrap().is_empty(), "{name} has no remedy");
+            assert!(report["ruled_out"].as_array().unwrap().len() >= 5);
+        }
+    }
+}
+
+#[test]
+fn recorded_cases_of_dbot_name_their_labels_from_telemetry_alone() {
+    let Some(folder) = bench("dbot") else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let cases =
+        [(1, vec!["large_result_fetch", "correlated_subquery"]), (3, vec!["redundant_indexes"]), (5, vec!["poor_join", "cpu_contention"])];
+    for (number, expected) in cases {
+        let original = folder.join(format!("testing_cases_{number}.json"));
+        let mut stripped: serde_json::Value = serde_json::from_slice(&std::fs::read(&original).unwrap()).unwrap();
+        for key in ["labels", "command", "description"] {
+            stripped.as_object_mut().unwrap().remove(key);
+        }
+        let bare = scratch.path().join("bare.json");
+        std::fs::write(&bare, stripped.to_string()).unwrap();
+        let replayed: Vec<String> = [&original, &bare]
+            .iter()
+            .map(|input| {
+                let out = scratch.path().join("case.galen");
+                let (code, _, error) = run(&["import", "dbot", input.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+                assert_eq!(code, 0, "{error}");
+                run(&["replay", "--json", out.to_str().unwrap()]).1
+            })
+            .collect();
+        assert_eq!(replayed[0], replayed[1], "the answer key changes the diagnosis of case {number}");
+        let named: Vec<String> =
+            lines(&replayed[0])[0]["root_causes"].as_array().unwrap().iter().map(|c| c["cause"].as_str().unwrap().to_owned()).collect();
+        for cause in expected {
+            assert!(named.iter().any(|n| n == cause), "case {number}: {named:?} lacks {cause}");
+        }
+        assert!(named.len() <= 3, "{named:?}");
+    }
+}
+
+#[test]
+fn completions_version_and_role_can_be_used_as_they_are() {
+    let (_, script, _) = run(&["completions", "bash"]);
+    let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
+    bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(bash.wait().unwrap().success() && script.contains("galen"));
+    assert!(lines(&run(&["version", "--json"]).1)[0]["version"].is_string());
+    let (_, sql, _) = run(&["init-role", "--name", "watcher"]);
+    assert!(sql.contains("GRANT pg_monitor TO watcher;") && !sql.to_lowercase().contains("password '"));
+    assert_eq!(run(&["init-role", "--name", "x; DROP"]).0, 2);
+}
+
+#[test]
+fn odd_arguments_and_a_closed_pipe_do_not_panic() {
+    let output = galen().arg("replay").arg(std::ffi::OsStr::from_bytes(b"\xff\xfe.galen")).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let mut child = galen().args(["config", "example"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("fault of ours"));
+}

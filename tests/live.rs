@@ -1,0 +1,115 @@
+//! The main job for real: a private server, a daemon, a fault, a report; and the model's process killed in the middle.
+
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{galen, lines, repository};
+
+/// One demo at a time: two would disturb each other's load on a small machine.
+static STAGE: Mutex<()> = Mutex::new(());
+
+fn demo(arguments: &[&str]) -> (Value, String) {
+    let _stage = STAGE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let out = tempfile::tempdir().unwrap();
+    let output = galen().arg("demo").args(arguments).args(["--json", "--out", out.path().to_str().unwrap()]).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let mut reports = lines(&String::from_utf8_lossy(&output.stdout));
+    assert_eq!(reports.len(), 1, "{log}");
+    let page = std::fs::read_to_string(
+        std::fs::read_dir(out.path())
+            .unwrap()
+            .filter_map(Result::ok)
+            .find(|e| e.path().extension().is_some_and(|x| x == "html"))
+            .unwrap()
+            .path(),
+    )
+    .unwrap();
+    assert!(page.contains("<svg") && !page.contains("<script"), "the page has charts and no script");
+    (reports.remove(0), log)
+}
+
+#[test]
+fn the_daemon_finds_a_lost_index_by_itself_with_the_model() {
+    let (report, log) = demo(&["--fault", "missing_index", "--model", "smollm2-135m"]);
+    let cause = &report["root_causes"][0];
+    assert_eq!(cause["cause"], "missing_index", "{log}");
+    assert!(cause["summary"].as_str().unwrap().contains("orders_customer_id_idx"), "{cause}");
+    assert!(cause["remedies"][0]["sql"].as_str().unwrap().starts_with("CREATE INDEX CONCURRENTLY"));
+    assert!(!cause["knowledge"].as_array().unwrap().is_empty());
+    assert_eq!(report["model"], "smollm2-135m");
+    assert!(report["bill"]["prompt_tokens"].as_u64().unwrap() > 0 && report["model_note"].is_null(), "{}", report["model_note"]);
+    assert!(report["experts"].as_array().unwrap().len() >= 3);
+    assert!(log.contains("noticed by itself"));
+}
+
+#[test]
+fn a_blocking_transaction_is_named_with_its_session() {
+    let (report, log) = demo(&["--fault", "blocking_transaction", "--no-model"]);
+    let cause = &report["root_causes"][0];
+    assert_eq!(cause["cause"], "blocking_transaction", "{log}");
+    assert!(cause["culprits"].as_array().unwrap().iter().any(|c| c["kind"] == "session"));
+}
+
+#[test]
+fn a_healthy_server_raises_nothing_and_is_called_healthy() {
+    let (report, log) = demo(&["--fault", "healthy", "--no-model"]);
+    assert!(log.contains("silent, as it should be"), "{log}");
+    let causes = report["root_causes"].as_array().unwrap();
+    assert_eq!((causes.len(), causes[0]["cause"].as_str()), (1, Some("healthy")), "{log}");
+}
+
+/// Process ids of the children of a process that run the model.
+fn workers(parent: u32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let of = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if of == Some(parent) && String::from_utf8_lossy(&command).contains("llm-worker") {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+#[test]
+fn killing_or_freezing_the_model_costs_its_votes_and_never_the_diagnosis() {
+    use nix::sys::signal::{Signal, kill};
+    let capture = repository("examples/captures/missing_index.galen");
+    let _stage = STAGE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let child = galen()
+        .args(["replay", "--json", "--model", "smollm2-135m"])
+        .arg(&capture)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    // Every worker that appears is killed: the first and those that are started again.
+    let mut killed = 0;
+    while Instant::now() < end && std::fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|s| !s.contains(") Z ")) {
+        for pid in workers(child.id()) {
+            // Not before it has loaded: death at the start is another failure (exit code 6, the model was demanded).
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map(|t| t.count()).unwrap_or(0);
+            let busy = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .ok()
+                .and_then(|s| s.rsplit(')').next()?.split_whitespace().nth(11)?.parse::<u64>().ok());
+            if killed > 0 || (threads > 1 && busy.unwrap_or(0) > 60) {
+                killed += i32::from(kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).is_ok());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(killed > 0, "the model was never seen: run make model; {log}");
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let report = &lines(&String::from_utf8_lossy(&output.stdout))[0];
+    assert_eq!(report["root_causes"][0]["cause"], "missing_index");
+    assert!(report["model_note"].as_str().unwrap_or_default().contains("died"), "{}", report["model_note"]);
+}

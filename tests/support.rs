@@ -1,0 +1,140 @@
+//! What the integration tests share: the binary, its output, small HTTP and socket clients.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// The real binary, without the caller's configuration.
+pub fn galen() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_galen"));
+    for name in ["GALEN_DSN", "NO_COLOR", "RUST_LOG"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs and returns code, standard output and standard error.
+pub fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = galen().args(arguments).output().unwrap();
+    (status.code().unwrap_or(-1), String::from_utf8_lossy(&stdout).into(), String::from_utf8_lossy(&stderr).into())
+}
+
+/// JSON lines of standard output.
+pub fn lines(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A file of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// The shared benchmark folder, if this machine has it.
+pub fn bench(path: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("GALEN_BENCH_DIR").map_or_else(|| repository("../shared/bench"), PathBuf::from);
+    let path = root.join(path);
+    if !path.exists() {
+        eprintln!("skipped: {} is not on this machine; set GALEN_BENCH_DIR", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// A daemon of its own, killed when dropped.
+pub struct Daemon {
+    pub child: Child,
+    pub http: String,
+    pub socket: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `galen serve` on a free port and waits until it answers.
+    pub fn start(data_dir: &Path, targets: &str) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let http = format!("127.0.0.1:{port}");
+        let config = data_dir.join("galen.toml");
+        let text =
+            format!("data_dir = {:?}\n[http]\nlisten = {http:?}\n[incident]\nsettle_s = 1\n{targets}", data_dir.display().to_string());
+        std::fs::write(&config, text).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(data_dir.join("log")).unwrap();
+        let child = galen().arg("serve").arg("--config").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let daemon = Self { child, http, socket: data_dir.join("galen.sock") };
+        daemon.until("ready", || daemon.get("/readyz").0 == 200);
+        daemon
+    }
+
+    /// Waits for a condition, at most 20 s.
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < end, "not {what} within 20 s");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// GET: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        self.http(&format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http), b"")
+    }
+
+    /// POST: status and body.
+    pub fn post(&self, path: &str, body: &[u8]) -> (u16, String) {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            self.http,
+            body.len()
+        );
+        self.http(&head, body)
+    }
+
+    /// A raw request.
+    pub fn http(&self, head: &str, body: &[u8]) -> (u16, String) {
+        let Ok(mut stream) = TcpStream::connect(&self.http) else { return (0, String::new()) };
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        (status, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default())
+    }
+
+    /// One line to the socket, one line back.
+    pub fn line(&self, line: &str) -> Value {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// A JSON-RPC call: its result.
+    pub fn call(&self, method: &str, params: Value) -> Value {
+        self.line(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string())["result"].clone()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An Alertmanager payload with one alert.
+pub fn payload(fingerprint: &str, starts_at: &str) -> Vec<u8> {
+    json!({
+        "version": "4", "status": "firing", "receiver": "galen", "groupKey": "x", "truncatedAlerts": 0,
+        "alerts": [{"status": "firing", "labels": {"alertname": "PostgresSlow"}, "annotations": {"summary": "slow"},
+                    "startsAt": starts_at, "endsAt": "0001-01-01T00:00:00Z", "fingerprint": fingerprint}],
+    })
+    .to_string()
+    .into_bytes()
+}

@@ -1,0 +1,127 @@
+//! Detection on made series: it finds steps and bursts with their edges, and keeps quiet on healthy noise.
+
+use crate::capture::{Capture, Frame};
+use crate::model::Window;
+use crate::signals::SignalTable;
+
+use super::{DetectOptions, Detection, Stream, detect};
+
+/// A small generator: deterministic, so that a failure can be seen again.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as f64 / (1u64 << 31) as f64
+    }
+
+    /// Roughly normal, mean 0, deviation 1.
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.next()).sum::<f64>() - 6.0
+    }
+}
+
+/// Healthy seconds: Poisson-like arrivals, a neighbour's CPU bursts, an autovacuum, single spikes.
+fn healthy(seed: u64, second: i64) -> Vec<(String, &'static str, f64)> {
+    let mut n = Noise(seed.wrapping_mul(7919).wrapping_add(second as u64 * 104_729 + 1));
+    for _ in 0..3 {
+        n.next();
+    }
+    let spike: f64 = if n.next() > 0.985 { 6.0 } else { 1.0 };
+    let neighbour = if (second / 13 + seed as i64) % 5 == 0 { 0.35 } else { 0.0 };
+    let vacuum = if (60..70).contains(&second) { 1.0 } else { 0.0 };
+    vec![
+        ("active_sessions".into(), "sessions", (0.4 + 0.5 * n.normal()).max(0.0).round() * spike.min(3.0)),
+        ("tps".into(), "1/s", (110.0 + 11.0 * n.normal()).max(0.0)),
+        ("tup_returned_per_s".into(), "1/s", (6_000.0 + 900.0 * n.normal()).max(0.0) * spike),
+        ("tup_inserted_per_s".into(), "1/s", (30.0 + 6.0 * n.normal()).max(0.0)),
+        ("wal_bytes_rate".into(), "bytes/s", (60_000.0 + 15_000.0 * n.normal()).max(0.0) * spike),
+        ("node_cpu_busy_ratio".into(), "ratio", (0.15 + 0.03 * n.normal() + neighbour).clamp(0.0, 1.0)),
+        ("vacuum_workers".into(), "sessions", vacuum),
+        ("database_bytes".into(), "bytes", 6e8 + second as f64 * 20_000.0),
+        ("blocked_sessions".into(), "sessions", 0.0),
+    ]
+}
+
+/// Seconds of one run; inside the window the load of a bad statement is added.
+fn frames(seed: u64, seconds: i64, bad: Option<(i64, i64)>) -> Vec<Frame> {
+    (0..seconds)
+        .map(|s| {
+            let mut values = healthy(seed, s);
+            if bad.is_some_and(|(from, to)| (from..to).contains(&s)) {
+                for (name, _, value) in &mut values {
+                    match name.as_str() {
+                        "active_sessions" => *value += 5.0,
+                        "tup_returned_per_s" => *value += 800_000.0,
+                        "node_cpu_busy_ratio" => *value = 0.95,
+                        _ => {}
+                    }
+                }
+            }
+            Frame { at: s * 1000, values, ..Frame::default() }
+        })
+        .collect()
+}
+
+fn run(seed: u64, seconds: i64, bad: Option<(i64, i64)>) -> Detection {
+    let mut capture = Capture::default();
+    for frame in frames(seed, seconds, bad) {
+        capture.absorb(frame);
+    }
+    detect(&capture, &SignalTable::builtin(), &DetectOptions::default())
+}
+
+fn overlap(found: Window, (from, to): (i64, i64)) -> f64 {
+    let (from, to) = (from * 1000, to * 1000);
+    let shared = (found.end.min(to) - found.start.max(from)).max(0) as f64;
+    shared / ((found.end.max(to) - found.start.min(from)) as f64)
+}
+
+#[test]
+fn two_hundred_healthy_runs_raise_nothing() {
+    for seed in 0..200 {
+        let found = run(seed, 120, None);
+        assert_eq!(found.window, None, "seed {seed}: {:?}", found.abnormal);
+        assert!(found.quiet.is_some());
+    }
+}
+
+#[test]
+fn anomalies_are_found_with_their_edges_wherever_they_lie() {
+    for (seed, window) in [(1, (60, 100)), (2, (40, 55)), (3, (90, 120)), (4, (36, 120)), (5, (20, 120)), (6, (0, 40))] {
+        let found = run(seed, 120, Some(window));
+        let iou = found.window.map_or(0.0, |w| overlap(w, window));
+        assert!(iou >= 0.8, "{window:?}: {iou} {:?}", found.window);
+        assert!(found.abnormal.iter().any(|a| a.signal == "tup_returned_per_s"));
+    }
+}
+
+#[test]
+fn a_capture_without_a_healthy_stretch_shows_by_limits_and_an_empty_one_is_quiet() {
+    let mut capture = Capture::default();
+    for s in 0..30 {
+        capture.absorb(Frame { at: s * 1000, values: vec![("blocked_sessions".into(), "sessions", 7.0)], ..Frame::default() });
+    }
+    let found = detect(&capture, &SignalTable::builtin(), &DetectOptions::default());
+    assert_eq!(found.abnormal[0].signal, "blocked_sessions");
+    assert_eq!(found.baseline, None);
+    assert!(detect(&Capture::default(), &SignalTable::builtin(), &DetectOptions::default()).quiet.is_some());
+}
+
+#[test]
+fn the_stream_fires_once_within_five_seconds_and_clears_again() {
+    let mut stream = Stream::new(SignalTable::builtin(), DetectOptions { warm_up_s: 20.0, ..DetectOptions::default() });
+    let fired: Vec<i64> = frames(3, 160, Some((60, 100))).iter().filter_map(|f| stream.push(f)).map(|t| t.at / 1000).collect();
+    assert_eq!(fired.len(), 1, "{fired:?}");
+    assert!((60..=65).contains(&fired[0]), "{fired:?}");
+    assert!(stream.cleared());
+}
+
+#[test]
+fn the_stream_keeps_quiet_on_healthy_noise() {
+    for seed in 0..40 {
+        let mut stream = Stream::new(SignalTable::builtin(), DetectOptions::default());
+        let fired = frames(seed, 180, None).iter().filter_map(|f| stream.push(f)).count();
+        assert_eq!(fired, 0, "seed {seed}");
+    }
+}
