@@ -23,7 +23,7 @@ demo: build $(if $(filter none,$(MODEL)),,model) ## run the main job for real: m
 
 test: deps ## run all tests, live PostgreSQL and real model included
 	@scripts/model.sh smollm2-135m "$(MODELS_DIR)"
-	cargo test --release --locked --workspace
+	cargo test --release --locked --workspace --no-fail-fast
 	scripts/check-layers.sh
 
 lint: deps ## formatting and clippy, warnings are errors

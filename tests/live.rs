@@ -111,5 +111,5 @@ fn killing_or_freezing_the_model_costs_its_votes_and_never_the_diagnosis() {
     assert_eq!(output.status.code(), Some(0), "{log}");
     let report = &lines(&String::from_utf8_lossy(&output.stdout))[0];
     assert_eq!(report["root_causes"][0]["cause"], "missing_index");
-    assert!(report["model_note"].as_str().unwrap_or_default().contains("died"), "{}", report["model_note"]);
+    assert!(report["model_note"].as_str().unwrap_or_default().contains("without the model's votes"), "{}", report["model_note"]);
 }

@@ -156,7 +156,7 @@ fn relation_of(scene: &Scene<'_>, root: i32, window: Window) -> Option<String> {
     let mut held = BTreeMap::new();
     for lock in scene.capture.locks.iter().filter(|l| window.contains(l.at)) {
         let Some(relation) = lock.relation.as_ref() else { continue };
-        let count = if !lock.granted {
+        let count = if !lock.granted || (lock.lock_type == "tuple" && lock.pid != root) {
             waited.entry(relation.clone())
         } else if lock.pid == root && lock.mode != "AccessShareLock" {
             held.entry(relation.clone())
