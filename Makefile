@@ -1,8 +1,8 @@
 # Galen: the commands people type. `make help` lists them.
 MODEL ?= smollm2-135m
 FAULT ?= missing_index
-MODELS_DIR ?= $(if $(GALEN_MODELS_DIR),$(GALEN_MODELS_DIR),$(HOME)/.cache/galen/models)
-export GALEN_MODELS_DIR = $(MODELS_DIR)
+GALEN_MODELS_DIR ?= $(HOME)/.cache/galen/models
+export GALEN_MODELS_DIR
 GALEN = $(or $(CARGO_TARGET_DIR),target)/release/galen
 
 .PHONY: help demo test lint bench bench-faults build model deps clean
@@ -16,13 +16,13 @@ build: deps ## build the galen binary
 	cargo build --release --locked --package galen
 
 model: ## fetch a language model: make model MODEL=qwen2.5-coder-1.5b
-	@scripts/model.sh $(MODEL) "$(MODELS_DIR)"
+	@scripts/model.sh $(MODEL) "$(GALEN_MODELS_DIR)"
 
 demo: build $(if $(filter none,$(MODEL)),,model) ## run the main job for real: make demo FAULT=bulk_delete MODEL=none
 	$(GALEN) demo --fault $(FAULT) $(if $(filter none,$(MODEL)),--no-model,--model $(MODEL))
 
 test: deps ## run all tests, live PostgreSQL and real model included
-	@scripts/model.sh smollm2-135m "$(MODELS_DIR)"
+	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	cargo test --release --locked --workspace --no-fail-fast
 	scripts/check-layers.sh
 
@@ -35,8 +35,8 @@ bench: build ## print the figures of the speed budget
 	$(GALEN) bench intake
 
 bench-faults: build ## live results of every demo fault for each model, as a table (about 40 minutes)
-	@scripts/model.sh smollm2-135m "$(MODELS_DIR)"
-	@scripts/model.sh qwen2.5-coder-1.5b "$(MODELS_DIR)"
+	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
+	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
 	scripts/bench-faults.sh $(GALEN)
 
 clean: ## remove what was built
