@@ -51,7 +51,7 @@ pub async fn summary(case: &Case<'_>, report: &Report, provider: Option<&dyn Pro
             ),
         },
         grammar: Some(PROSE.into()),
-        max_tokens: 120,
+        max_tokens: 80,
     };
     match provider.generate(request).await {
         Ok(answer) => {

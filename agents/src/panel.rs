@@ -18,7 +18,7 @@ pub const TASK: &str = "root_cause_of_4";
 /// Candidates put to the vote: few, because small models fail at long lists.
 const CANDIDATES: usize = 4;
 /// Evidence lines shown to the model.
-const LINES: usize = 14;
+const LINES: usize = 8;
 
 /// What one expert's model said of one cause.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,8 +57,8 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
         return Opinion::default();
     }
     case.tell(Progress::Reviewing { cause: candidates[0].clone() });
-    let titles: Vec<String> =
-        candidates.iter().filter_map(|id| case.library.catalog.get(id)).map(|c| format!("{}: {}", c.title, c.means)).collect();
+    // Titles alone: a small model reads some 75 tokens a second, and the evidence says the rest.
+    let titles: Vec<String> = candidates.iter().filter_map(|id| case.library.catalog.get(id)).map(|c| c.title.clone()).collect();
     let shared = format!("{SYSTEM}\n\nEvidence:\n{}", evidence_lines(case, &candidates).join("\n"));
     let experts: Vec<(String, String)> = case.panel.iter().take(3).map(|(i, _)| (i.expert.id.clone(), i.expert.prompt.clone())).collect();
     let asked = experts.iter().map(|(id, prompt)| {

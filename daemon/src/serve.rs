@@ -25,6 +25,8 @@ use crate::{engine, http, rpc};
 
 /// A capture reaches this far back before the first alert, at most the configured history.
 const BEFORE_ALERT_MS: i64 = 300_000;
+/// Seconds of the anomaly that the first look needs.
+const FIRST_LOOK_S: u64 = 4;
 
 /// Runs until `shutdown`. `ready` is called with the address of the HTTP door once everything listens.
 ///
@@ -161,7 +163,8 @@ async fn handle(state: &Arc<State>, worker: &Worker, incident: Incident) {
 async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Result<PathBuf, Failure> {
     let id = incident.id;
     let alerts = state.with_store(move |s| s.alerts_of(id)).await?;
-    settle(state, incident).await;
+    first_look(state, worker, incident, &alerts).await;
+    settle(state, incident, state.config.incident.settle_s).await;
     let mut capture = freeze(state, incident, alerts);
     let file = incident.capture_path.clone();
     write_capture(&capture, &file).await?;
@@ -193,9 +196,17 @@ async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Re
     save(state, id, diagnosis).await
 }
 
+/// A finding within seconds: a search of what is there already, without the model and without asking the target.
+async fn first_look(state: &State, worker: &Worker, incident: &Incident, alerts: &[Alert]) {
+    settle(state, incident, FIRST_LOOK_S.min(state.config.incident.settle_s)).await;
+    let capture = freeze(state, incident, alerts.to_vec());
+    let progress = |step: Progress| note(state, incident, step);
+    diagnose(&capture, &worker.library, &Recorded(&capture), None, &Options::default(), &progress).await;
+}
+
 /// Waits until enough of the anomaly has been collected, while the collector goes on.
-async fn settle(state: &State, incident: &Incident) {
-    let until = incident.opened_at + state.config.incident.settle_s as i64 * 1000;
+async fn settle(state: &State, incident: &Incident, seconds: u64) {
+    let until = incident.opened_at + seconds as i64 * 1000;
     let wait = (until - now_ms()).clamp(0, 60_000);
     let reachable = state.targets.get(&incident.target).is_some_and(|t| lock(&t.down).is_none());
     if reachable {
