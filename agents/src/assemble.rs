@@ -99,7 +99,7 @@ fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
         report.root_causes = vec![healthy(case)];
     } else {
         report.status = Status::Undetermined;
-        report.headline = format!("{} signals are abnormal, but the evidence does not single out a cause.", case.detection.abnormal.len());
+        report.headline = format!("{} abnormal, but the evidence does not single out a cause.", counted(case.detection.abnormal.len()));
         report.collect_next = collect_next(case);
     }
 }
@@ -364,9 +364,9 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let strongest: Vec<String> = case.detection.abnormal.iter().take(3).map(describe).collect();
     if !strongest.is_empty() {
         let text = format!(
-            "Since {}, {} signals are abnormal: {}.",
+            "Since {}, {} abnormal: {}.",
             clock_of(&report.window.start),
-            case.detection.abnormal.len(),
+            counted(case.detection.abnormal.len()),
             strongest.join("; ")
         );
         claims.push(Claim { text, evidence: vec!["E1".into()] });
@@ -390,8 +390,15 @@ fn cost(case: &Case<'_>) -> Option<String> {
     let template = "It costs {{ load_profile.extra_db_seconds|secs }} of database time in the window: {{ load_profile.aas|num }} sessions are active at a time, {{ load_profile.aas_base|num }} before.";
     let whole =
         "{{ load_profile.aas|num }} sessions are active at a time, {{ load_profile.db_seconds|secs }} of database time in the window.";
-    let costly = case.holds("load_profile.extra_db_seconds > 1") == Some(true);
-    costly.then(|| case.say(template, None)).flatten().or_else(|| case.say(whole, None))
+    if case.holds("load_profile.extra_db_seconds > 1") == Some(true) {
+        return case.say(template, None);
+    }
+    // Statements shorter than the sampling interval may leave no sample: nothing is said rather than "nothing".
+    (case.holds("load_profile.db_seconds > 1") == Some(true)).then(|| case.say(whole, None)).flatten()
+}
+
+fn counted(signals: usize) -> String {
+    if signals == 1 { "1 signal is".into() } else { format!("{signals} signals are") }
 }
 
 /// Start and end of a window as RFC 3339 text.
