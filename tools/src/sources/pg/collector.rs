@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::SqlState;
+
 use crate::capture::{FORMAT, Frame, Manifest, Missing};
 use crate::model::{Event, UnixMs};
 use crate::sources::host::Host;
@@ -19,10 +21,13 @@ use super::row::{get, text};
 use super::runner::Runner;
 use super::server;
 use super::statements::Statements;
+use super::text::fingerprint;
 use super::texts::Texts;
 
 /// After a loss, waits at least this long before the next try, doubling to a minute.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// pg_stat_statements reads its whole file of texts to answer for one: at most this often, milliseconds.
+const TEXTS_MS: i64 = 2_500;
 
 /// Reads one target. Call [`Collector::turn`] once a second.
 pub struct Collector {
@@ -35,14 +40,20 @@ pub struct Collector {
     catalog: Catalog,
     statements: Statements,
     texts: Texts,
+    texts_due: UnixMs,
     rates: Rates,
     max_connections: Option<f64>,
-    clients: f64,
     oldest_holder: f64,
     missing: Vec<Missing>,
-    lost: bool,
+    lost: Option<Loss>,
     retry_at: Instant,
     retry_after: Duration,
+}
+
+/// The connection is lost.
+struct Loss {
+    since: UnixMs,
+    crashed: bool,
 }
 
 impl Collector {
@@ -72,12 +83,12 @@ impl Collector {
             catalog: Catalog::default(),
             statements: Statements::default(),
             texts: Texts::default(),
+            texts_due: 0,
             rates: Rates::default(),
             max_connections: None,
-            clients: 0.0,
             oldest_holder: 0.0,
             missing: Vec::new(),
-            lost: false,
+            lost: None,
             retry_at: Instant::now(),
             retry_after: FIRST_RETRY,
         };
@@ -91,12 +102,14 @@ impl Collector {
     /// Lost or Unreachable while the target is away; the next call tries again, with backoff.
     pub async fn turn(&mut self, now_ms: UnixMs) -> Result<Frame, SourceError> {
         let mut frame = Frame { at: now_ms, ..Frame::default() };
-        if self.lost {
+        if self.lost.is_some() {
             self.reconnect(now_ms, &mut frame).await?;
         }
         let result = self.probe(now_ms, &mut frame).await;
         if let Err(error) = result {
-            self.lost = true;
+            let crash = Some(SqlState::CRASH_SHUTDOWN);
+            let crashed = self.runner.last_words == crash || self.runner.link.epitaph().await == crash;
+            self.lost = Some(Loss { since: now_ms, crashed });
             self.retry_at = Instant::now() + self.retry_after;
             return Err(error);
         }
@@ -124,7 +137,7 @@ impl Collector {
     async fn probe(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
         let every = self.config.intervals.clone();
         if let Some(rows) = self.runner.when_due(&probes::SESSIONS, every.sessions, now).await? {
-            let seen = self.ash.read(&rows, now, self.facts.reads_stats || self.facts.superuser, frame);
+            let seen = self.ash.read(&rows, now, self.sees_all(), frame);
             self.sessions(seen, now, frame).await?;
         }
         if let Some(rows) = self.runner.when_due(&probes::DATABASE, every.database, now).await?
@@ -150,10 +163,8 @@ impl Collector {
     }
 
     async fn sessions(&mut self, seen: Seen, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
-        self.clients = seen.clients;
-        frame.values.push(("oldest_xmin_age".into(), "transactions", seen.oldest_xmin.max(self.oldest_holder)));
-        if let Some(limit) = self.max_connections.filter(|l| *l > 0.0) {
-            frame.values.push(("connections_used_ratio".into(), "ratio", self.clients / limit));
+        if self.sees_all() {
+            self.session_limits(&seen, frame);
         }
         for (id, text) in seen.texts {
             self.texts.settle(id, text, &mut frame.texts);
@@ -166,6 +177,18 @@ impl Collector {
             }
         }
         Ok(())
+    }
+
+    /// True when the sessions of all roles can be seen: else a count of them would look like a quiet server.
+    fn sees_all(&self) -> bool {
+        self.facts.reads_stats || self.facts.superuser
+    }
+
+    fn session_limits(&self, seen: &Seen, frame: &mut Frame) {
+        frame.values.push(("oldest_xmin_age".into(), "transactions", seen.oldest_xmin.max(self.oldest_holder)));
+        if let Some(limit) = self.max_connections.filter(|l| *l > 0.0) {
+            frame.values.push(("connections_used_ratio".into(), "ratio", seen.clients / limit));
+        }
     }
 
     async fn statements(&mut self, every: &super::config::Intervals, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
@@ -204,23 +227,20 @@ impl Collector {
 
     /// Asks for the texts of statements newly seen: of pg_stat_statements first, of the running sessions else.
     async fn learn_texts(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
+        if now < self.texts_due {
+            return Ok(());
+        }
         let mut ids = self.texts.next();
         if ids.is_empty() {
             return Ok(());
         }
+        self.texts_due = now + TEXTS_MS;
         if self.facts.statements_schema.is_some()
             && let Some(rows) = self.runner.run(&probes::STATEMENT_TEXTS, &[&ids], now).await?
         {
             for row in &rows {
                 let (id, query) = (get::<i64>(row, "query_id").unwrap_or(0), text(row, "query"));
-                if query.contains(probes::MARK) {
-                    self.statements.own.insert(id);
-                }
-                if query.starts_with('<') {
-                    // `<insufficient privilege>`
-                    continue;
-                }
-                self.texts.learn(id, &query, &mut frame.texts);
+                self.learn(id, &query, frame);
                 ids.retain(|known| *known != id);
             }
         }
@@ -229,10 +249,27 @@ impl Collector {
             && let Some(rows) = self.runner.run(&probes::SESSION_TEXTS, &[&ids], now).await?
         {
             for row in &rows {
-                self.texts.learn(get::<i64>(row, "query_id").unwrap_or(0), &text(row, "query"), &mut frame.texts);
+                self.learn(get::<i64>(row, "query_id").unwrap_or(0), &text(row, "query"), frame);
             }
         }
         Ok(())
+    }
+
+    fn learn(&mut self, id: i64, query: &str, frame: &mut Frame) {
+        if query.starts_with("<insufficient privilege>") {
+            return;
+        }
+        if query.contains(probes::MARK) {
+            self.statements.own.insert(id);
+            frame.statements.retain(|sample| sample.query_id != id);
+            self.texts.settle(id, String::new(), &mut frame.texts);
+            return;
+        }
+        if !self.facts.computes_query_ids {
+            // Sessions without an id are known by this print: it leads them to their counters.
+            self.ash.known_ids.insert(fingerprint(query), id);
+        }
+        self.texts.learn(id, query, &mut frame.texts);
     }
 
     async fn reconnect(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
@@ -249,20 +286,25 @@ impl Collector {
         let _ = connect::see_statements(&self.runner.link, &facts).await;
         self.rates.clear();
         self.statements.clear();
-        if (facts.started_ms - self.facts.started_ms).abs() > 1_000.0 {
+        let loss = self.lost.take().unwrap_or(Loss { since: now, crashed: false });
+        let away = format!("not seen for {:.0} s", (now - loss.since) as f64 / 1000.0);
+        let restarted = (facts.started_ms - self.facts.started_ms).abs() > 1_000.0;
+        // After a crash of one process the postmaster lives on, with the start time it had.
+        if restarted || loss.crashed {
+            let what = if restarted { "the server was restarted" } else { "a server process crashed and the server recovered" };
             frame.events.push(Event {
                 at: now,
                 source: "catalog".into(),
                 kind: "restart".into(),
                 object: self.config.name.clone(),
-                text: "the postmaster's start time changed: the server was restarted".into(),
+                text: format!("{what}; {away}"),
             });
         }
+        self.runner.miss("connection", format!("it was lost: {away}"), "see the server's log");
         if let Some(host) = &mut self.host {
             *host = Host::new(postmaster(&facts), facts.data_directory.as_deref().map(PathBuf::from).and_then(readable));
         }
         self.facts = facts;
-        self.lost = false;
         self.retry_after = FIRST_RETRY;
         Ok(())
     }
@@ -277,7 +319,7 @@ impl Collector {
                 fix: "add it to shared_preload_libraries, restart, then CREATE EXTENSION pg_stat_statements;".into(),
             });
         }
-        if !self.facts.reads_stats && !self.facts.superuser {
+        if !self.sees_all() {
             self.missing.push(Missing {
                 what: "pg_monitor".into(),
                 why: format!("role {role} may not see the sessions and statements of others"),

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::Host;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 
 use super::config::PgConfig;
 use super::error::{SourceError, SourceErrorKind, reason};
@@ -20,7 +22,14 @@ const LIMITS: &str = "-c default_transaction_read_only=on -c statement_timeout=2
 /// One open connection and the task that drives it.
 pub(super) struct Link {
     pub client: Client,
-    driver: JoinHandle<()>,
+    driver: JoinHandle<Option<SqlState>>,
+}
+
+impl Link {
+    /// The SQLSTATE with which the server ended the session, if it has ended it with one.
+    pub async fn epitaph(&mut self) -> Option<SqlState> {
+        tokio::time::timeout(Duration::from_millis(200), &mut self.driver).await.ok()?.ok()?
+    }
 }
 
 impl Drop for Link {
@@ -34,6 +43,7 @@ impl Drop for Link {
 pub(super) struct Facts {
     pub version_num: i32,
     pub role: String,
+    pub database: String,
     pub superuser: bool,
     pub reads_stats: bool,
     pub started_ms: f64,
@@ -84,16 +94,32 @@ pub(super) async fn open(config: &PgConfig) -> Result<(Link, Facts), SourceError
         })?
         .map_err(|error| SourceError::on_connect(&place, &error))?;
     let version = connection.parameter("server_version").unwrap_or_default().to_owned();
-    let driver = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection ended");
-        }
-    });
+    let driver = tokio::spawn(drive(connection));
     let link = Link { client, driver };
     check_version(&place, &version)?;
     let facts = facts(&link.client).await.map_err(|error| SourceError::on_connect(&place, &error))?;
     check_role(&place, &facts, config.allow_superuser)?;
     Ok((link, facts))
+}
+
+/// Moves bytes until the session ends; returns the SQLSTATE of the server's last words. Those of a server that takes
+/// its sessions down after a crash come as a warning, not as an error.
+async fn drive<T>(mut connection: Connection<Socket, T>) -> Option<SqlState>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut last_words = None;
+    while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => last_words = Some(notice.code().clone()),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a connection ended");
+                return error.code().cloned().or(last_words);
+            }
+        }
+    }
+    last_words
 }
 
 fn check_version(place: &str, version: &str) -> Result<(), SourceError> {
@@ -128,6 +154,7 @@ async fn facts(client: &Client) -> Result<Facts, tokio_postgres::Error> {
     Ok(Facts {
         version_num: get(&row, "version_num").unwrap_or(0),
         role: text(&row, "role"),
+        database: text(&row, "database"),
         superuser: get(&row, "superuser").unwrap_or(false),
         reads_stats: get(&row, "reads_stats").unwrap_or(false),
         started_ms: get(&row, "started_ms").unwrap_or(0.0),

@@ -12,6 +12,7 @@ mod config;
 mod connect;
 mod error;
 mod hypothetical;
+mod plannable;
 mod prober;
 mod probes;
 mod rates;
@@ -20,6 +21,10 @@ mod row;
 mod runner;
 mod server;
 mod statements;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod text;
 mod texts;
 mod tls;

@@ -1,130 +1,159 @@
-//! Answers on-demand probes over the second connection: plans and hypothetical indexes, never executing a statement.
+//! Answers the on-demand probes of a diagnosis over the second connection: plans without running anything.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::capture::Capture;
 use crate::probe::{Answering, ProbeAnswer, ProbeCall, Prober};
 
 use super::config::PgConfig;
-use super::connect::{self, Link};
+use super::connect::{self, Facts, Link};
 use super::error::{SourceError, reason};
 use super::hypothetical;
+use super::plannable::{Plannable, plannable};
+use super::probes::STATEMENT_TEXTS;
+use super::runner::lost;
+use super::text::normalise;
 
-/// Longest time a probe may take in all.
+/// No answer may take longer, connecting included.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A live target that answers probes. Statements are known by the texts of a capture.
+/// A live target that answers probe calls over one connection, which it opens again when it was lost.
 pub struct PgProber {
-    session: Mutex<Link>,
-    pub(super) version_num: i32,
-    pub(super) role: String,
-    texts: std::collections::BTreeMap<i64, String>,
+    config: PgConfig,
+    texts: BTreeMap<i64, String>,
+    session: Mutex<Option<(Link, Facts)>>,
 }
 
 impl PgProber {
-    /// Opens the second connection; `capture` knows the texts of the statements that may be asked about.
+    /// Opens the second connection. `capture` knows the texts of the statements that may be asked about; others are
+    /// looked up in pg_stat_statements.
     ///
     /// # Errors
     /// As for a collector.
     pub async fn connect(config: &PgConfig, capture: &Capture) -> Result<Self, SourceError> {
-        let (link, facts) = connect::open(config).await?;
-        // Plans are made as the application's sessions make them: with the usual search path.
-        let _ = link.client.batch_execute("RESET search_path; RESET jit; RESET max_parallel_workers_per_gather").await;
-        Ok(Self { session: Mutex::new(link), version_num: facts.version_num, role: facts.role, texts: capture.texts.clone() })
+        let session = Mutex::new(Some(open(config).await?));
+        Ok(Self { config: config.clone(), texts: capture.texts.clone(), session })
     }
 
     async fn answer(&self, call: &ProbeCall) -> Result<Value, String> {
-        let link = self.session.lock().await;
-        match call {
-            ProbeCall::Plan { query_id } => self.plan(&link, self.text(*query_id)?).await,
-            ProbeCall::HypotheticalIndex { query_id, table, columns } => {
-                hypothetical::ask(self, &link, self.text(*query_id)?, table, columns).await
-            }
-        }
-    }
-
-    fn text(&self, query_id: i64) -> Result<&str, String> {
-        self.texts.get(&query_id).map(String::as_str).ok_or_else(|| format!("the text of statement {query_id} is not known"))
-    }
-
-    /// The generic plan of a statement. It runs in a read-only transaction that is rolled back, and never ANALYZEs.
-    pub(super) async fn plan(&self, link: &Link, text: &str) -> Result<Value, String> {
-        let parameters = plannable(text)?;
-        let fail = |error: tokio_postgres::Error| self.advise(&reason(&error));
-        link.client.batch_execute("BEGIN READ ONLY; SET LOCAL statement_timeout = 2000").await.map_err(fail)?;
-        let planned = if self.version_num >= 160_000 {
-            link.client.simple_query(&format!("EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}")).await
-        } else {
-            prepared(link, text, parameters).await
+        let mut held = self.session.lock().await;
+        // Taken out while in use: if this future is dropped half way, the session is closed and not used again.
+        let (link, facts) = match held.take().filter(|(link, _)| !link.client.is_closed()) {
+            Some(session) => session,
+            None => open(&self.config).await.map_err(|error| error.to_string())?,
         };
-        link.client.batch_execute("ROLLBACK; DEALLOCATE ALL").await.map_err(fail)?;
-        let rows = planned.map_err(fail)?;
-        let json = rows.iter().find_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
-        let plan: Value = serde_json::from_str(&json.unwrap_or_default()).map_err(|_| "the plan is not JSON".to_owned())?;
-        plan.pointer("/0/Plan").cloned().ok_or_else(|| "the server gave no plan".to_owned())
-    }
-
-    fn advise(&self, why: &str) -> String {
-        if why.contains("permission denied") {
-            let grant = if self.version_num >= 140_000 { "pg_read_all_data" } else { "SELECT on its tables" };
-            return format!("{why}; to let galen see plans: GRANT {grant} TO {};", self.role);
+        let answer = self.put(&link.client, &facts, call).await;
+        let ended = link.client.batch_execute("ROLLBACK").await;
+        if ended.is_ok() {
+            *held = Some((link, facts));
         }
-        why.to_owned()
+        answer
     }
-}
 
-/// Up to PostgreSQL 15: a prepared statement with its parameters unknown, under a generic plan.
-async fn prepared(link: &Link, text: &str, parameters: usize) -> Result<Vec<tokio_postgres::SimpleQueryMessage>, tokio_postgres::Error> {
-    link.client.batch_execute("SET LOCAL plan_cache_mode = force_generic_plan").await?;
-    link.client.batch_execute(&format!("PREPARE galen_plan AS {text}")).await?;
-    let nulls = vec!["NULL"; parameters].join(", ");
-    let arguments = if parameters > 0 { format!("({nulls})") } else { String::new() };
-    link.client.simple_query(&format!("EXPLAIN (FORMAT JSON) EXECUTE galen_plan{arguments}")).await
-}
-
-/// Checks that a text is exactly one plain statement; returns how many parameters it has.
-fn plannable(text: &str) -> Result<usize, String> {
-    let parsed = pg_query::parse(text, pg_query::ParserOptions::default())
-        .map_err(|_| "the statement's text does not parse (cut off?)".to_owned())?;
-    let kinds = parsed.statement_types();
-    match kinds.as_slice() {
-        ["SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt"] => {}
-        _ => return Err("only a single SELECT, INSERT, UPDATE, DELETE or MERGE has a plan".into()),
+    async fn put(&self, client: &Client, facts: &Facts, call: &ProbeCall) -> Result<Value, String> {
+        let (ProbeCall::Plan { query_id } | ProbeCall::HypotheticalIndex { query_id, .. }) = call;
+        let text = match self.texts.get(query_id).cloned() {
+            Some(text) => text,
+            None => look_up(client, facts, *query_id).await?,
+        };
+        let statement = plannable(&text)?;
+        client.batch_execute("BEGIN READ ONLY").await.map_err(|error| reason(&error))?;
+        match call {
+            ProbeCall::Plan { .. } => explain(client, facts, &statement).await,
+            ProbeCall::HypotheticalIndex { table, columns, .. } => hypothetical::answer(client, facts, &statement, table, columns).await,
+        }
     }
-    let most = text.split('$').skip(1).filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()).max();
-    Ok(most.unwrap_or(0).min(500))
 }
 
 impl Prober for PgProber {
     fn ask<'a>(&'a self, call: &'a ProbeCall) -> Answering<'a> {
         Box::pin(async move {
             let started = Instant::now();
-            let answer = tokio::time::timeout(LIMIT, self.answer(call)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
-            let cost_ms = started.elapsed().as_secs_f64() * 1000.0;
-            match answer {
-                Ok(data) => ProbeAnswer { data: Some(data), no_data: None, cost_ms },
-                Err(why) => ProbeAnswer { data: None, no_data: Some(why), cost_ms },
-            }
+            let late = || Err(format!("the target did not answer within {LIMIT:?}; ask again when it is less busy"));
+            let answer = tokio::time::timeout(LIMIT, self.answer(call)).await.unwrap_or_else(|_| late());
+            let (data, no_data) = match answer {
+                Ok(data) => (Some(data), None),
+                Err(why) => (None, Some(why)),
+            };
+            ProbeAnswer { data, no_data, cost_ms: started.elapsed().as_secs_f64() * 1000.0 }
         })
     }
 }
 
-#[cfg(test)]
-mod unit {
-    use super::plannable;
+async fn open(config: &PgConfig) -> Result<(Link, Facts), SourceError> {
+    let (link, facts) = connect::open(config).await?;
+    // Plans are made as the application's sessions make them, not with the collector's own settings.
+    let _ = link.client.batch_execute("RESET search_path; RESET jit; RESET max_parallel_workers_per_gather").await;
+    Ok((link, facts))
+}
 
-    #[test]
-    fn only_one_plain_statement_is_ever_planned() {
-        assert_eq!(plannable("SELECT * FROM t WHERE a = $2 AND b = $1"), Ok(2));
-        assert_eq!(plannable("UPDATE t SET a = $1"), Ok(1));
-        for bad in ["SELECT 1; DROP TABLE t", "DROP TABLE t", "EXPLAIN ANALYZE SELECT 1", "COPY t TO PROGRAM 'sh'", "SELECT (", ""] {
-            assert!(plannable(bad).is_err(), "{bad}");
+/// The generic plan (EXPLAIN's `Plan` object) of a statement, inside the caller's transaction.
+pub(super) async fn explain(client: &Client, facts: &Facts, statement: &Plannable) -> Result<Value, String> {
+    let messages = if facts.version_num >= 160_000 {
+        // The simple protocol: `$n` are not parameters of this request.
+        client.simple_query(&format!("EXPLAIN (GENERIC_PLAN, FORMAT JSON) {}", statement.sql)).await
+    } else {
+        explain_prepared(client, statement).await
+    };
+    let messages = messages.map_err(|error| advice(&error, facts))?;
+    let text = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let value: Value = serde_json::from_str(text.unwrap_or_default()).map_err(|_| "the server's plan is not json")?;
+    value.pointer("/0/Plan").cloned().ok_or_else(|| "the statement has no plan".into())
+}
+
+async fn explain_prepared(client: &Client, statement: &Plannable) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
+    client.batch_execute("SET LOCAL plan_cache_mode = force_generic_plan; SAVEPOINT prepared").await?;
+    client.batch_execute(&format!("PREPARE galen_plan AS {}", statement.sql)).await?;
+    let nulls = vec!["NULL"; statement.parameters].join(", ");
+    let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
+    let plan = client.simple_query(&format!("EXPLAIN (FORMAT JSON) EXECUTE galen_plan{arguments}")).await;
+    // Prepared statements outlive a rollback. After a failure only a rollback makes the session listen again.
+    if plan.is_err() {
+        client.batch_execute("ROLLBACK TO prepared").await?;
+    }
+    client.batch_execute("DEALLOCATE galen_plan").await?;
+    plan
+}
+
+async fn look_up(client: &Client, facts: &Facts, query_id: i64) -> Result<String, String> {
+    let unknown = || format!("the text of statement {query_id} is not known");
+    let schema = facts.statements_schema.as_ref().ok_or_else(unknown)?.replace('"', "\"\"");
+    let sql = STATEMENT_TEXTS.sql(facts.version_num).ok_or_else(unknown)?;
+    let path = format!("BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, \"{schema}\"");
+    client.batch_execute(&path).await.map_err(|error| reason(&error))?;
+    let rows = client.query(sql, &[&vec![query_id]]).await.map_err(|error| reason(&error))?;
+    client.batch_execute("ROLLBACK").await.map_err(|error| reason(&error))?;
+    let row = rows.first().ok_or_else(unknown)?;
+    Ok(normalise(&super::row::text(row, "query")))
+}
+
+/// Why the server gave no plan, and what helps.
+pub(super) fn advice(error: &tokio_postgres::Error, facts: &Facts) -> String {
+    let (why, role) = (reason(error), &facts.role);
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) if facts.version_num >= 140_000 => {
+            format!("{why}; GRANT pg_read_all_data TO {role}; lets galen plan reading statements")
         }
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            format!("{why}; GRANT SELECT ON the statement's tables TO {role}; lets galen plan it")
+        }
+        Some(&SqlState::INDETERMINATE_DATATYPE) => {
+            format!("{why}; the statement cannot be planned without its parameters")
+        }
+        Some(&SqlState::UNDEFINED_TABLE) => {
+            let database = &facts.database;
+            format!("{why}; set the role's search_path: ALTER ROLE {role} IN DATABASE {database} SET search_path = ..;")
+        }
+        _ if lost(error) => format!("connection lost: {why}; ask again"),
+        _ => why,
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Runner {
     pub version_num: i32,
     pub role: String,
     pub place: String,
+    /// SQLSTATE of the error that ended the session, if there was one.
+    pub last_words: Option<SqlState>,
     statements: HashMap<&'static str, Statement>,
     timeout_ms: u32,
     health: HashMap<&'static str, Health>,
@@ -46,6 +48,7 @@ impl Runner {
             version_num,
             role,
             place,
+            last_words: None,
             statements: HashMap::new(),
             timeout_ms: 0,
             health: HashMap::new(),
@@ -58,6 +61,7 @@ impl Runner {
     pub fn relink(&mut self, link: Link, version_num: i32) {
         self.link = link;
         self.version_num = version_num;
+        self.last_words = None;
         self.statements.clear();
         self.timeout_ms = 0;
     }
@@ -106,7 +110,10 @@ impl Runner {
                 Ok(Some(rows))
             }
             Ok(Err(error)) => match lost(&error) {
-                true => Err(self.loss(&reason(&error))),
+                true => {
+                    self.last_words = error.code().cloned();
+                    Err(self.loss(&reason(&error)))
+                }
                 false => {
                     self.rest(probe.name, &error, now);
                     Ok(None)
@@ -189,6 +196,9 @@ fn gap(name: &str, error: &tokio_postgres::Error, role: &str) -> Missing {
         ("it took longer than its time limit".into(), "none needed: it is tried again later, and less often".into())
     } else if code == Some(&SqlState::LOCK_NOT_AVAILABLE) {
         ("it would have waited for a lock".into(), "none needed: it is tried again later".into())
+    } else if name.starts_with("statement") && code == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) {
+        let fix = "set shared_preload_libraries = 'pg_stat_statements' and restart the server";
+        return Missing { what: "pg_stat_statements".into(), why: reason(error), fix: fix.into() };
     } else if code == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
         (reason(error), format!("GRANT pg_monitor TO {role};"))
     } else {
