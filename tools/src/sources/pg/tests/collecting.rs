@@ -124,7 +124,10 @@ async fn the_bill_of_a_minute_is_small() {
     }
     let runs = |name: &str| capture.bill.iter().find(|cost| cost.probe == name).map_or(0, |cost| cost.runs);
     assert!((55..=60).contains(&runs("sessions")) && (5..=7).contains(&runs("statements")), "{:?}", capture.bill);
-    assert!(total < 600.0, "a hundredth of the minute is far too much: {total} ms");
+    // Before PostgreSQL 15, whoever reads statistics sleeps some 10 ms until their collector has written its file: time
+    // that passes, not work.
+    let most = if collector.manifest().server_version_num < 150_000 { 1_500.0 } else { 300.0 };
+    assert!(total < most, "{total} ms of the minute");
 }
 
 #[tokio::test]
