@@ -71,7 +71,7 @@ async fn definition(client: &Client, facts: &Facts, table: &str, columns: &[Stri
     let row = rows.first().ok_or_else(|| format!("there is no table {table} in database {}", facts.database))?;
     let quoted: Vec<String> = get(row, "columns").unwrap_or_default();
     if quoted.len() != columns.len() {
-        return Err(format!("table {table} has not all of the columns {}", columns.join(", ")));
+        return Err(format!("columns {} are not all in {table}", columns.join(", ")));
     }
     Ok(format!("CREATE INDEX ON {} USING btree ({})", text(row, "table"), quoted.join(", ")))
 }
