@@ -33,6 +33,7 @@ lint: deps ## formatting and clippy, warnings are errors
 bench: build ## print the figures of the speed budget
 	$(GALEN) bench replay
 	$(GALEN) bench intake
+	cargo test --release --locked --package galen-tools the_bill_of_a_minute -- --ignored --nocapture
 
 bench-faults: build ## live results of every demo fault for each model, as a table (about 40 minutes)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"

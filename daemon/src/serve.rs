@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use galen_agents::driver::{Diagnosis, Library, Options, Progress, diagnose};
 use galen_agents::llm::Provider;
 use galen_agents::report::{html, markdown};
-use galen_tools::capture::Capture;
+use galen_tools::capture::{Capture, Missing};
 use galen_tools::model::{Alert, Window};
 use galen_tools::probe::{Answering, ProbeAnswer, ProbeCall, Prober, Recorded};
 use galen_tools::sources::pg::PgProber;
@@ -229,11 +229,8 @@ fn freeze(state: &State, incident: &Incident, alerts: Vec<Alert>) -> Capture {
     let times = capture.series.values().filter_map(|s| Some((*s.times.first()?, *s.times.last()?)));
     capture.manifest.span = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).map(|(start, end)| Window { start, end: end + 1 });
     if let Some(why) = lock(&target.down).clone() {
-        capture.manifest.missing.push(galen_tools::capture::Missing {
-            what: "the target".into(),
-            why,
-            fix: "see why it cannot be reached; the report rests on what was collected before".into(),
-        });
+        let fix = "see why it cannot be reached; the report rests on what was collected before";
+        capture.manifest.missing.push(Missing::new("the target", why, fix));
     }
     capture
 }

@@ -81,6 +81,16 @@ pub struct Missing {
     pub why: String,
     /// What to do, in one line (a statement where there is one).
     pub fix: String,
+    /// When it ended, for a gap that is over: it is forgotten with the history around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<UnixMs>,
+}
+
+impl Missing {
+    /// A gap that goes on.
+    pub fn new(what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { what: what.into(), why: why.into(), fix: fix.into(), at: None }
+    }
 }
 
 impl Capture {
@@ -178,6 +188,7 @@ impl Capture {
         self.indexes.retain(|s| s.at >= before);
         self.holders.retain(|s| s.at >= before);
         self.events.retain(|s| s.at >= before);
+        self.manifest.missing.retain(|gap| gap.at.is_none_or(|at| at >= before));
     }
 
     /// A copy of what lies at or after `from`: the freeze of an incident.

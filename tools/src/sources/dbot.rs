@@ -210,7 +210,7 @@ fn add_index(capture: &mut Capture, statement: &Statement, span: Window) {
 
 /// What no recorded case holds, so that a diagnosis says so instead of reading zeros.
 fn gaps() -> Vec<Missing> {
-    let gap = |what: &str, why: &str| Missing { what: what.into(), why: why.into(), fix: "record the workload with `galen record`".into() };
+    let gap = |what: &str, why: &str| Missing::new(what, why, "record the workload with `galen record`");
     vec![
         gap("sessions", "the recorded case holds no sessions and no locks"),
         gap("statement_times", "the recorded case counts executions but holds no execution times (0 means unknown)"),

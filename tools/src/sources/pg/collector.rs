@@ -240,7 +240,8 @@ impl Collector {
         {
             for row in &rows {
                 let (id, query) = (get::<i64>(row, "query_id").unwrap_or(0), text(row, "query"));
-                self.learn(id, &query, frame);
+                let own = query.contains(probes::MARK) && get(row, "own").unwrap_or(false);
+                self.learn(id, &query, own, frame);
                 ids.retain(|known| *known != id);
             }
         }
@@ -249,17 +250,18 @@ impl Collector {
             && let Some(rows) = self.runner.run(&probes::SESSION_TEXTS, &[&ids], now).await?
         {
             for row in &rows {
-                self.learn(get::<i64>(row, "query_id").unwrap_or(0), &text(row, "query"), frame);
+                self.learn(get::<i64>(row, "query_id").unwrap_or(0), &text(row, "query"), false, frame);
             }
         }
         Ok(())
     }
 
-    fn learn(&mut self, id: i64, query: &str, frame: &mut Frame) {
+    /// `own` is a statement of Galen: it is left out. The mark alone does not make one, since anybody can write it.
+    fn learn(&mut self, id: i64, query: &str, own: bool, frame: &mut Frame) {
         if query.starts_with("<insufficient privilege>") {
             return;
         }
-        if query.contains(probes::MARK) {
+        if own {
             self.statements.own.insert(id);
             frame.statements.retain(|sample| sample.query_id != id);
             self.texts.settle(id, String::new(), &mut frame.texts);
@@ -300,7 +302,8 @@ impl Collector {
                 text: format!("{what}; {away}"),
             });
         }
-        self.runner.miss("connection", format!("it was lost: {away}"), "see the server's log");
+        let gap = Missing::new("connection", format!("it was lost: {away}"), "see the server's log");
+        self.missing.push(Missing { at: Some(now), ..gap });
         if let Some(host) = &mut self.host {
             *host = Host::new(postmaster(&facts), facts.data_directory.as_deref().map(PathBuf::from).and_then(readable));
         }
@@ -313,32 +316,32 @@ impl Collector {
     fn note_gaps(&mut self) {
         let role = self.facts.role.clone();
         if self.facts.statements_schema.is_none() {
-            self.missing.push(Missing {
-                what: "pg_stat_statements".into(),
-                why: "the extension is not installed in this database: statements are known only while they run".into(),
-                fix: "add it to shared_preload_libraries, restart, then CREATE EXTENSION pg_stat_statements;".into(),
-            });
+            self.missing.push(Missing::new(
+                "pg_stat_statements",
+                "the extension is not installed in this database: statements are known only while they run",
+                "add it to shared_preload_libraries, restart, then CREATE EXTENSION pg_stat_statements;",
+            ));
         }
         if !self.sees_all() {
-            self.missing.push(Missing {
-                what: "pg_monitor".into(),
-                why: format!("role {role} may not see the sessions and statements of others"),
-                fix: format!("GRANT pg_monitor TO {role};"),
-            });
+            self.missing.push(Missing::new(
+                "pg_monitor",
+                format!("role {role} may not see the sessions and statements of others"),
+                format!("GRANT pg_monitor TO {role};"),
+            ));
         }
         if self.facts.version_num >= 140_000 && !self.facts.computes_query_ids {
-            self.missing.push(Missing {
-                what: "query ids of sessions".into(),
-                why: "compute_query_id is off".into(),
-                fix: "ALTER SYSTEM SET compute_query_id = 'on'; SELECT pg_reload_conf();".into(),
-            });
+            self.missing.push(Missing::new(
+                "query ids of sessions",
+                "compute_query_id is off",
+                "ALTER SYSTEM SET compute_query_id = 'on'; SELECT pg_reload_conf();",
+            ));
         }
         if self.host.is_none() {
-            self.missing.push(Missing {
-                what: "host".into(),
-                why: "the server does not run on this machine, or its processes cannot be seen".into(),
-                fix: "run galen on the database host, or feed it node_exporter's metrics".into(),
-            });
+            self.missing.push(Missing::new(
+                "host",
+                "the server does not run on this machine, or its processes cannot be seen",
+                "run galen on the database host, or feed it node_exporter's metrics",
+            ));
         }
     }
 }

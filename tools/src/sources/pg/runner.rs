@@ -135,7 +135,7 @@ impl Runner {
 
     /// Notes a gap.
     pub fn miss(&mut self, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) {
-        self.missing.push(Missing { what: what.into(), why: why.into(), fix: fix.into() });
+        self.missing.push(Missing::new(what, why, fix));
     }
 
     async fn query(&mut self, probe: &'static Probe, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, tokio_postgres::Error> {
@@ -198,11 +198,11 @@ fn gap(name: &str, error: &tokio_postgres::Error, role: &str) -> Missing {
         ("it would have waited for a lock".into(), "none needed: it is tried again later".into())
     } else if name.starts_with("statement") && code == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) {
         let fix = "set shared_preload_libraries = 'pg_stat_statements' and restart the server";
-        return Missing { what: "pg_stat_statements".into(), why: reason(error), fix: fix.into() };
+        return Missing::new("pg_stat_statements", reason(error), fix);
     } else if code == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
         (reason(error), format!("GRANT pg_monitor TO {role};"))
     } else {
         (reason(error), "see the server log; the probe is tried again later".into())
     };
-    Missing { what: format!("probe {name}"), why, fix }
+    Missing::new(format!("probe {name}"), why, fix)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::T0;
+use crate::capture::Capture;
 use crate::sources::pg::testing::{Cluster, turns};
 use crate::sources::pg::{Collector, Intervals, PgConfig, SourceErrorKind, connect};
 
@@ -77,6 +78,11 @@ async fn restarts_and_crashes_are_survived_and_reported() {
     let event = frame.events.iter().find(|event| event.kind == "restart").expect("event");
     assert!(event.text.contains("restarted"), "{event:?}");
     assert!(frame.missing.iter().any(|gap| gap.what == "connection"));
+    // It concerns this stretch of history, not all that comes.
+    let (mut history, at) = (Capture::default(), frame.at);
+    history.absorb(frame);
+    assert!(history.since(at).manifest.missing.iter().any(|gap| gap.what == "connection"));
+    assert!(!history.since(at + 1).manifest.missing.iter().any(|gap| gap.what == "connection"));
 
     let victim = cluster.client("app", "shop").await;
     let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[]).await.expect("pid").get(0);
