@@ -13,7 +13,7 @@ use galen_knowledge::condition::Condition;
 use galen_knowledge::graph::CauseGraph;
 use galen_knowledge::template::Sentences;
 use galen_tools::capture::Capture;
-use galen_tools::detect::{self, Abnormal, Detection, Direction};
+use galen_tools::detect::{self, Abnormal, DetectOptions, Detection, Direction};
 use galen_tools::model::Window;
 use galen_tools::observe::{self, Observation, Scene};
 use galen_tools::probe::Prober;
@@ -41,11 +41,13 @@ pub struct Options {
     pub max_probe_ms: f64,
     /// True when replaying: the bill then is that of the recording.
     pub replay: bool,
+    /// How the anomaly is found.
+    pub detect: DetectOptions,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 7, knowledge: true, max_tests: 200, max_probe_ms: 2_000.0, replay: false }
+        Self { seed: 7, knowledge: true, max_tests: 200, max_probe_ms: 2_000.0, replay: false, detect: DetectOptions::default() }
     }
 }
 
@@ -126,7 +128,7 @@ pub async fn diagnose(
     options: &Options,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Diagnosis {
-    let mut detection = detect::detect(capture, &library.signals, &detect::DetectOptions::default());
+    let mut detection = detect::detect(capture, &library.signals, &options.detect);
     let called_from_outside = capture.alerts.iter().any(|a| a.source != "detector");
     let worth_a_search = detection.window.is_some() || called_from_outside || capture.manifest.origin != "live";
     if detection.window.is_none() && worth_a_search {

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use galen_knowledge::cause::Verdict;
 
 use crate::driver::{Case, Progress};
-use crate::llm::{LlmError, Provider, Usage, choose};
+use crate::llm::{LlmError, Provider, Usage, choose, prior};
 use crate::search::round;
 
 /// System text of every request: shared, so that it is evaluated once.
@@ -61,12 +61,16 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
     let titles: Vec<String> = candidates.iter().filter_map(|id| case.library.catalog.get(id)).map(|c| c.title.clone()).collect();
     let shared = format!("{SYSTEM}\n\nEvidence:\n{}", evidence_lines(case, &candidates).join("\n"));
     let experts: Vec<(String, String)> = case.panel.iter().take(3).map(|(i, _)| (i.expert.id.clone(), i.expert.prompt.clone())).collect();
+    let prior = match prior(provider, "panel", &titles).await {
+        Ok(prior) => prior,
+        Err(error) => return Opinion { candidates, note: Some(without_votes(&error)), ..Opinion::default() },
+    };
     let asked = experts.iter().map(|(id, prompt)| {
         let question = format!("{prompt} Which root cause does the evidence show?");
-        let (shared, titles) = (&shared, &titles);
-        async move { (id.clone(), choose(provider, id, shared, &question, titles).await) }
+        let (shared, titles, prior) = (&shared, &titles, &prior);
+        async move { (id.clone(), choose(provider, id, shared, &question, titles, prior).await) }
     });
-    let mut opinion = Opinion { candidates: candidates.clone(), ..Opinion::default() };
+    let mut opinion = Opinion { candidates: candidates.clone(), usage: prior.usage, ..Opinion::default() };
     let mut pooled = vec![0.0; candidates.len()];
     let ratio = case.library.skill.ratio(&provider.identity().sha256, TASK);
     for (expert, answer) in join_all(asked).await {

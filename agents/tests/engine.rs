@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use galen_agents::llm::recorded::{RecordedProvider, Recorder};
-use galen_agents::llm::{LlmError, LocalProvider, Provider, choose};
+use galen_agents::llm::{LlmError, LocalProvider, Provider, choose, prior};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{config, evidence, generate, model, score, start};
@@ -310,10 +310,12 @@ async fn a_run_replays_without_the_model() {
     };
     let recorder = Recorder::new(Arc::new(provider));
     let options: Vec<String> = ["lock contention", "a full disk", "bloat"].map(String::from).to_vec();
-    let live = choose(&recorder, "locks", &evidence(300), "Which cause fits?", &options).await.unwrap();
+    let told_nothing = prior(&recorder, "locks", &options).await.unwrap();
+    let live = choose(&recorder, "locks", &evidence(300), "Which cause fits?", &options, &told_nothing).await.unwrap();
     assert!((live.0.iter().sum::<f64>() - 1.0).abs() < 1e-9);
     let json = serde_json::to_string(&recorder.recording()).unwrap();
     let replay = RecordedProvider::new(serde_json::from_str(&json).unwrap());
-    let again = choose(&replay, "locks", &evidence(300), "Which cause fits?", &options).await.unwrap();
+    let told_nothing = prior(&replay, "locks", &options).await.unwrap();
+    let again = choose(&replay, "locks", &evidence(300), "Which cause fits?", &options, &told_nothing).await.unwrap();
     assert_eq!(live, again);
 }

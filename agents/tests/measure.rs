@@ -9,7 +9,7 @@ mod support;
 use std::time::Instant;
 
 use galen_agents::llm::skill::{SkillStat, likelihood_ratio};
-use galen_agents::llm::{LocalProvider, Provider, ballot, choose};
+use galen_agents::llm::{LocalProvider, Provider, ballot, choose, prior};
 use support::{config, evidence, generate, model, score};
 
 /// Evidence, the right option, three wrong ones.
@@ -107,12 +107,13 @@ async fn speed(name: &str, provider: &LocalProvider) {
     let text = provider.generate(generate("Tell a story.", Some("root ::= [a-z ]+"), 60)).await.unwrap();
     let decode = text.usage.generated_tokens as f64 / began.elapsed().as_secs_f64();
     let options: Vec<String> = ["lock contention", "a full disk", "bloat", "a lagging replica"].map(String::from).to_vec();
+    let told_nothing = prior(provider, "m", &options).await.unwrap();
     let fresh = evidence(810) + "E99: nothing else.";
     let began = Instant::now();
-    let (_, first) = choose(provider, "m", &fresh, "Which cause fits best?", &options).await.unwrap();
+    let (_, first) = choose(provider, "m", &fresh, "Which cause fits best?", &options, &told_nothing).await.unwrap();
     let cold_choice = began.elapsed();
     let began = Instant::now();
-    let (_, next) = choose(provider, "m", &fresh, "Which cause fits worst?", &options).await.unwrap();
+    let (_, next) = choose(provider, "m", &fresh, "Which cause fits worst?", &options, &told_nothing).await.unwrap();
     println!(
         "{name}: load {} ms, prompt {prefill:.0} tokens/s, generated {decode:.0} tokens/s, choose of 4 over {} shared tokens: first {:.2} s ({first:?}), next {:.2} s ({next:?})",
         provider.load_ms(),
@@ -130,7 +131,8 @@ async fn skill(provider: &LocalProvider) -> Tally {
         options.insert(place, (*right).to_owned());
         let shared = format!("You are an experienced PostgreSQL administrator. Evidence:\n{facts}");
         let question = "Which root cause explains the evidence best?";
-        let ballot = ballot(provider, "measure", &shared, question, &options).await.unwrap();
+        let told_nothing = prior(provider, "measure", &options).await.unwrap();
+        let ballot = ballot(provider, "measure", &shared, question, &options, &told_nothing).await.unwrap();
         println!("  {i}: right {place} raw {:.2?} debiased {:.2?}", ballot.raw, ballot.probabilities);
         tally.asked += 1;
         tally.raw_first += u32::from(top(&ballot.first) == place);

@@ -9,9 +9,10 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use galen_agents::driver::{Diagnosis, Library, Options, Progress, diagnose};
-use galen_agents::llm::Provider;
-use galen_agents::report::{html, markdown};
+use galen_agents::llm::{Provider, Within};
+use galen_agents::report::{Status, html, markdown};
 use galen_tools::capture::{Capture, Missing};
+use galen_tools::detect::DetectOptions;
 use galen_tools::model::{Alert, Window};
 use galen_tools::probe::{Answering, ProbeAnswer, ProbeCall, Prober, Recorded};
 use galen_tools::sources::pg::PgProber;
@@ -25,8 +26,14 @@ use crate::{engine, http, rpc};
 
 /// A capture reaches this far back before the first alert, at most the configured history.
 const BEFORE_ALERT_MS: i64 = 300_000;
-/// Seconds of the anomaly that the first look needs.
-const FIRST_LOOK_S: u64 = 4;
+/// Seconds after the alert from which on first looks are taken, one a second, until a cause shows.
+const FIRST_LOOK_S: u64 = 1;
+/// An anomaly of this length, seconds, is enough for them: that there is one is known from the alert.
+const FIRST_PERSISTENCE_S: f64 = 2.0;
+/// Seconds from the alert within which the report must be there, with the model's share or without it.
+const REPORT_S: f64 = 55.0;
+/// The model always has this long, seconds: an old incident would else never be put to it.
+const LEAST_MODEL_S: f64 = 20.0;
 
 /// Runs until `shutdown`. `ready` is called with the address of the HTTP door once everything listens.
 ///
@@ -175,9 +182,11 @@ async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Re
     let frozen = Recorded(&capture);
     let recording = Recording { inner: live.as_deref().unwrap_or(&frozen), answers: Mutex::default() };
     let progress = |step: Progress| note(state, incident, step);
+    let passed = (now_ms() - incident.opened_at) as f64 / 1000.0;
+    let patience = Duration::from_secs_f64((REPORT_S - passed).max(LEAST_MODEL_S));
     let options = Options::default();
     let (provider, trouble) = match provider {
-        Some(Ok(provider)) => (Some(Arc::clone(provider)), None),
+        Some(Ok(provider)) => (Some(Within::new(Arc::clone(provider), patience)), None),
         Some(Err(why)) => (None, Some(why.clone())),
         None => (None, None),
     };
@@ -196,12 +205,21 @@ async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Re
     save(state, id, diagnosis).await
 }
 
-/// A finding within seconds: a search of what is there already, without the model and without asking the target.
+/// A finding within seconds: searches what is there already, without the model and without asking the target.
 async fn first_look(state: &State, worker: &Worker, incident: &Incident, alerts: &[Alert]) {
-    settle(state, incident, FIRST_LOOK_S.min(state.config.incident.settle_s)).await;
-    let capture = freeze(state, incident, alerts.to_vec());
-    let progress = |step: Progress| note(state, incident, step);
-    diagnose(&capture, &worker.library, &Recorded(&capture), None, &Options::default(), &progress).await;
+    let detect = DetectOptions { persistence_s: FIRST_PERSISTENCE_S, ..DetectOptions::default() };
+    let options = Options { detect, ..Options::default() };
+    for seconds in FIRST_LOOK_S..state.config.incident.settle_s {
+        settle(state, incident, seconds).await;
+        let capture = freeze(state, incident, alerts.to_vec());
+        let report = diagnose(&capture, &worker.library, &Recorded(&capture), None, &options, &|_| {}).await.report;
+        if report.status == Status::Diagnosed
+            && let Some(first) = report.root_causes.into_iter().next()
+        {
+            note(state, incident, Progress::Finding { cause: first.cause, probability: first.probability, summary: first.summary });
+            return;
+        }
+    }
 }
 
 /// Waits until enough of the anomaly has been collected, while the collector goes on.

@@ -10,21 +10,53 @@ const LONGEST_OPTION: usize = 300;
 const NULL_SHARED: &str = "You are an experienced PostgreSQL administrator. Evidence: N/A";
 const NULL_QUESTION: &str = "N/A";
 
+/// What a model answers about options, in each of the two orders, when it is told nothing. It depends on the options
+/// alone: one serves all questions about them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prior {
+    untold: Vec<Vec<f64>>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// The places at which the two orders begin.
+fn shifts(count: usize) -> [usize; 2] {
+    [0, count.div_ceil(2)]
+}
+
+/// Asks for the prior of some options.
+///
+/// # Errors
+/// As [`choose`].
+pub async fn prior(provider: &dyn Provider, agent: &str, options: &[String]) -> Result<Prior, LlmError> {
+    let count = options.len();
+    if !(2..=26).contains(&count) {
+        return Err(LlmError::Invalid(format!("a question has 2 to 26 options, not {count}")));
+    }
+    let mut prior = Prior { untold: Vec::new(), usage: Usage::default() };
+    for shift in shifts(count) {
+        let untold = vote(provider, agent, NULL_SHARED, NULL_QUESTION, options, shift, &mut prior.usage).await?;
+        prior.untold.push(untold);
+    }
+    Ok(prior)
+}
+
 /// Asks one question with the options in two orders and returns one probability for each option, in the order given,
-/// with the model's prior removed, and what it cost.
+/// with the model's prior removed, and what it cost (without the prior's own bill).
 ///
 /// `shared` is evaluated once for all questions that have it in common.
 ///
 /// # Errors
-/// [`LlmError::Invalid`] for fewer than two or more than 26 options; else what the provider says.
+/// [`LlmError::Invalid`] for fewer than two or more than 26 options or the prior of others; else what the provider says.
 pub async fn choose(
     provider: &dyn Provider,
     agent: &str,
     shared: &str,
     question: &str,
     options: &[String],
+    prior: &Prior,
 ) -> Result<(Vec<f64>, Usage), LlmError> {
-    let ballot = ballot(provider, agent, shared, question, options).await?;
+    let ballot = ballot(provider, agent, shared, question, options, prior).await?;
     Ok((ballot.probabilities, ballot.usage))
 }
 
@@ -45,16 +77,22 @@ pub struct Ballot {
 ///
 /// # Errors
 /// As [`choose`].
-pub async fn ballot(provider: &dyn Provider, agent: &str, shared: &str, question: &str, options: &[String]) -> Result<Ballot, LlmError> {
+pub async fn ballot(
+    provider: &dyn Provider,
+    agent: &str,
+    shared: &str,
+    question: &str,
+    options: &[String],
+    prior: &Prior,
+) -> Result<Ballot, LlmError> {
     let count = options.len();
-    if !(2..=26).contains(&count) {
-        return Err(LlmError::Invalid(format!("a question has 2 to 26 options, not {count}")));
+    if prior.untold.iter().any(|row| row.len() != count) {
+        return Err(LlmError::Invalid("the prior is one of other options".to_owned()));
     }
     let mut ballot = Ballot { probabilities: vec![0.0; count], raw: vec![0.0; count], first: Vec::new(), usage: Usage::default() };
-    for shift in [0, count.div_ceil(2)] {
+    for (shift, untold) in shifts(count).into_iter().zip(&prior.untold) {
         let told = vote(provider, agent, shared, question, options, shift, &mut ballot.usage).await?;
-        let untold = vote(provider, agent, NULL_SHARED, NULL_QUESTION, options, shift, &mut ballot.usage).await?;
-        spread(&mut ballot.probabilities, &debias(&told, &untold), shift);
+        spread(&mut ballot.probabilities, &debias(&told, untold), shift);
         spread(&mut ballot.raw, &softmax(&told), shift);
         if shift == 0 {
             ballot.first = softmax(&told);
@@ -154,19 +192,23 @@ mod tests {
     #[tokio::test]
     async fn a_taste_for_a_letter_is_removed_and_knowledge_stays() {
         for right in 0..4 {
-            let ballot = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(right)).await.unwrap();
+            let prior = prior(&biased(6.0, 1.0), "a", &options(right)).await.unwrap();
+            assert_eq!(prior.usage.prompt_tokens, 2);
+            let ballot = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(right), &prior).await.unwrap();
             let p = &ballot.probabilities;
             assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-9);
             assert!((0..4).all(|i| i == right || p[right] > p[i] + 0.1), "{right}: {p:?}");
-            assert_eq!(ballot.usage.prompt_tokens, 4);
+            assert_eq!(ballot.usage.prompt_tokens, 2);
         }
-        let raw = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(3)).await.unwrap().raw;
+        let prior = prior(&biased(6.0, 1.0), "a", &options(3)).await.unwrap();
+        let raw = ballot(&biased(6.0, 1.0), "a", "facts", "which?", &options(3), &prior).await.unwrap().raw;
         assert!(raw[0] > raw[3], "without the removal the taste wins: {raw:?}");
     }
 
     #[tokio::test]
     async fn a_model_that_knows_nothing_gives_even_odds() {
-        let (p, _) = choose(&biased(3.0, 0.0), "a", "facts", "which?", &options(0)).await.unwrap();
+        let prior = prior(&biased(3.0, 0.0), "a", &options(0)).await.unwrap();
+        let (p, _) = choose(&biased(3.0, 0.0), "a", "facts", "which?", &options(0), &prior).await.unwrap();
         assert!(p.iter().all(|x| (x - 0.25).abs() < 1e-9), "{p:?}");
     }
 
@@ -178,7 +220,15 @@ mod tests {
 
     #[tokio::test]
     async fn one_option_is_no_question() {
-        let result = choose(&biased(0.0, 0.0), "a", "", "", &["x".into()]).await;
+        let result = prior(&biased(0.0, 0.0), "a", &["x".into()]).await;
+        assert!(matches!(result, Err(LlmError::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn a_prior_serves_its_own_options_only() {
+        let prior = prior(&biased(0.0, 0.0), "a", &options(0)).await.unwrap();
+        let fewer = &options(0)[..3];
+        let result = choose(&biased(0.0, 0.0), "a", "", "", fewer, &prior).await;
         assert!(matches!(result, Err(LlmError::Invalid(_))));
     }
 }

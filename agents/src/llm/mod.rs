@@ -11,10 +11,12 @@ pub mod registry;
 pub mod skill;
 mod supervisor;
 mod template;
+mod within;
 mod worker;
 
-pub use choose::{Ballot, ballot, choose};
+pub use choose::{Ballot, Prior, ballot, choose, prior};
 pub use local::{LocalConfig, LocalProvider};
+pub use within::Within;
 pub use worker::worker_main;
 
 use std::future::Future;
@@ -96,7 +98,7 @@ pub enum LlmError {
     /// The process that runs the model died; it is restarted for the next request.
     #[error("model process died: {0}")]
     Crashed(String),
-    /// No answer within the deadline; the process was killed.
+    /// No answer within the time there was, milliseconds.
     #[error("no answer within {0} ms")]
     Timeout(u64),
     /// The prompt does not fit the context.

@@ -1,0 +1,84 @@
+//! A provider that answers by an instant or not at all: a diagnosis has a time by which its report is due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+
+/// Passes requests on; those unanswered by the deadline, and all after it, are [`LlmError::Timeout`].
+pub struct Within {
+    inner: Arc<dyn Provider>,
+    patience: Duration,
+    deadline: Instant,
+}
+
+impl Within {
+    /// All requests together have `patience` from now on.
+    pub fn new(inner: Arc<dyn Provider>, patience: Duration) -> Arc<dyn Provider> {
+        Arc::new(Self { inner, patience, deadline: Instant::now() + patience })
+    }
+
+    async fn in_time<T>(&self, asking: Asking<'_, T>) -> Result<T, LlmError> {
+        let late = |_| LlmError::Timeout(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
+        timeout_at(self.deadline, asking).await.map_err(late)?
+    }
+}
+
+impl Provider for Within {
+    fn identity(&self) -> &ModelIdentity {
+        self.inner.identity()
+    }
+
+    fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
+        Box::pin(self.in_time(self.inner.score(request)))
+    }
+
+    fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
+        Box::pin(self.in_time(self.inner.generate(request)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::{Prompt, Usage};
+
+    /// Answers after 100 ms.
+    struct Slow(ModelIdentity);
+
+    impl Provider for Slow {
+        fn identity(&self) -> &ModelIdentity {
+            &self.0
+        }
+        fn score(&self, _: ScoreRequest) -> Asking<'_, Scores> {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok(Scores { logprobs: vec![0.0, -1.0], usage: Usage::default() })
+            })
+        }
+        fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn slow() -> Arc<dyn Provider> {
+        Arc::new(Slow(ModelIdentity { name: "slow".into(), sha256: String::new() }))
+    }
+
+    fn prompt() -> Prompt {
+        Prompt { shared: String::new(), own: "?".into() }
+    }
+
+    #[tokio::test]
+    async fn requests_share_one_deadline_and_what_is_late_is_a_timeout() {
+        let ask = || ScoreRequest { agent: "a".into(), prompt: prompt(), options: vec!["A".into(), "B".into()] };
+        let provider = Within::new(slow(), Duration::from_millis(150));
+        assert!(provider.score(ask()).await.is_ok());
+        assert_eq!(provider.score(ask()).await, Err(LlmError::Timeout(150)));
+        let generate = GenerateRequest { agent: "a".into(), prompt: prompt(), grammar: None, max_tokens: 1 };
+        assert_eq!(provider.generate(generate).await, Err(LlmError::Timeout(150)));
+        assert_eq!(provider.identity().name, "slow");
+    }
+}
