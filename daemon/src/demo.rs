@@ -58,7 +58,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         done = play(&args, &scenario) => done,
         _ = tokio::signal::ctrl_c() => {
             eprintln!("galen: interrupted; the private server was stopped and removed");
-            Err(Failure::usage("interrupted".to_owned()))
+            Err(Failure::interrupted("interrupted"))
         }
     }
 }

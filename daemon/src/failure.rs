@@ -10,7 +10,7 @@ pub const FAULT: u8 = 70;
 /// An exit code of the CLI contract and one line for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// 2 usage, 3 configuration, 4 target, 5 input, 6 model, 70 a fault of ours.
+    /// 2 usage, 3 configuration, 4 target, 5 input, 6 model, 70 a fault of ours, 130 interrupted.
     pub code: u8,
     /// Lowercase, with the value that was wrong and what to do.
     pub message: String,
@@ -42,6 +42,7 @@ kinds! {
     input 5 "A file cannot be read or understood.";
     model 6 "A model that was demanded is not available.";
     fault 70 "A fault of ours, or of the machine under us.";
+    interrupted 130 "The user stopped it: 128 and the number of SIGINT, as shells have it.";
 }
 
 impl From<StoreError> for Failure {

@@ -186,7 +186,7 @@ async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Re
     let patience = Duration::from_secs_f64((REPORT_S - passed).max(LEAST_MODEL_S));
     let options = Options::default();
     let (provider, trouble) = match provider {
-        Some(Ok(provider)) => (Some(Within::new(Arc::clone(provider), patience)), None),
+        Some(Ok(provider)) => (Some(Arc::new(Within::new(Arc::clone(provider), patience)) as Arc<dyn Provider>), None),
         Some(Err(why)) => (None, Some(why.clone())),
         None => (None, None),
     };

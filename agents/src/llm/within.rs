@@ -16,8 +16,8 @@ pub struct Within {
 
 impl Within {
     /// All requests together have `patience` from now on.
-    pub fn new(inner: Arc<dyn Provider>, patience: Duration) -> Arc<dyn Provider> {
-        Arc::new(Self { inner, patience, deadline: Instant::now() + patience })
+    pub fn new(inner: Arc<dyn Provider>, patience: Duration) -> Self {
+        Self { inner, patience, deadline: Instant::now() + patience }
     }
 
     async fn in_time<T>(&self, asking: Asking<'_, T>) -> Result<T, LlmError> {

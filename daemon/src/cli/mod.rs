@@ -28,7 +28,7 @@ use crate::{demo, output};
   galen replay captures/ --json                    diagnose recorded incidents again
 
 Exit codes: 0 done, 2 usage, 3 configuration, 4 target unreachable or refused, 5 input unreadable,
-6 model unavailable where one was demanded, 70 a fault of ours.")]
+6 model unavailable where one was demanded, 70 a fault of ours, 130 interrupted.")]
 pub struct Cli {
     /// Print JSON lines on standard output; everything else goes to standard error
     #[arg(long, global = true)]

@@ -76,6 +76,7 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
         bar.inc(1);
         match result.map_err(|e| Failure::fault(e.to_string())).and_then(|r| r) {
             Ok(diagnosis) => bar.suspend(|| print(global, &args, path, &diagnosis))?,
+            Err(failure) if files.len() == 1 => return Err(failure),
             Err(failure) => {
                 failed += 1;
                 bar.suspend(|| eprintln!("galen: {failure}"));
@@ -84,7 +85,7 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     if failed > 0 {
-        return Err(Failure::input(format!("{failed} of {} captures could not be read; the others were replayed", files.len())));
+        return Err(Failure::input(format!("{failed} of {} captures could not be read; each is named above", files.len())));
     }
     Ok(())
 }
