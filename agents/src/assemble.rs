@@ -24,6 +24,9 @@ const MOST_CAUSES: usize = 4;
 /// At most this many charts and culprits a cause.
 const MOST_SHOWN: usize = 5;
 
+/// Above this share of the load in statements that cannot be parsed, nobody is called healthy.
+const UNREAD: f64 = 0.2;
+
 /// Assembles the report of a case. The search is refined into culprits on the way.
 pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dyn Provider>) -> Report {
     let (named, consequences) = name_causes(case);
@@ -88,11 +91,18 @@ fn bill(case: &Case<'_>, prompt_tokens: u64, generated_tokens: u64) -> Bill {
 /// Decides the status: causes named, healthy, or not enough evidence.
 fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
     let quiet = case.detection.abnormal.is_empty();
+    let unread = unread_share(case);
     report.root_causes = root_causes;
     if let Some(first) = report.root_causes.first() {
         report.status = Status::Diagnosed;
         let clock = first.since.clone().unwrap_or_else(|| report.window.start.clone());
         report.headline = format!("{}: {} Since {}.", first.title, first.summary, clock_of(&clock));
+    } else if quiet && unread > UNREAD {
+        report.status = Status::Undetermined;
+        report.headline =
+            format!("No signal left its usual range, but {:.0} % of the load comes from statements that cannot be parsed.", unread * 100.0);
+        report.collect_next = collect_next(case);
+        report.collect_next.push("the texts of these statements as the server ran them (pg_stat_statements keeps them whole)".into());
     } else if quiet {
         report.status = Status::Healthy;
         report.headline = format!("Nothing is wrong with {}: no signal left its usual range.", case.capture.manifest.target);
@@ -102,6 +112,12 @@ fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
         report.headline = format!("{} abnormal, but the evidence does not single out a cause.", counted(case.detection.abnormal.len()));
         report.collect_next = collect_next(case);
     }
+}
+
+/// Share of the load in statements that cannot be parsed.
+fn unread_share(case: &Case<'_>) -> f64 {
+    let shape = case.board.of_tool("statement_shape").and_then(|e| e.observation.facts.get("unread_share"));
+    shape.and_then(serde_json::Value::as_f64).unwrap_or(0.0)
 }
 
 fn healthy(case: &Case<'_>) -> RootCause {

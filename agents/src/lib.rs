@@ -8,6 +8,6 @@ pub mod evidence;
 pub mod experts;
 pub mod llm;
 mod narrate;
-mod panel;
+pub mod panel;
 pub mod report;
 pub mod search;

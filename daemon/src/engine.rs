@@ -13,17 +13,26 @@ use galen_tools::signals::SignalTable;
 
 use crate::failure::Failure;
 
-/// Causes, runbooks, signals and measured skill, as shipped.
+/// Name of the file in the data folder that holds the skill measured on this machine.
+pub const SKILL_FILE: &str = "skill.toml";
+
+/// Causes, runbooks, signals as shipped, and the skill of models: as shipped, and as measured here where it was.
 ///
 /// # Errors
-/// A fault of ours when a shipped file does not parse.
-pub fn library() -> Result<Library, Failure> {
+/// A fault of ours when a shipped file does not parse; configuration when the measured skill does not.
+pub fn library(data_dir: &Path) -> Result<Library, Failure> {
     let catalog = Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))?;
     let signals = SignalTable::builtin();
     let causes: Vec<&str> = catalog.iter().map(|c| c.id.as_str()).collect();
     let names: Vec<&str> = signals.iter().map(|s| s.name.as_str()).collect();
     let chunks = galen_docs_ingest::shipped(&causes, &names);
-    let skill = Skills::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+    let mut skill = Skills::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+    let measured = data_dir.join(SKILL_FILE);
+    if measured.exists() {
+        let here =
+            Skills::load(&measured).map_err(|e| Failure::config(format!("{e}; measure again with `galen model calibrate --write`")))?;
+        skill.overlay(here);
+    }
     Ok(Library { chunks, skill, signals, catalog })
 }
 

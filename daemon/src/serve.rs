@@ -52,7 +52,7 @@ pub async fn run(
     let store = Store::open(&data_dir)?;
     let recovered = store.recover_interrupted()?;
     let state = Arc::new(State::new(config, store));
-    let library = Arc::new(engine::library()?);
+    let library = Arc::new(engine::library(&state.config.data_dir)?);
     let mut tasks = JoinSet::new();
     let mut address = None;
     if state.config.http.enabled {

@@ -1,7 +1,7 @@
 //! What the daemon's tasks and doors share: the store, the targets, counters.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -11,6 +11,7 @@ use galen_tools::model::Alert;
 use galen_tools::store::{Intake, Store, StoreError};
 
 use crate::config::Config;
+use crate::target::now_ms;
 
 /// Shared state of a running daemon.
 pub struct State {
@@ -35,6 +36,8 @@ pub struct Target {
     pub history: Mutex<Capture>,
     /// Why it cannot be reached, when it cannot.
     pub down: Mutex<Option<String>>,
+    /// Until when the collector looks closely, milliseconds since 1970: an incident has just begun.
+    pub attend_until: AtomicI64,
 }
 
 /// Counters since the start.
@@ -96,6 +99,10 @@ impl State {
     /// # Errors
     /// What the store says; then nothing was taken in.
     pub async fn intake(&self, alerts: Vec<Alert>, target: &str) -> Result<Intake, StoreError> {
+        if let Some(known) = self.targets.get(target) {
+            let until = now_ms() + (self.config.incident.settle_s as i64 + 10) * 1000;
+            known.attend_until.fetch_max(until, Ordering::Relaxed);
+        }
         let (target, window) = (target.to_owned(), self.config.incident.group_window_s as i64 * 1000);
         let taken = self.with_store(move |store| store.intake(&alerts, &target, window)).await?;
         Counters::count(&self.counters.alerts);

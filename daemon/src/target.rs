@@ -77,7 +77,11 @@ async fn collect(state: &Arc<State>, target: &Target, mut collector: Collector) 
     let mut failures = 0;
     loop {
         tick.tick().await;
-        match collector.turn(now_ms()).await {
+        let (now, attend_until) = (now_ms(), known.attend_until.load(Ordering::Relaxed));
+        if now < attend_until {
+            collector.attend(now, attend_until);
+        }
+        match collector.turn(now).await {
             Ok(frame) => {
                 failures = 0;
                 mark(state, &target.name, None);

@@ -99,7 +99,7 @@ pub enum LlmError {
     #[error("model process died: {0}")]
     Crashed(String),
     /// No answer within the time there was, milliseconds.
-    #[error("no answer within {0} ms")]
+    #[error("the model had not answered within {:.0} s", *.0 as f64 / 1000.0)]
     Timeout(u64),
     /// The prompt does not fit the context.
     #[error("prompt of {tokens} tokens exceeds the context of {limit}")]

@@ -68,6 +68,24 @@ impl Skills {
         model.and_then(|m| m.tasks.get(task)).map_or(1.0, likelihood_ratio)
     }
 
+    /// Takes over what another file measured, model by model and question by question.
+    pub fn overlay(&mut self, newer: Self) {
+        for entry in newer.models {
+            match self.models.iter_mut().find(|m| m.model_sha256 == entry.model_sha256) {
+                Some(known) => known.tasks.extend(entry.tasks),
+                None => self.models.push(entry),
+            }
+        }
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// [`LlmError::Invalid`] when it cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String, LlmError> {
+        toml::to_string(self).map_err(|e| LlmError::Invalid(e.to_string()))
+    }
+
     fn parse(text: &str, name: &str) -> Result<Self, LlmError> {
         toml::from_str(text).map_err(|e| LlmError::Invalid(format!("{name}: {}", e.message())))
     }
@@ -154,6 +172,17 @@ mod tests {
         assert_eq!(skills.ratio("x", "other").to_bits(), 1.0_f64.to_bits());
         std::fs::write(&path, "[[model]]\nmodel_sha256 = 'x'\ntaks = {}\n").unwrap();
         assert!(Skills::load(&path).unwrap_err().to_string().contains("taks"));
+    }
+
+    #[test]
+    fn a_newer_measurement_replaces_its_own_question_only() {
+        let one = |sha: &str, task: &str, s: SkillStat| Skill { model_sha256: sha.into(), tasks: [(task.to_owned(), s)].into() };
+        let mut skills = Skills { models: vec![one("x", "a", stat(100, 90, 4))] };
+        skills.overlay(Skills { models: vec![one("x", "b", stat(10, 1, 4)), one("y", "a", stat(50, 40, 4))] });
+        skills.overlay(Skills { models: vec![one("y", "a", stat(60, 10, 4))] });
+        let again = Skills::parse(&skills.to_toml().unwrap(), "written").unwrap();
+        assert_eq!(again, skills);
+        assert_eq!((again.models[0].tasks.len(), again.models[1].tasks["a"].asked), (2, 60));
     }
 
     #[test]

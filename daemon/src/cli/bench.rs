@@ -40,7 +40,7 @@ enum Suite {
 /// `galen bench`.
 pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let (name, mut ms) = match args.suite {
-        Suite::Replay { paths, rounds } => ("replay", replays(&paths, rounds).await?),
+        Suite::Replay { paths, rounds } => ("replay", replays(global, &paths, rounds).await?),
         Suite::Intake { alerts } => {
             let folder = tempfile::tempdir().map_err(|e| Failure::fault(e.to_string()))?;
             ("intake", bench_intake(folder.path(), alerts)?)
@@ -57,8 +57,8 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn replays(paths: &[PathBuf], rounds: u32) -> Result<Vec<f64>, Failure> {
-    let library = engine::library()?;
+async fn replays(global: &Global, paths: &[PathBuf], rounds: u32) -> Result<Vec<f64>, Failure> {
+    let library = engine::library(&global.load()?.data_dir)?;
     let options = Options { replay: true, ..Options::default() };
     let files = replay::expand(paths)?;
     let mut ms = Vec::new();

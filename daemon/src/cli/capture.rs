@@ -175,7 +175,7 @@ pub struct DiagnoseArgs {
 /// Watches a server and diagnoses it live.
 pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> Result<(), Failure> {
     let config = args.place.config(global)?;
-    let library = engine::library()?;
+    let library = engine::library(&global.load()?.data_dir)?;
     let provider = match &args.model {
         Some(name) => Some(engine::provider(name, None, 2, 60).await?),
         None => None,

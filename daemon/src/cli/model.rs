@@ -7,7 +7,7 @@ use serde_json::json;
 
 use galen_agents::driver::{Options, diagnose};
 use galen_agents::llm::registry::{Registry, default_models_dir};
-use galen_agents::llm::skill::{SkillStat, likelihood_ratio};
+use galen_agents::llm::skill::{Skill, SkillStat, Skills, likelihood_ratio};
 use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
@@ -40,6 +40,9 @@ enum Action {
         paths: Vec<PathBuf>,
         #[arg(long, default_value = "smollm2-135m")]
         model: String,
+        /// Keep the result in the data folder: from then on the model's votes count by it
+        #[arg(long)]
+        write: bool,
     },
 }
 
@@ -81,13 +84,29 @@ pub async fn model(global: &Global, args: ModelArgs) -> Result<(), Failure> {
             output::line(&if global.json { json!({"name": name, "ok": true}).to_string() } else { format!("{} is whole", path.display()) });
             Ok(())
         }
-        Action::Calibrate { paths, model } => calibrate(global, &paths, &model).await,
+        Action::Calibrate { paths, model, write } => calibrate(global, &paths, &model, write).await,
     }
 }
 
+/// Writes a measured skill into the data folder, beside those of other models.
+fn keep(global: &Global, sha256: &str, stat: SkillStat) -> Result<(), Failure> {
+    let dir = global.load()?.data_dir;
+    let path = dir.join(engine::SKILL_FILE);
+    let mut skills = if path.exists() { Skills::load(&path).map_err(|e| Failure::config(e.to_string()))? } else { Skills::default() };
+    let task = galen_agents::panel::TASK.to_owned();
+    skills.overlay(Skills { models: vec![Skill { model_sha256: sha256.to_owned(), tasks: [(task, stat)].into() }] });
+    let text = skills.to_toml().map_err(model_failure)?;
+    let whole = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(path.with_extension("new"), text));
+    whole
+        .and_then(|()| std::fs::rename(path.with_extension("new"), &path))
+        .map_err(|e| Failure::config(format!("cannot write {}: {e}; choose another folder with --data-dir", path.display())))?;
+    eprintln!("written to {}", path.display());
+    Ok(())
+}
+
 /// Asks the model about every labelled capture and counts.
-async fn calibrate(global: &Global, paths: &[PathBuf], name: &str) -> Result<(), Failure> {
-    let library = engine::library()?;
+async fn calibrate(global: &Global, paths: &[PathBuf], name: &str, write: bool) -> Result<(), Failure> {
+    let library = engine::library(&global.load()?.data_dir)?;
     let provider = engine::provider(name, None, 2, 120).await?;
     let options = Options { replay: true, ..Options::default() };
     let (mut asked, mut right) = (0, 0);
@@ -112,6 +131,14 @@ async fn calibrate(global: &Global, paths: &[PathBuf], name: &str) -> Result<(),
     }
     let stat = SkillStat { asked, right, options: 4 };
     let ratio = likelihood_ratio(&stat);
+    if asked == 0 {
+        return Err(Failure::input(
+            "none of these captures carries a label that was among the options: record labelled ones with `galen demo --out DIR`",
+        ));
+    }
+    if write {
+        keep(global, &provider.identity().sha256, stat)?;
+    }
     output::line(&if global.json {
         json!({"model": name, "sha256": provider.identity().sha256, "asked": asked, "right": right, "options": 4, "likelihood_ratio": ratio}).to_string()
     } else {

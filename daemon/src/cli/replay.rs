@@ -49,7 +49,7 @@ pub struct ReplayArgs {
 /// Replays all captures in order; what cannot be read costs one line each and the exit code.
 pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     let files = expand(&args.paths)?;
-    let library = Arc::new(engine::library()?);
+    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
     let provider = match &args.model {
         Some(name) => Some(engine::provider(name, None, 2, 120).await?),
         None => None,

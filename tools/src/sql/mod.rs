@@ -16,6 +16,8 @@ const MOST_DEPTH: usize = 200;
 /// Features of one statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
+    /// The text was parsed; false when verb and tables were guessed by keywords.
+    pub parsed: bool,
     /// `select`, `insert`, `update`, `delete`, `copy`, `ddl` or `other`.
     pub verb: String,
     /// Tables named, as written.
@@ -98,7 +100,7 @@ fn parse(text: &str) -> Option<Features> {
     let tree = serde_json::to_value(&parsed.protobuf).ok()?;
     let statement = tree.pointer("/stmts/0/stmt/node")?;
     let (kind, body) = statement.as_object()?.iter().next()?;
-    let mut features = Features { ..Features::default() };
+    let mut features = Features { parsed: true, ..Features::default() };
     // The parser keeps them in a hash set: an order of our own, or two runs differ.
     features.tables = parsed.tables();
     features.tables.sort();

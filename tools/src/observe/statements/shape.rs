@@ -18,6 +18,8 @@ pub fn statement_shape(scene: &Scene<'_>) -> Observation {
         return sheet.finish("no statement text was seen");
     }
     sheet.put("statements", statements.len());
+    // What cannot be parsed has no visible shape: where that is much, a quiet picture proves little.
+    sheet.put("unread_share", statements.iter().filter(|s| !s.features.parsed).map(|s| s.share).sum::<f64>());
     let correlated = statements.iter().find(|s| s.features.correlated);
     sheet.put("correlated", correlated.is_some());
     if let Some(s) = correlated {

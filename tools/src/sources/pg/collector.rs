@@ -12,7 +12,7 @@ use crate::sources::host::Host;
 
 use super::ash::{self, Ash, Seen};
 use super::catalog::Catalog;
-use super::config::PgConfig;
+use super::config::{Intervals, PgConfig};
 use super::connect::{self, Facts, looks_local, place};
 use super::error::{SourceError, SourceErrorKind};
 use super::probes;
@@ -48,6 +48,8 @@ pub struct Collector {
     lost: Option<Loss>,
     retry_at: Instant,
     retry_after: Duration,
+    /// Until then statements and tables are read as often as in a recording.
+    attentive_until: UnixMs,
 }
 
 /// The connection is lost.
@@ -91,6 +93,7 @@ impl Collector {
             lost: None,
             retry_at: Instant::now(),
             retry_after: FIRST_RETRY,
+            attentive_until: 0,
         };
         collector.note_gaps();
         Ok(collector)
@@ -119,6 +122,19 @@ impl Collector {
         Ok(frame)
     }
 
+    /// Something is going on: reads statements and tables now, and often until `until`. Probes that were
+    /// slowed down because they cost too much stay slow.
+    pub fn attend(&mut self, now: UnixMs, until: UnixMs) {
+        if now >= self.attentive_until {
+            for (probe, interval) in
+                [(&probes::STATEMENTS, self.config.intervals.statements), (&probes::TABLES, self.config.intervals.tables)]
+            {
+                self.runner.sooner(probe, interval, now);
+            }
+        }
+        self.attentive_until = self.attentive_until.max(until);
+    }
+
     /// Head of a capture of this target.
     pub fn manifest(&self) -> Manifest {
         Manifest {
@@ -135,7 +151,10 @@ impl Collector {
     }
 
     async fn probe(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
-        let every = self.config.intervals.clone();
+        let every = match now < self.attentive_until {
+            true => self.config.intervals.at_most(&Intervals::brisk()),
+            false => self.config.intervals.clone(),
+        };
         if let Some(rows) = self.runner.when_due(&probes::SESSIONS, every.sessions, now).await? {
             let seen = self.ash.read(&rows, now, self.sees_all(), frame);
             self.sessions(seen, now, frame).await?;

@@ -125,6 +125,23 @@ impl Intervals {
     }
 }
 
+impl Intervals {
+    /// The shorter of two intervals, group by group.
+    pub fn at_most(&self, other: &Self) -> Self {
+        Self {
+            sessions: self.sessions.min(other.sessions),
+            database: self.database.min(other.database),
+            host: self.host.min(other.host),
+            statements: self.statements.min(other.statements),
+            tables: self.tables.min(other.tables),
+            indexes: self.indexes.min(other.indexes),
+            server: self.server.min(other.server),
+            settings: self.settings.min(other.settings),
+            sizes: self.sizes.min(other.sizes),
+        }
+    }
+}
+
 mod seconds {
     //! Durations as seconds in configuration files.
     use std::time::Duration;

@@ -66,6 +66,14 @@ impl Runner {
         self.timeout_ms = 0;
     }
 
+    /// Brings a probe forward to `now`, unless it was put off for what it costs.
+    pub fn sooner(&mut self, probe: &'static Probe, interval: Duration, now: UnixMs) {
+        let health = self.health.entry(probe.name).or_default();
+        if health.rest_ms == 0 && health.due - now <= interval.as_millis() as i64 {
+            health.due = health.due.min(now);
+        }
+    }
+
     /// Runs a probe of a group if its time has come; `None` when not due, absent on this version, or failed.
     /// Only the loss of the connection is an error.
     pub async fn when_due(&mut self, probe: &'static Probe, interval: Duration, now: UnixMs) -> Result<Option<Vec<Row>>, SourceError> {

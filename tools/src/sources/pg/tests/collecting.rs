@@ -251,6 +251,18 @@ async fn changes_of_indexes_tables_and_settings_are_events() {
 }
 
 #[tokio::test]
+async fn an_alert_brings_statements_forward_and_makes_them_frequent_for_a_while() {
+    let cluster = Cluster::start().await;
+    let mut collector = Collector::connect(PgConfig { intervals: Intervals::default(), ..cluster.config() }).await.expect("connect");
+    let runs = |capture: &Capture| capture.bill.iter().find(|c| c.probe == "statements").map_or(0, |c| c.runs);
+    let (before, _) = turns(&mut collector, T0, 3).await;
+    collector.attend(T0 + 3_000, T0 + 7_000);
+    let (during, _) = turns(&mut collector, T0 + 3_000, 4).await;
+    let (after, _) = turns(&mut collector, T0 + 7_000, 6).await;
+    assert_eq!((runs(&before), runs(&during), runs(&after)), (1, 2, 1));
+}
+
+#[tokio::test]
 async fn a_recording_has_its_span_and_stays_in_order() {
     let cluster = Cluster::start().await;
     let stop = Arc::new(AtomicBool::new(false));
