@@ -13,12 +13,12 @@ for fault in $faults; do
     for model in $models; do
         if [ "$model" = none ]; then flag="--no-model"; else flag="--model $model"; fi
         # shellcheck disable=SC2086
-        if "$galen" demo --fault "$fault" $flag --out "$out/$model" >/dev/null 2>"$out/log"; then
+        if "$galen" demo --fault "$fault" $flag ${BENCH_FLAGS:-} --out "$out/$model" >/dev/null 2>"$out/log"; then
             line=$(grep -E '^(NOT )?named' "$out/log")
             cause=$(echo "$line" | sed -nE 's/^named first: ([a-z_]+) .*/\1/p; s/.*injected, ([a-z_]+) \(.*/\1/p')
             p=$(echo "$line" | sed -nE 's/.*\(([0-9]+ %)\).*/\1/p')
-            first=$(echo "$line" | sed -nE 's/.*first finding ([0-9]+ s|-) and.*/\1/p')
-            report=$(echo "$line" | sed -nE 's/.*report ([0-9]+ s|-) after.*/\1/p')
+            first=$(echo "$line" | sed -nE 's/.*first finding ([0-9.]+ s|-) and.*/\1/p')
+            report=$(echo "$line" | sed -nE 's/.*report ([0-9.]+ s|-) after.*/\1/p')
             right=$(case "$line" in named*) echo yes ;; *) echo no ;; esac)
             echo "| $fault | $model | ${cause:-none} | ${p:--} | ${first:--} | ${report:--} | $right |"
         else

@@ -30,11 +30,35 @@ fn an_acknowledged_alert_survives_kill_9_and_leads_to_a_report() {
     daemon.until("reported", || daemon.call("incidents.show", json!({"id": id}))["state"] == "reported");
     let report = daemon.call("incidents.report", json!({"id": id, "format": "json"}));
     assert!(report["missing"].to_string().contains("127.0.0.1:1"), "the report says that the target is away");
+    assert_eq!((report["status"].as_str(), report["root_causes"].as_array().map(Vec::len)), (Some("undetermined"), Some(0)));
+    assert!(report["headline"].as_str().unwrap().contains("cannot be reached"), "{}", report["headline"]);
     assert!(!report.to_string().contains("hunter2"));
     let (status, page) = daemon.get(&format!("/incidents/{id}"));
     assert!(status == 200 && page.contains("</html>"));
     let (status, metrics) = daemon.get("/metrics");
     assert!(status == 200 && metrics.contains("galen_target_up{target=\"shop\"} 0"));
+}
+
+#[test]
+fn a_full_disk_refuses_alerts_and_loses_none_that_it_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_cramped(folder.path(), NOWHERE, 500);
+    let post = |n: u32| daemon.post("/api/v1/alerts/alertmanager", &payload(&format!("f{n}-{}", "x".repeat(200)), BEGAN)).0;
+    let answers: Vec<u16> = (0..400).map(post).collect();
+    let taken = answers.iter().filter(|a| **a == 200).count();
+    assert!(taken > 0 && answers.iter().all(|a| matches!(a, 200 | 503)), "{answers:?}");
+    assert_eq!((answers[399], daemon.get("/healthz").0), (503, 200), "refused, and still there");
+    drop(daemon);
+    assert!(std::fs::read_to_string(folder.path().join("log")).unwrap().contains("the sender will try again"));
+    let daemon = Daemon::start(folder.path(), NOWHERE);
+    let incidents = daemon.call("incidents.list", json!({}));
+    let alerts: usize = incidents
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| daemon.call("incidents.show", json!({"id": i["id"]}))["alerts"].as_array().map_or(0, Vec::len))
+        .sum();
+    assert_eq!(alerts, taken, "{incidents}");
 }
 
 #[test]

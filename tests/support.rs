@@ -56,6 +56,17 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `galen serve` on a free port and waits until it answers.
     pub fn start(data_dir: &Path, targets: &str) -> Self {
+        Self::launch(data_dir, targets, galen())
+    }
+
+    /// As [`Daemon::start`], with files that cannot grow beyond some blocks of 512 bytes: what a full disk does to it.
+    pub fn start_cramped(data_dir: &Path, targets: &str, blocks: u32) -> Self {
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")).arg(galen().get_program());
+        Self::launch(data_dir, targets, shell)
+    }
+
+    fn launch(data_dir: &Path, targets: &str, mut command: std::process::Command) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let http = format!("127.0.0.1:{port}");
         let config = data_dir.join("galen.toml");
@@ -63,7 +74,7 @@ impl Daemon {
             format!("data_dir = {:?}\n[http]\nlisten = {http:?}\n[incident]\nsettle_s = 1\n{targets}", data_dir.display().to_string());
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(data_dir.join("log")).unwrap();
-        let child = galen().arg("serve").arg("--config").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = command.arg("serve").arg("--config").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let daemon = Self { child, http, socket: data_dir.join("galen.sock") };
         daemon.until("ready", || daemon.get("/readyz").0 == 200);
         daemon

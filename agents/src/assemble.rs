@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::fmt::strtime;
 
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
+use galen_tools::capture::TARGET;
 use galen_tools::model::{Culprit, UnixMs, Window};
 
 use crate::driver::{Case, describe};
@@ -97,6 +98,10 @@ fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
         report.status = Status::Diagnosed;
         let clock = first.since.clone().unwrap_or_else(|| report.window.start.clone());
         report.headline = format!("{}: {} Since {}.", first.title, first.summary, clock_of(&clock));
+    } else if let Some(why) = unseen(case) {
+        report.status = Status::Undetermined;
+        report.headline = why;
+        report.collect_next = collect_next(case);
     } else if quiet && unread > UNREAD {
         report.status = Status::Undetermined;
         report.headline =
@@ -112,6 +117,16 @@ fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
         report.headline = format!("{} abnormal, but the evidence does not single out a cause.", counted(case.detection.abnormal.len()));
         report.collect_next = collect_next(case);
     }
+}
+
+/// Why silence proves nothing: the target is away, or nothing of it was seen.
+fn unseen(case: &Case<'_>) -> Option<String> {
+    let manifest = &case.capture.manifest;
+    if let Some(gap) = manifest.missing.iter().find(|m| m.what == TARGET) {
+        return Some(format!("{} cannot be reached: {}.", manifest.target, gap.why.trim_end_matches('.')));
+    }
+    let nothing = case.capture.series.values().all(|s| s.times.is_empty()) && case.capture.sessions.is_empty();
+    (nothing && case.capture.statements.is_empty()).then(|| format!("Nothing was seen of {}.", manifest.target))
 }
 
 /// Share of the load in statements that cannot be parsed.

@@ -32,6 +32,8 @@ pub struct Args {
     pub model: Option<String>,
     /// Folder for report, capture and JSON.
     pub out: Option<PathBuf>,
+    /// Watch at the daemon's default intervals.
+    pub as_shipped: bool,
     /// Print the report object last.
     pub json: bool,
 }
@@ -80,7 +82,7 @@ async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
     scenario.prepare(&cluster).await.map_err(lab_failure)?;
     let steady = Load::start(&cluster.dsn_shop(), &scenario.baseline).map_err(lab_failure)?;
     stage.says(&format!("steady load on port {}; starting galen serve", cluster.port()));
-    let mut daemon = Daemon::start(folder.path(), &cluster.dsn_galen(), args.model.as_deref()).await?;
+    let mut daemon = Daemon::start(folder.path(), &cluster.dsn_galen(), args).await?;
     stage.waits("learning what is usual", CALM).await;
     let healthy = args.fault == "healthy";
     let incident = if healthy {
@@ -135,7 +137,7 @@ fn show(args: &Args, scenario: &Scenario, status: &Value, files: &Files) -> Resu
     } else {
         output::text(&terminal::render(&files.report, output::colours(), output::width()));
     }
-    let seconds = |key: &str| status[key].as_f64().map(|s| format!("{s:.0} s")).unwrap_or_else(|| "-".into());
+    let seconds = |key: &str| status[key].as_f64().map(|s| format!("{s:.1} s")).unwrap_or_else(|| "-".into());
     let verdict = match first {
         Some((cause, p)) if named => format!("named first: {cause} ({:.0} %)", p * 100.0),
         Some((cause, p)) => format!("NOT named first: {} was injected, {cause} ({:.0} %) was named", expected.join(", "), p * 100.0),
@@ -156,15 +158,15 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(folder: &Path, dsn: &str, model: Option<&str>) -> Result<Self, Failure> {
+    async fn start(folder: &Path, dsn: &str, args: &Args) -> Result<Self, Failure> {
         let io = |e: std::io::Error| Failure::fault(format!("cannot start the daemon: {e}"));
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(io)?.port();
         let http = format!("127.0.0.1:{port}");
         let config = json!({
             "data_dir": folder,
             "http": {"listen": http},
-            "target": [{"name": "shop", "dsn": dsn, "brisk": true}],
-            "model": {"name": model.unwrap_or("none")},
+            "target": [{"name": "shop", "dsn": dsn, "brisk": !args.as_shipped}],
+            "model": {"name": args.model.as_deref().unwrap_or("none")},
         });
         let path = folder.join("galen.toml");
         let text = toml::to_string(&config).map_err(|e| Failure::fault(e.to_string()))?;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use galen_agents::driver::{Diagnosis, Library, Options, Progress, diagnose};
 use galen_agents::llm::{Provider, Within};
 use galen_agents::report::{Status, html, markdown};
-use galen_tools::capture::{Capture, Missing};
+use galen_tools::capture::{Capture, Missing, TARGET};
 use galen_tools::detect::DetectOptions;
 use galen_tools::model::{Alert, Window};
 use galen_tools::probe::{Answering, ProbeAnswer, ProbeCall, Prober, Recorded};
@@ -248,7 +248,7 @@ fn freeze(state: &State, incident: &Incident, alerts: Vec<Alert>) -> Capture {
     capture.manifest.span = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).map(|(start, end)| Window { start, end: end + 1 });
     if let Some(why) = lock(&target.down).clone() {
         let fix = "see why it cannot be reached; the report rests on what was collected before";
-        capture.manifest.missing.push(Missing::new("the target", why, fix));
+        capture.manifest.missing.push(Missing::new(TARGET, why, fix));
     }
     capture
 }

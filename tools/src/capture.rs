@@ -10,6 +10,9 @@ use crate::probe::ProbeAnswer;
 /// Version of the capture's content; a reader refuses newer ones.
 pub const FORMAT: u32 = 1;
 
+/// What is missing when a target cannot be reached at all.
+pub const TARGET: &str = "the target";
+
 /// Everything a diagnosis may look at. Kept sorted by time; `store` writes and reads it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Capture {

@@ -89,7 +89,7 @@ fn clean(value: &Value) -> String {
 fn row(i: &Value) -> String {
     let began =
         i["opened_at"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|t| t.to_string()).unwrap_or_default();
-    format!("{:>4}  {:<24.20} {:<12} {:<10} {}", i["id"], began, clean(&i["target"]), clean(&i["state"]), clean(&i["headline"]))
+    format!("{:>4}  {:<20.19} {:<12} {:<10} {}", i["id"], began, clean(&i["target"]), clean(&i["state"]), clean(&i["headline"]))
 }
 
 fn show(global: &Global, incident: &Value) {

@@ -97,6 +97,9 @@ struct DemoArgs {
     /// Folder for report, capture and JSON
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Read statements and tables every 10 s, as a daemon does by default, not every 3 s
+    #[arg(long)]
+    as_shipped: bool,
     /// List the faults
     #[arg(long)]
     list: bool,
@@ -178,7 +181,7 @@ async fn demonstrate(global: &Global, args: DemoArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let model = if args.no_model { None } else { Some(args.model.unwrap_or_else(|| "smollm2-135m".to_owned())) };
-    demo::run(demo::Args { fault: args.fault, model, out: args.out, json: global.json }).await
+    demo::run(demo::Args { fault: args.fault, model, out: args.out, as_shipped: args.as_shipped, json: global.json }).await
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -314,13 +314,21 @@ pub fn table_work(capture: &Capture, window: Option<Window>) -> BTreeMap<String,
         if sample.at <= from {
             first.insert(&sample.table, sample);
         } else if sample.at <= to {
+            // The server adds up the counters of a table's indexes: dropping one takes its past away. Count from there.
+            let before = last.get(sample.table.as_str()).or_else(|| first.get(sample.table.as_str()));
+            if before.is_some_and(|b| sample.idx_scan < b.idx_scan || sample.seq_scan < b.seq_scan) {
+                first.insert(&sample.table, sample);
+            }
             last.insert(&sample.table, sample);
         }
     }
-    let seconds = (to - from) as f64 / 1000.0;
     last.into_iter()
         .filter_map(|(table, after)| {
             let before = *first.get(table)?;
+            let seconds = (after.at - before.at) as f64 / 1000.0;
+            if seconds <= 0.0 {
+                return None;
+            }
             let work = TableWork {
                 seconds,
                 seq_scans: after.seq_scan - before.seq_scan,
@@ -364,4 +372,32 @@ pub fn largest<K: Clone + Ord>(counts: &BTreeMap<K, f64>) -> Option<(K, f64)> {
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(at: i64, idx_scan: f64, idx_tup_fetch: f64, n_tup_ins: f64) -> TableSample {
+        TableSample { at, table: "public.t".into(), idx_scan, idx_tup_fetch, n_tup_ins, ..TableSample::default() }
+    }
+
+    fn of(tables: Vec<TableSample>) -> Option<TableWork> {
+        let capture = Capture { tables, ..Capture::default() };
+        table_work(&capture, Some(Window { start: 10_000, end: 30_000 })).remove("public.t")
+    }
+
+    #[test]
+    fn work_is_counted_over_the_samples_that_bracket_the_window() {
+        let work = of(vec![sample(0, 5.0, 50.0, 1.0), sample(10_000, 10.0, 100.0, 2.0), sample(30_000, 30.0, 900.0, 6.0)]).unwrap();
+        assert_eq!((work.seconds, work.scans, work.rows_read, work.inserted), (20.0, 20.0, 800.0, 4.0));
+    }
+
+    #[test]
+    fn counting_starts_anew_where_a_dropped_index_took_its_past_away() {
+        let work = of(vec![sample(10_000, 9_000.0, 9_000.0, 2.0), sample(20_000, 100.0, 500.0, 4.0), sample(30_000, 110.0, 80_500.0, 6.0)]);
+        let work = work.unwrap();
+        assert_eq!((work.seconds, work.scans, work.rows_read), (10.0, 10.0, 80_000.0));
+        assert!(of(vec![sample(10_000, 9_000.0, 9_000.0, 2.0), sample(30_000, 100.0, 500.0, 4.0)]).is_none());
+    }
 }

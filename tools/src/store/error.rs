@@ -63,7 +63,12 @@ impl StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::new(kind_of_sqlite(&error), format!("SQLite: {error}"))
+        match kind_of_sqlite(&error) {
+            StoreErrorKind::DiskFull => {
+                Self::new(StoreErrorKind::DiskFull, format!("the disk is full, free some space in the data folder (SQLite: {error})"))
+            }
+            kind => Self::new(kind, format!("SQLite: {error}")),
+        }
     }
 }
 

@@ -122,12 +122,14 @@ impl Collector {
         Ok(frame)
     }
 
-    /// Something is going on: reads statements and tables now, and often until `until`. Probes that were
+    /// Something is going on: reads statements, tables and indexes now, and often until `until`. Probes that were
     /// slowed down because they cost too much stay slow.
     pub fn attend(&mut self, now: UnixMs, until: UnixMs) {
         if now >= self.attentive_until {
+            let every = &self.config.intervals;
+            // Indexes too: a list from before the incident still shows the one that was dropped.
             for (probe, interval) in
-                [(&probes::STATEMENTS, self.config.intervals.statements), (&probes::TABLES, self.config.intervals.tables)]
+                [(&probes::STATEMENTS, every.statements), (&probes::TABLES, every.tables), (&probes::INDEXES, every.indexes)]
             {
                 self.runner.sooner(probe, interval, now);
             }
@@ -152,7 +154,7 @@ impl Collector {
 
     async fn probe(&mut self, now: UnixMs, frame: &mut Frame) -> Result<(), SourceError> {
         let every = match now < self.attentive_until {
-            true => self.config.intervals.at_most(&Intervals::brisk()),
+            true => self.config.intervals.at_most(&Intervals::attentive()),
             false => self.config.intervals.clone(),
         };
         if let Some(rows) = self.runner.when_due(&probes::SESSIONS, every.sessions, now).await? {

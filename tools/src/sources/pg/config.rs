@@ -126,6 +126,12 @@ impl Intervals {
 }
 
 impl Intervals {
+    /// For the seconds after an alert: the first finding waits for two readings of the counters.
+    pub fn attentive() -> Self {
+        let two = Duration::from_secs(2);
+        Self { statements: two, tables: two, ..Self::brisk() }
+    }
+
     /// The shorter of two intervals, group by group.
     pub fn at_most(&self, other: &Self) -> Self {
         Self {

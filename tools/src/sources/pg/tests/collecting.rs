@@ -259,7 +259,7 @@ async fn an_alert_brings_statements_forward_and_makes_them_frequent_for_a_while(
     collector.attend(T0 + 3_000, T0 + 7_000);
     let (during, _) = turns(&mut collector, T0 + 3_000, 4).await;
     let (after, _) = turns(&mut collector, T0 + 7_000, 6).await;
-    assert_eq!((runs(&before), runs(&during), runs(&after)), (1, 2, 1));
+    assert_eq!((runs(&before), runs(&during), runs(&after)), (1, 2, 1), "{:?}", during.bill);
 }
 
 #[tokio::test]
