@@ -6,6 +6,7 @@ galen=$1
 shift
 faults=${*:-"missing_index redundant_indexes blocking_transaction concurrent_updates concurrent_inserts bulk_delete work_mem_spill large_result_fetch healthy"}
 out=${BENCH_OUT:-$(mktemp -d)}
+mkdir -p "$out"
 models=${BENCH_MODELS:-"none smollm2-135m qwen2.5-coder-1.5b"}
 echo "| fault | model | named first | probability | first finding | report | as expected |"
 echo "|---|---|---|---|---|---|---|"

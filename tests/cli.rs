@@ -17,6 +17,7 @@ fn help_teaches_every_command() {
         "diagnose",
         "record",
         "replay",
+        "report",
         "import",
         "incidents",
         "ask",
@@ -179,4 +180,37 @@ fn statements_that_cannot_be_parsed_are_not_called_healthy() {
     assert_eq!(hostile["status"], "undetermined", "{hostile}");
     assert_eq!(hostile["root_causes"], serde_json::json!([]));
     assert!(hostile["headline"].as_str().unwrap().contains("cannot be parsed"), "{hostile}");
+}
+
+#[test]
+fn reports_of_two_runs_are_compared_by_capture() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let captures = repository("examples/captures");
+    let (code, out, error) = run(&["replay", "--no-model", "--json", captures.to_str().unwrap()]);
+    assert_eq!(code, 0, "{error}");
+    let (before, again) = (write("a.jsonl", &out), write("b.jsonl", &out));
+    let (code, text, error) = run(&["report", "diff", &before, &again]);
+    assert_eq!((code, text.as_str()), (0, "0 differ, 9 say the same\n"), "{error}");
+    let without = {
+        let (code, out, error) = run(&["replay", "--no-model", "--no-knowledge", "--json", captures.to_str().unwrap()]);
+        assert_eq!(code, 0, "{error}");
+        let mut reports = lines(&out);
+        reports[0]["root_causes"][0]["probability"] = 0.51.into();
+        reports.pop();
+        write("c.jsonl", &reports.iter().map(|r| format!("{r}\n")).collect::<String>())
+    };
+    let (code, out, _) = run(&["report", "diff", &before, &without, "--json"]);
+    let told = lines(&out);
+    assert_eq!((code, told.len()), (0, 9));
+    assert_eq!(told.iter().filter(|t| t["only_in"].is_string()).count(), 1);
+    assert!(told[0]["changes"][0]["after"].as_str().unwrap().contains("51.0 %"), "{}", told[0]);
+    let (code, _, error) = run(&["report", "diff", &before, &write("x", "{\"capture\": 3")]);
+    assert_eq!((code, error.lines().count()), (5, 1), "{error}");
+    let (code, _, error) = run(&["report", "diff", &before, &write("empty", "")]);
+    assert_eq!((code, error.contains("replay --json")), (5, true), "{error}");
 }

@@ -1,6 +1,7 @@
 //! The report: what a diagnosis says, as data. `markdown`, `html` and the JSON of this struct render it.
 
 pub mod charts;
+pub mod diff;
 pub mod html;
 pub mod markdown;
 pub mod terminal;

@@ -7,6 +7,7 @@ mod import;
 mod misc;
 mod model;
 mod replay;
+mod report;
 mod server;
 
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ enum Command {
     Record(capture::RecordArgs),
     /// Diagnose captures again, offline and always the same
     Replay(replay::ReplayArgs),
+    /// Compare reports of the same captures
+    Report(report::ReportArgs),
     /// Turn incidents recorded by other tools into captures
     Import(import::ImportArgs),
     /// Incidents of a running daemon
@@ -139,6 +142,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Diagnose(args) => capture::diagnose(&global, args).await,
         Command::Record(args) => capture::record(&global, args).await,
         Command::Replay(args) => replay::replay(&global, args).await,
+        Command::Report(args) => report::report(&global, &args),
         Command::Import(args) => import::import(&global, &args),
         Command::Incidents(args) => client::incidents(&global, args).await,
         Command::Ask(args) => client::ask(&global, args).await,

@@ -308,23 +308,19 @@ pub fn table_work(capture: &Capture, window: Option<Window>) -> BTreeMap<String,
     times.sort_unstable();
     times.dedup();
     let Some((from, to)) = bracket(&times, window) else { return BTreeMap::new() };
-    let mut first: BTreeMap<&str, &TableSample> = BTreeMap::new();
-    let mut last: BTreeMap<&str, &TableSample> = BTreeMap::new();
-    for sample in &capture.tables {
+    // Each table's longest run of samples without a fall of its counters.
+    let mut runs: BTreeMap<&str, Run<'_>> = BTreeMap::new();
+    for sample in capture.tables.iter().filter(|s| s.at <= to) {
+        let run = runs.entry(&sample.table).or_insert_with(|| Run::new(sample));
         if sample.at <= from {
-            first.insert(&sample.table, sample);
-        } else if sample.at <= to {
-            // The server adds up the counters of a table's indexes: dropping one takes its past away. Count from there.
-            let before = last.get(sample.table.as_str()).or_else(|| first.get(sample.table.as_str()));
-            if before.is_some_and(|b| sample.idx_scan < b.idx_scan || sample.seq_scan < b.seq_scan) {
-                first.insert(&sample.table, sample);
-            }
-            last.insert(&sample.table, sample);
+            *run = Run::new(sample);
+        } else {
+            run.push(sample);
         }
     }
-    last.into_iter()
-        .filter_map(|(table, after)| {
-            let before = *first.get(table)?;
+    runs.into_iter()
+        .filter_map(|(table, run)| {
+            let (before, after) = run.longest;
             let seconds = (after.at - before.at) as f64 / 1000.0;
             if seconds <= 0.0 {
                 return None;
@@ -348,6 +344,28 @@ pub fn table_work(capture: &Capture, window: Option<Window>) -> BTreeMap<String,
             (work.seq_rows >= 0.0 && work.inserted >= 0.0).then(|| (table.to_owned(), work))
         })
         .collect()
+}
+
+/// Samples of one table in order, cut where a counter falls. The server adds up the counters of a table's indexes: when
+/// one is dropped its past goes with it, and a difference across that moment means nothing.
+struct Run<'c> {
+    current: (&'c TableSample, &'c TableSample),
+    longest: (&'c TableSample, &'c TableSample),
+}
+
+impl<'c> Run<'c> {
+    fn new(sample: &'c TableSample) -> Self {
+        Self { current: (sample, sample), longest: (sample, sample) }
+    }
+
+    fn push(&mut self, sample: &'c TableSample) {
+        let (first, last) = self.current;
+        let fell = sample.idx_scan < last.idx_scan || sample.idx_tup_fetch < last.idx_tup_fetch || sample.seq_scan < last.seq_scan;
+        self.current = if fell { (sample, sample) } else { (first, sample) };
+        if self.current.1.at - self.current.0.at >= self.longest.1.at - self.longest.0.at {
+            self.longest = self.current;
+        }
+    }
 }
 
 /// The sample times that bracket a window best: the last at or before its start (else the first inside), the last inside.
@@ -399,5 +417,7 @@ mod tests {
         let work = work.unwrap();
         assert_eq!((work.seconds, work.scans, work.rows_read), (10.0, 10.0, 80_000.0));
         assert!(of(vec![sample(10_000, 9_000.0, 9_000.0, 2.0), sample(30_000, 100.0, 500.0, 4.0)]).is_none());
+        let before = of(vec![sample(0, 10.0, 10.0, 0.0), sample(20_000, 30.0, 30.0, 0.0), sample(29_000, 5.0, 5.0, 0.0)]).unwrap();
+        assert_eq!((before.seconds, before.scans), (20.0, 20.0), "the longer side of the fall");
     }
 }

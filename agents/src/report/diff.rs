@@ -1,0 +1,168 @@
+//! What changed between two reports, in the order in which it matters to a reader: verdict, root causes with their
+//! culprits and remedies, consequences, what was ruled out, the facts underneath, the cost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Report, RootCause};
+
+/// One difference. A side that is absent was not in that report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// What differs, such as `root cause missing_index` or `table_scans.rows_per_scan`.
+    pub what: String,
+    /// In the first report.
+    pub before: Option<String>,
+    /// In the second report.
+    pub after: Option<String>,
+}
+
+/// All differences between two reports of one incident; empty when they say the same. Evidence is matched by tool,
+/// not by id: a test more or less shifts all ids. Wall time is no difference.
+pub fn diff(before: &Report, after: &Report) -> Vec<Change> {
+    let mut changes = Changes::default();
+    changes.pair("status", &word(before.status), &word(after.status));
+    changes.pair("model", before.model.as_deref().unwrap_or("none"), after.model.as_deref().unwrap_or("none"));
+    changes.pair("model note", before.model_note.as_deref().unwrap_or_default(), after.model_note.as_deref().unwrap_or_default());
+    changes.pair(
+        "window",
+        &format!("{} to {}", before.window.start, before.window.end),
+        &format!("{} to {}", after.window.start, after.window.end),
+    );
+    changes.pair("headline", &before.headline, &after.headline);
+    changes.maps("root cause ", &ranked(before), &ranked(after));
+    changes.maps("", &details(before), &details(after));
+    let follows = |r: &Report| r.consequences.iter().map(|c| (c.cause.clone(), format!("of {}: {}", c.of, c.reason))).collect();
+    changes.maps("consequence ", &follows(before), &follows(after));
+    let refuted = |r: &Report| r.ruled_out.iter().map(|c| (c.cause.clone(), c.reason.clone())).collect();
+    changes.maps("ruled out ", &refuted(before), &refuted(after));
+    changes.maps("", &facts(before), &facts(after));
+    let gaps = |r: &Report| r.missing.iter().map(|m| (m.what.clone(), m.why.clone())).collect();
+    changes.maps("missing ", &gaps(before), &gaps(after));
+    let summary = |r: &Report| r.summary.iter().map(|c| c.text.as_str()).collect::<Vec<_>>().join(" ");
+    changes.pair("summary", &summary(before), &summary(after));
+    let cost = |r: &Report| {
+        let (tree, bill) = (r.tree, r.bill);
+        format!("{} nodes, {} tests, {} prompt tokens, {} generated", tree.nodes, tree.tests, bill.prompt_tokens, bill.generated_tokens)
+    };
+    changes.pair("cost", &cost(before), &cost(after));
+    changes.0
+}
+
+#[derive(Default)]
+struct Changes(Vec<Change>);
+
+impl Changes {
+    fn pair(&mut self, what: &str, before: &str, after: &str) {
+        if before != after {
+            let side = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
+            self.0.push(Change { what: what.to_owned(), before: side(before), after: side(after) });
+        }
+    }
+
+    fn maps(&mut self, prefix: &str, before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
+        let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for key in keys {
+            let (old, new) = (before.get(key).cloned(), after.get(key).cloned());
+            if old != new {
+                self.0.push(Change { what: format!("{prefix}{key}"), before: old, after: new });
+            }
+        }
+    }
+}
+
+fn word(status: super::Status) -> String {
+    serde_json::to_value(status).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn ranked(report: &Report) -> BTreeMap<String, String> {
+    let place = |(i, c): (usize, &RootCause)| (c.cause.clone(), format!("{}. at {:.1} %", i + 1, c.probability * 100.0));
+    report.root_causes.iter().enumerate().map(place).collect()
+}
+
+/// Culprits and remedies of each root cause.
+fn details(report: &Report) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for cause in &report.root_causes {
+        for culprit in &cause.culprits {
+            let kind = serde_json::to_value(culprit.kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+            all.insert(format!("{} points at {kind} {}", cause.cause, culprit.id), culprit.text.clone());
+        }
+        for remedy in &cause.remedies {
+            all.insert(format!("{} remedy {}", cause.cause, remedy.title), format!("{} ({})", remedy.sql, remedy.effect));
+        }
+    }
+    all
+}
+
+fn facts(report: &Report) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for evidence in &report.evidence {
+        let observation = &evidence.observation;
+        if let Some(why) = &observation.no_data {
+            all.insert(format!("{} without data", observation.tool), why.clone());
+        }
+        for (name, value) in &observation.facts {
+            let text = value.as_str().map_or_else(|| Value::to_string(value), str::to_owned);
+            all.insert(format!("{}.{name}", observation.tool), text);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Evidence, RuledOut, Status};
+    use galen_tools::observe::Observation;
+
+    fn report(probability: f64) -> Report {
+        let cause = RootCause { cause: "missing_index".into(), probability, ..RootCause::default() };
+        Report { status: Status::Diagnosed, root_causes: vec![cause], ..Report::default() }
+    }
+
+    fn scans(id: &str, rows: f64) -> Evidence {
+        let facts = [("rows".to_owned(), rows.into())].into();
+        Evidence {
+            id: id.into(),
+            observation: Observation { tool: "table_scans".into(), facts, ..Observation::default() },
+            ..Evidence::default()
+        }
+    }
+
+    #[test]
+    fn equal_reports_do_not_differ_whatever_they_took() {
+        let (a, mut b) = (report(0.9), report(0.9));
+        b.bill.wall_ms = 99;
+        assert_eq!(diff(&a, &b), []);
+    }
+
+    #[test]
+    fn a_shifted_evidence_id_is_no_difference_and_a_changed_fact_is_one() {
+        let (mut a, mut b) = (report(0.9), report(0.9));
+        (a.evidence, b.evidence) = (vec![scans("E1", 5.0)], vec![scans("E7", 5.0)]);
+        assert_eq!(diff(&a, &b), []);
+        b.evidence = vec![scans("E7", 6.0)];
+        let only = Change { what: "table_scans.rows".into(), before: Some("5.0".into()), after: Some("6.0".into()) };
+        assert_eq!(diff(&a, &b), [only]);
+    }
+
+    #[test]
+    fn causes_that_come_go_and_move_are_told() {
+        let (a, mut b) = (report(0.9), report(0.7));
+        b.root_causes.insert(0, RootCause { cause: "stale_statistics".into(), probability: 0.8, ..RootCause::default() });
+        b.ruled_out.push(RuledOut { cause: "failover".into(), reason: "The node kept its role.".into(), ..RuledOut::default() });
+        let told: Vec<(String, Option<String>, Option<String>)> = diff(&a, &b).into_iter().map(|c| (c.what, c.before, c.after)).collect();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            told,
+            [
+                ("root cause missing_index".into(), some("1. at 90.0 %"), some("2. at 70.0 %")),
+                ("root cause stale_statistics".into(), None, some("1. at 80.0 %")),
+                ("ruled out failover".into(), None, some("The node kept its role.")),
+            ]
+        );
+    }
+}
