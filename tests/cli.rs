@@ -214,3 +214,36 @@ fn reports_of_two_runs_are_compared_by_capture() {
     let (code, _, error) = run(&["report", "diff", &before, &write("empty", "")]);
     assert_eq!((code, error.contains("replay --json")), (5, true), "{error}");
 }
+
+#[test]
+fn recordings_of_dbsherlock_are_imported_without_their_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = |busy_from: u32| {
+        let rows = (1..=120).map(|t| format!("{t},{},{}\n", if t >= busy_from { 2 } else { 70 + t % 5 }, 100 + t % 7)).collect::<String>();
+        format!("Epoch,AvgCpuIdle,dbmsCommittedCommands\n{rows}")
+    };
+    let import = |name: &str| {
+        let (input, out) = (folder.path().join(name), folder.path().join(format!("out-{name}")));
+        std::fs::create_dir_all(input.join("cpu_saturation")).unwrap();
+        std::fs::write(input.join("cpu_saturation/01.csv"), table(60)).unwrap();
+        (input, out)
+    };
+    let (bare, bare_out) = import("bare");
+    let (told, told_out) = import("told");
+    // The answer key beside the recordings, and in the folder's name: the captures must not differ.
+    std::fs::write(told.join("manifest.json"), r#"{"cases":[{"class":"CPU Saturation","abnormal_rows":[59]}]}"#).unwrap();
+    std::fs::rename(bare.join("cpu_saturation"), bare.join("lock_contention")).unwrap();
+    for (input, out) in [(&bare, &bare_out), (&told, &told_out)] {
+        let (code, text, error) = run(&["import", "dbsherlock", input.to_str().unwrap(), "-o", out.to_str().unwrap(), "--json"]);
+        assert_eq!((code, lines(&text)[0]["signals"].as_u64()), (0, Some(2)), "{error}");
+    }
+    let bytes = |out: &std::path::Path| std::fs::read(out.join("case-00001.galen")).unwrap();
+    assert_eq!(bytes(&bare_out), bytes(&told_out));
+    let (code, out, error) = run(&["replay", "--no-model", "--json", told_out.to_str().unwrap()]);
+    assert_eq!((code, lines(&out).len()), (0, 1), "{error}");
+    assert!(!out.contains("cpu_saturation") && !out.contains("-0.0"), "{out}");
+    let broken = folder.path().join("x.csv");
+    std::fs::write(&broken, "Epoch,a\n2,1\n1,1\n").unwrap();
+    let (code, _, error) = run(&["import", "dbsherlock", broken.to_str().unwrap(), "-o", folder.path().join("x.galen").to_str().unwrap()]);
+    assert_eq!((code, error.lines().count(), error.contains("does not increase")), (5, 1, true), "{error}");
+}

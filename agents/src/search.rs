@@ -288,7 +288,8 @@ impl<'c> Search<'c> {
 
 /// Three decimals: what a report shows, and what stays equal between machines.
 pub fn round(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
+    // An empty sum is -0: plus 0 it is 0.
+    (value * 1000.0).round() / 1000.0 + 0.0
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use galen_tools::sources::dbot;
+use galen_tools::capture::Capture;
+use galen_tools::sources::{dbot, dbsherlock};
 use galen_tools::store::file;
 
 use super::Global;
@@ -18,11 +19,15 @@ const MOST_BYTES: u64 = 64 << 20;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   galen import dbot testing_cases_1.json -o case.galen
-  galen import dbot testing_cases_*.json -o cases/")]
+  galen import dbot testing_cases_*.json -o cases/
+  galen import dbsherlock single/ -o cases/
+
+A folder stands for all files of the format below it. Captures of a folder are numbered in the order of the files'
+paths: a path may tell what was wrong, and a diagnosis must not know.")]
 pub struct ImportArgs {
     /// Format of the input
     format: ImportFormat,
-    /// Files to read
+    /// Files or folders to read
     #[arg(required = true, value_name = "IN")]
     inputs: Vec<PathBuf>,
     /// Capture to write; a folder for several inputs
@@ -34,28 +39,105 @@ pub struct ImportArgs {
 enum ImportFormat {
     /// A recorded case of D-Bot: alert, metrics, slow queries, workload
     Dbot,
+    /// Recordings of DBSherlock: a CSV table a file, perhaps gzipped, one row a second
+    Dbsherlock,
+}
+
+impl ImportFormat {
+    /// Endings of the files that a folder stands for.
+    fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Dbot => &[".json"],
+            Self::Dbsherlock => &[".csv", ".csv.gz"],
+        }
+    }
+
+    fn read(self, bytes: &[u8], name: &str) -> Result<Capture, String> {
+        match self {
+            Self::Dbot => {
+                let text = std::str::from_utf8(bytes).map_err(|e| format!("not UTF-8: {e}"))?;
+                dbot::import(text, name).map_err(|e| e.to_string())
+            }
+            Self::Dbsherlock => dbsherlock::import(bytes, name).map_err(|e| e.to_string()),
+        }
+    }
+}
+
+/// Most files below a folder.
+const MOST_FILES: usize = 100_000;
+
+/// An input file and the capture it becomes.
+struct Job {
+    input: PathBuf,
+    out: PathBuf,
+}
+
+/// What to read and where to write it.
+fn jobs(args: &ImportArgs) -> Result<Vec<Job>, Failure> {
+    let many = args.inputs.len() > 1 || args.out.is_dir() || args.inputs.iter().any(|i| i.is_dir());
+    if !many {
+        return Ok(args.inputs.iter().map(|input| Job { input: input.clone(), out: args.out.clone() }).collect());
+    }
+    let mut jobs = Vec::new();
+    for input in &args.inputs {
+        if input.is_dir() {
+            let mut files = Vec::new();
+            below(input, args.format.endings(), &mut files)?;
+            files.sort();
+            let first = jobs.len();
+            jobs.extend(
+                files
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, input)| Job { input, out: args.out.join(format!("case-{:05}.galen", first + i + 1)) }),
+            );
+        } else {
+            jobs.push(Job { input: input.clone(), out: args.out.join(input.with_extension("galen").file_name().unwrap_or_default()) });
+        }
+    }
+    Ok(jobs)
+}
+
+/// Files below a folder; links are not followed, so that a loop cannot be entered.
+fn below(folder: &Path, endings: &[&str], files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    let fail = |e: std::io::Error| Failure::input(format!("{}: {e}", folder.display()));
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let kind = entry.file_type().map_err(fail)?;
+        if kind.is_dir() {
+            below(&entry.path(), endings, files)?;
+        } else if kind.is_file() && endings.iter().any(|e| entry.file_name().to_string_lossy().ends_with(e)) {
+            files.push(entry.path());
+        }
+        if files.len() > MOST_FILES {
+            return Err(Failure::input(format!("{}: more than {MOST_FILES} files", folder.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Imports each input; one that cannot be read costs a line and the exit code.
 pub fn import(global: &Global, args: &ImportArgs) -> Result<(), Failure> {
-    let many = args.inputs.len() > 1 || args.out.is_dir();
-    if many {
+    let jobs = jobs(args)?;
+    if jobs.is_empty() {
+        return Err(Failure::input(format!("no file that ends in {} below these folders", args.format.endings().join(" or "))));
+    }
+    if jobs[0].out != args.out {
         std::fs::create_dir_all(&args.out).map_err(|e| Failure::fault(format!("cannot create {}: {e}", args.out.display())))?;
     }
     let mut failed = 0;
-    for input in &args.inputs {
-        let out = if many { args.out.join(input.with_extension("galen").file_name().unwrap_or_default()) } else { args.out.clone() };
-        match one(args.format, input, &out) {
+    for Job { input, out } in &jobs {
+        match one(args.format, input, out) {
             Ok(signals) if global.json => output::line(&json!({"in": input, "out": out, "signals": signals}).to_string()),
             Ok(signals) => output::line(&format!("{}: {signals} signals", out.display())),
-            Err(failure) if args.inputs.len() == 1 => return Err(failure),
+            Err(failure) if jobs.len() == 1 => return Err(failure),
             Err(failure) => {
                 failed += 1;
                 eprintln!("galen: {failure}");
             }
         }
     }
-    if failed > 0 { Err(Failure::input(format!("{failed} of {} inputs could not be imported", args.inputs.len()))) } else { Ok(()) }
+    if failed > 0 { Err(Failure::input(format!("{failed} of {} inputs could not be imported", jobs.len()))) } else { Ok(()) }
 }
 
 fn one(format: ImportFormat, input: &Path, out: &Path) -> Result<usize, Failure> {
@@ -64,11 +146,9 @@ fn one(format: ImportFormat, input: &Path, out: &Path) -> Result<usize, Failure>
     if size > MOST_BYTES {
         return Err(fail(&format!("{size} bytes is more than the {MOST_BYTES} that an import reads")));
     }
-    let text = std::fs::read_to_string(input).map_err(|e| fail(&e))?;
+    let bytes = std::fs::read(input).map_err(|e| fail(&e))?;
     let name = out.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let capture = match format {
-        ImportFormat::Dbot => dbot::import(&text, &name).map_err(|e| fail(&e))?,
-    };
+    let capture = format.read(&bytes, &name).map_err(|e| fail(&e))?;
     file::write(&capture, out)?;
     Ok(capture.series.len())
 }

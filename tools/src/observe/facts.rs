@@ -89,7 +89,8 @@ pub trait IntoFact {
 impl IntoFact for f64 {
     fn into_fact(self) -> Option<Value> {
         // Rounded, so that a replay on another machine prints the same digits.
-        self.is_finite().then(|| Value::from((self * 1e6).round() / 1e6))
+        // An empty sum is -0: plus 0 it is 0.
+        self.is_finite().then(|| Value::from((self * 1e6).round() / 1e6 + 0.0))
     }
 }
 impl IntoFact for usize {

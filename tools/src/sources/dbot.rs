@@ -6,9 +6,9 @@ use crate::capture::{Capture, FORMAT, Manifest, Missing};
 use crate::model::*;
 
 mod case;
-mod names;
 mod statement;
 
+use super::names::{self, Names};
 use case::Case;
 use statement::Statement;
 
@@ -99,7 +99,7 @@ fn span_of(case: &Case) -> Result<Window, Flaw> {
 }
 
 fn series_of(case: &Case, span: Window) -> Result<BTreeMap<String, Series>, Flaw> {
-    let map = names::Names::load();
+    let map = Names::load(names::DBOT);
     let mut all = BTreeMap::new();
     for (group, metrics) in &case.exceptions {
         for (source, samples) in metrics {
@@ -118,7 +118,7 @@ fn series_of(case: &Case, span: Window) -> Result<BTreeMap<String, Series>, Flaw
     }
 }
 
-fn one_series(map: &names::Names, source: &str, samples: &[f64], span: Window) -> (String, Series) {
+fn one_series(map: &Names, source: &str, samples: &[f64], span: Window) -> (String, Series) {
     let (name, unit, convert) = map.resolve(source);
     let mut series = Series { unit, ..Series::default() };
     let steps = samples.len().saturating_sub(1).max(1) as f64;

@@ -1,11 +1,14 @@
-//! Which of a case's metrics is which canonical signal: a table, read from `signals/dbot.toml`.
+//! Which of another tool's metrics is which canonical signal: a table for each source, such as `signals/dbot.toml`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-const MAP: &str = include_str!("../../../signals/dbot.toml");
-const CANONICAL: [&str; 2] = [include_str!("../../../signals/postgres.toml"), include_str!("../../../signals/host.toml")];
+/// Metrics of D-Bot's recorded cases.
+pub(super) const DBOT: &str = include_str!("../../signals/dbot.toml");
+/// Attributes of DBSherlock's recordings.
+pub(super) const DBSHERLOCK: &str = include_str!("../../signals/dbsherlock.toml");
+const CANONICAL: [&str; 2] = [include_str!("../../signals/postgres.toml"), include_str!("../../signals/host.toml")];
 
 /// `value * factor + offset`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,9 +63,9 @@ struct Signal {
 }
 
 impl Names {
-    /// The table that is compiled in; a test proves that it parses.
-    pub fn load() -> Names {
-        let entries = toml::from_str::<MapFile>(MAP).map(|file| file.map).unwrap_or_default();
+    /// One of the tables that are compiled in; a test proves that they parse.
+    pub fn load(table: &str) -> Names {
+        let entries = toml::from_str::<MapFile>(table).map(|file| file.map).unwrap_or_default();
         let signals = CANONICAL.iter().filter_map(|text| toml::from_str::<SignalFile>(text).ok());
         Names {
             map: entries.into_iter().map(|entry| (entry.source.clone(), entry)).collect(),
@@ -90,16 +93,18 @@ mod tests {
 
     #[test]
     fn every_entry_leads_to_a_signal_of_the_tables() {
-        let names = Names::load();
-        assert!(names.map.len() >= 20, "the table parses");
-        for entry in names.map.values() {
-            assert!(names.units.contains_key(&entry.signal), "{} is no canonical signal", entry.signal);
+        for (table, least) in [(DBOT, 20), (DBSHERLOCK, 10)] {
+            let names = Names::load(table);
+            assert!(names.map.len() >= least, "the table parses");
+            for entry in names.map.values() {
+                assert!(names.units.contains_key(&entry.signal), "{} is no canonical signal", entry.signal);
+            }
         }
     }
 
     #[test]
     fn used_space_becomes_free_space_and_strangers_keep_their_name() {
-        let names = Names::load();
+        let names = Names::load(DBOT);
         let (name, unit, convert) = names.resolve("1-(node_filesystem_free_bytes");
         assert_eq!((name.as_str(), unit.as_str(), convert.apply(0.25)), ("node_filesystem_avail_ratio", "ratio", 0.75));
         assert_eq!(names.resolve("rate(node_disk_read_bytes_total").0, "node_disk_read_bytes_rate");
