@@ -242,6 +242,11 @@ fn recordings_of_dbsherlock_are_imported_without_their_answers() {
     let (code, out, error) = run(&["replay", "--no-model", "--json", told_out.to_str().unwrap()]);
     assert_eq!((code, lines(&out).len()), (0, 1), "{error}");
     assert!(!out.contains("cpu_saturation") && !out.contains("-0.0"), "{out}");
+    let (short, short_out) = (folder.path().join("short.csv"), folder.path().join("short.galen"));
+    std::fs::write(&short, "Epoch,a\n1,1\n2,900\n").unwrap();
+    assert_eq!(run(&["import", "dbsherlock", short.to_str().unwrap(), "-o", short_out.to_str().unwrap()]).0, 0);
+    let report = lines(&run(&["replay", "--no-model", "--json", short_out.to_str().unwrap()]).1).remove(0);
+    assert_eq!(report["status"], "undetermined", "two samples prove nothing: {report}");
     let broken = folder.path().join("x.csv");
     std::fs::write(&broken, "Epoch,a\n2,1\n1,1\n").unwrap();
     let (code, _, error) = run(&["import", "dbsherlock", broken.to_str().unwrap(), "-o", folder.path().join("x.galen").to_str().unwrap()]);

@@ -7,6 +7,7 @@ use jiff::fmt::strtime;
 
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
 use galen_tools::capture::TARGET;
+use galen_tools::detect;
 use galen_tools::model::{Culprit, UnixMs, Window};
 
 use crate::driver::{Case, describe};
@@ -125,8 +126,9 @@ fn unseen(case: &Case<'_>) -> Option<String> {
     if let Some(gap) = manifest.missing.iter().find(|m| m.what == TARGET) {
         return Some(format!("{} cannot be reached: {}.", manifest.target, gap.why.trim_end_matches('.')));
     }
-    let nothing = case.capture.series.values().all(|s| s.times.is_empty()) && case.capture.sessions.is_empty();
-    (nothing && case.capture.statements.is_empty()).then(|| format!("Nothing was seen of {}.", manifest.target))
+    // Below this the detector cannot tell usual from unusual.
+    let nothing = case.capture.series.values().all(|s| s.times.len() < detect::LEAST_SAMPLES) && case.capture.sessions.is_empty();
+    (nothing && case.capture.statements.is_empty()).then(|| format!("Too little was seen of {} to tell.", manifest.target))
 }
 
 /// Share of the load in statements that cannot be parsed.

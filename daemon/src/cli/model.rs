@@ -18,7 +18,7 @@ use crate::{engine, output};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   galen model list
-  galen model calibrate examples/captures --model qwen2.5-coder-1.5b
+  galen model calibrate labelled-captures/ --model qwen2.5-coder-1.5b --write
 
 Fetch a model with `make model MODEL=NAME`.")]
 pub struct ModelArgs {

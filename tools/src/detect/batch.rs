@@ -15,6 +15,8 @@ use super::{Abnormal, DetectOptions, Detection, Direction};
 const STEP: i64 = 1000;
 /// Sum of weights below which a second counts as quiet.
 const THRESHOLD: f64 = 0.45;
+/// A signal with fewer samples is not judged.
+pub const LEAST_SAMPLES: usize = 4;
 /// Longest capture looked at, grid steps (a day); older samples are left out.
 const MOST_STEPS: i64 = 86_400;
 
@@ -59,7 +61,7 @@ fn signals<'a>(capture: &'a Capture, table: &SignalTable, options: &DetectOption
         }
         Signal { name, series, grid: on_grid(series, start, steps), spec }
     };
-    capture.series.iter().filter(|(_, s)| s.values.len() >= 4).map(build).collect()
+    capture.series.iter().filter(|(_, s)| s.values.len() >= LEAST_SAMPLES).map(build).collect()
 }
 
 /// Holds each value until the next sample, at most three of the series' own periods: then data is missing.

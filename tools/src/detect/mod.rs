@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{UnixMs, Window};
 
-pub use batch::detect;
+pub use batch::{LEAST_SAMPLES, detect};
 pub use stream::{Stream, Trigger};
 
 /// Which way a signal moved.
