@@ -4,6 +4,7 @@ mod assemble;
 pub mod belief;
 pub mod claims;
 pub mod driver;
+pub mod evaluation;
 pub mod evidence;
 pub mod experts;
 pub mod llm;

@@ -1,0 +1,47 @@
+//! Evaluation: what a benchmark measured, as scores in a hierarchy of capability, task and dataset.
+
+use serde::{Deserialize, Serialize};
+
+/// What a benchmark asks of a diagnosis. Scores are averaged from dataset to task to capability, so that a dataset
+/// with many cases does not drown one with few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// Finding the anomalous window, and staying quiet when there is none.
+    Detection,
+    /// Naming the culprit: query, table, index, session, setting, host.
+    Localisation,
+    /// Naming the root cause first.
+    RootCause,
+    /// Naming all of several root causes.
+    MultiCause,
+    /// Saying "healthy" or "not enough evidence" where that is right.
+    Abstention,
+    /// Retrieving the right knowledge.
+    Knowledge,
+    /// Claims that rest on evidence that says so.
+    Faithfulness,
+    /// Remedies that fix what was wrong.
+    Remedy,
+    /// Results that hold with missing metrics, red herrings and noise.
+    Robustness,
+    /// Time, probes and tokens.
+    Cost,
+}
+
+/// One measured figure, beside what a trivial method reaches on the same cases.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// What was asked.
+    pub capability: Capability,
+    /// Task in snake case, such as `top1_end_to_end`.
+    pub task: String,
+    /// Dataset in snake case, with the half it was measured on: `dbsherlock_single/test`.
+    pub dataset: String,
+    /// Measured value, 0 to 1, higher is better.
+    pub value: f64,
+    /// What the trivial method of the task reaches on the same cases, 0 to 1.
+    pub baseline: f64,
+    /// Cases behind the value.
+    pub cases: usize,
+}
