@@ -34,6 +34,9 @@ bench: build ## print the figures of the speed budget
 	$(GALEN) bench replay
 	$(GALEN) bench intake
 	cargo test --release --locked --package galen-tools the_bill_of_a_minute -- --ignored --nocapture
+	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
+	$(GALEN) demo --fault blocking_transaction --no-model 2>&1 >/dev/null | grep -E 'named|daemon:'
+	$(GALEN) demo --fault blocking_transaction --model smollm2-135m 2>&1 >/dev/null | grep -E 'named|daemon:'
 
 bench-faults: build ## live results of every demo fault for each model, as a table (about 40 minutes)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use jiff::fmt::strtime;
 
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
 use galen_tools::capture::TARGET;
@@ -15,7 +14,7 @@ use crate::llm::Provider;
 use crate::narrate;
 use crate::panel::Opinion;
 use crate::report::{
-    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, Status, TreeSize,
+    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, Status, TreeSize, clock,
 };
 use crate::search::{Hypothesis, Search, round};
 
@@ -97,8 +96,8 @@ fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
     report.root_causes = root_causes;
     if let Some(first) = report.root_causes.first() {
         report.status = Status::Diagnosed;
-        let clock = first.since.clone().unwrap_or_else(|| report.window.start.clone());
-        report.headline = format!("{}: {} Since {}.", first.title, first.summary, clock_of(&clock));
+        let since = first.since.clone().unwrap_or_else(|| report.window.start.clone());
+        report.headline = format!("{}: {} Since {}.", first.title, first.summary, clock(&since));
     } else if let Some(why) = unseen(case) {
         report.status = Status::Undetermined;
         report.headline = why;
@@ -371,6 +370,8 @@ fn charts(case: &Case<'_>, causes: &[RootCause], window: Window) -> Vec<Chart> {
     if wanted.is_empty() {
         wanted.extend(["active_sessions", "tps"].map(|s| (s.to_owned(), vec!["E1".to_owned()])));
     }
+    // A quiet capture has no stretch to shade.
+    let shade = if case.detection.abnormal.is_empty() { Window { start: 0, end: 0 } } else { window };
     let mut charts: Vec<Chart> = Vec::new();
     for (signal, evidence) in wanted {
         let Some(series) = case.capture.series.get(&signal).filter(|s| s.values.len() > 2) else { continue };
@@ -381,8 +382,8 @@ fn charts(case: &Case<'_>, causes: &[RootCause], window: Window) -> Vec<Chart> {
             unit: series.unit.clone(),
             times: series.times.clone(),
             values: series.values.iter().map(|v| round(*v)).collect(),
-            from: window.start,
-            to: window.end,
+            from: shade.start,
+            to: shade.end,
             baseline: case.detection.abnormal.iter().find(|a| a.signal == signal).and_then(|a| a.baseline),
             signal,
             evidence,
@@ -398,7 +399,7 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     if !strongest.is_empty() {
         let text = format!(
             "Since {}, {} abnormal: {}.",
-            clock_of(&report.window.start),
+            clock(&report.window.start),
             counted(case.detection.abnormal.len()),
             strongest.join("; ")
         );
@@ -414,7 +415,8 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let first = report.root_causes.first().and_then(|c| case.library.catalog.get(&c.cause));
     let alike = |r: &&RuledOut| first.is_some_and(|c| c.confused_with.iter().any(|x| x.cause == r.cause)) && !r.evidence.is_empty();
     for entry in report.ruled_out.iter().filter(alike).take(2) {
-        claims.push(Claim { text: format!("Not {}: {}", entry.cause, entry.reason), evidence: entry.evidence.clone() });
+        let title = case.library.catalog.get(&entry.cause).map_or_else(|| entry.cause.clone(), |c| c.title.to_lowercase());
+        claims.push(Claim { text: format!("Not {title}: {}", entry.reason), evidence: entry.evidence.clone() });
     }
     claims
 }
@@ -442,9 +444,4 @@ pub fn span_text(window: Window) -> Span {
 /// RFC 3339 in UTC, to the second (or millisecond where there is one).
 pub fn rfc3339(at: UnixMs) -> String {
     Timestamp::from_millisecond(at).map(|t| t.to_string()).unwrap_or_default()
-}
-
-/// `14:05:03 UTC` of an RFC 3339 text.
-fn clock_of(text: &str) -> String {
-    text.parse::<Timestamp>().ok().and_then(|t| strtime::format("%H:%M:%S UTC", t).ok()).unwrap_or_else(|| text.to_owned())
 }

@@ -397,7 +397,9 @@ fn detector_observation(detection: &Detection, capture: &Capture) -> Observation
         observation.facts.insert("window_s".into(), ((end - start) / 1000).into());
     }
     let lines: Vec<serde_json::Value> = detection.abnormal.iter().take(8).map(|a| describe(a).into()).collect();
-    observation.facts.insert("signals".into(), lines.into());
+    if !lines.is_empty() {
+        observation.facts.insert("signals".into(), lines.into());
+    }
     if let Some(quiet) = &detection.quiet {
         observation.facts.insert("quiet".into(), quiet.clone().into());
     }

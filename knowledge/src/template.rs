@@ -19,7 +19,7 @@ impl Default for Sentences {
         env.add_filter("num", number);
         env.add_filter("ms", millis);
         env.add_filter("secs", |n: f64| millis(n * 1000.0));
-        env.add_filter("times", |n: f64| format!("{} times", number(n)));
+        env.add_filter("times", times);
         env.add_filter("short", |text: String| short(&text, 120));
         Self { env }
     }
@@ -69,6 +69,11 @@ fn group(n: f64) -> String {
         out.push(digit);
     }
     if n < 0.0 { format!("-{out}") } else { out }
+}
+
+/// A ratio as `41.2 times`. Facts cap ratios at 1000: from there on the true one may be larger.
+fn times(n: f64) -> String {
+    if n >= 1000.0 { "more than 1,000 times".to_owned() } else { format!("{} times", number(n)) }
 }
 
 /// Bytes in binary units: `512 kB`, `64 MB`, `1.5 GB`.
@@ -127,6 +132,7 @@ mod tests {
         let sentences = Sentences::default();
         let facts = serde_json::json!({"table": "public.orders", "ratio": 41.2});
         assert_eq!(sentences.render("{{ table }} {{ ratio|times }}", &facts).unwrap(), "public.orders 41.2 times");
+        assert_eq!(times(1000.0), "more than 1,000 times");
         assert!(sentences.render("{{ nothing }}", &facts).is_err());
         assert!(sentences.render("{{ table", &facts).is_err());
     }

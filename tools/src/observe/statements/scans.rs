@@ -150,17 +150,19 @@ fn dropped(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan) {
     }
 }
 
-/// `stale_statistics`: the table touched by heavy statements with most rows changed since ANALYZE.
+/// `stale_statistics`: of the tables that the top statement touches, the one with most rows changed since ANALYZE. Tables
+/// of other statements say nothing of why this one is slower.
 pub fn stale_statistics(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
     let mut sheet = FactSheet::new("stale_statistics", scene);
     let w = window(scene);
-    let touched: Vec<String> = loaded(capture, w).into_iter().filter(|s| s.share > 0.1).flat_map(|s| s.features.tables).collect();
+    let top = super::top::top(scene);
+    let touched: Vec<String> = loaded(capture, w).into_iter().filter(|s| Some(s.id) == top).flat_map(|s| s.features.tables).collect();
     let work = table_work(capture, Some(w));
     let in_use = work.iter().filter(|(table, _)| touched.iter().any(|t| same_table(t, table)));
     let share = |t: &TableWork| t.before.n_mod_since_analyze / t.before.n_live_tup.max(1.0);
     let Some((table, t)) = in_use.max_by(|a, b| share(a.1).total_cmp(&share(b.1))) else {
-        return sheet.finish("no table of a heavy statement was sampled");
+        return sheet.finish("no table of the top statement was sampled");
     };
     sheet.put("table", table.as_str()).put("modified_share", share(t)).put("live_rows", t.after.n_live_tup);
     sheet.put("since_analyze_s", t.after.since_analyze_s).put("never_analyzed", t.after.since_analyze_s.is_none());

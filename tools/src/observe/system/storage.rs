@@ -45,6 +45,8 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
     }
     oldest_snapshot(scene, &mut sheet, window);
     let frozen = capture.tables.iter().map(|t| t.frozen_xid_age).reduce(f64::max).or_else(|| peak(capture, "frozen_xid_age", Some(window)));
+    let oldest = capture.tables.iter().max_by(|a, b| a.frozen_xid_age.total_cmp(&b.frozen_xid_age));
+    sheet.put("frozen_table", oldest.map(|t| t.table.as_str()));
     let limit = setting(capture, "autovacuum_freeze_max_age");
     sheet.put("frozen_xid_age_max", frozen).put("freeze_max_age", limit);
     sheet.put("wraparound_share", frozen.zip(limit).map(|(f, l)| f / l.max(1.0)));
