@@ -11,6 +11,7 @@ use galen_knowledge::cause::{Cause, Test, Verdict};
 use galen_knowledge::chunk::KnowledgeChunk;
 use galen_knowledge::condition::Condition;
 use galen_knowledge::graph::CauseGraph;
+use galen_knowledge::remedy_sql::RemedySql;
 use galen_knowledge::template::Sentences;
 use galen_tools::capture::Capture;
 use galen_tools::detect::{self, Abnormal, DetectOptions, Detection, Direction};
@@ -129,8 +130,8 @@ pub async fn diagnose(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Diagnosis {
     let mut detection = detect::detect(capture, &library.signals, &options.detect);
-    let called_from_outside = capture.alerts.iter().any(|a| a.source != "detector");
-    let worth_a_search = detection.window.is_some() || called_from_outside || capture.manifest.origin != "live";
+    // Whoever raised the alert, Galen's own detector included, is owed a search.
+    let worth_a_search = detection.window.is_some() || !capture.alerts.is_empty() || capture.manifest.origin != "live";
     if detection.window.is_none() && worth_a_search {
         detection.window = capture.span();
         detection.baseline = None;
@@ -174,6 +175,7 @@ pub struct Case<'a> {
     prober: &'a dyn Prober,
     progress: &'a (dyn Fn(Progress) + Send + Sync),
     sentences: Sentences,
+    statements: RemedySql,
     probe_ms: f64,
 }
 
@@ -199,6 +201,7 @@ impl<'a> Case<'a> {
             prober,
             progress,
             sentences: Sentences::default(),
+            statements: RemedySql::default(),
             probe_ms: 0.0,
         }
     }
@@ -211,6 +214,12 @@ impl<'a> Case<'a> {
     /// Renders a sentence of the catalog; none when a fact it needs is missing.
     pub fn say(&self, template: &str, tool: Option<&str>) -> Option<String> {
         let text = self.sentences.render(template, self.board.context_for(tool)).ok()?;
+        Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    }
+
+    /// Renders a statement of a remedy, with every value quoted as its place demands.
+    pub fn say_sql(&self, template: &str) -> Option<String> {
+        let text = self.statements.render(template, self.board.context_for(None)).ok()?;
         Some(text.trim().to_owned()).filter(|t| !t.is_empty())
     }
 
@@ -331,7 +340,11 @@ impl<'a> Case<'a> {
         };
         template.and_then(|t| self.say(t, Some(&test.tool))).unwrap_or_else(|| {
             let seen = self.board.of_tool(&test.tool).map(|e| e.lines.join("; ")).unwrap_or_default();
-            if seen.is_empty() { format!("{} does not decide it.", test.tool) } else { seen }
+            match verdict {
+                _ if seen.is_empty() => format!("{} does not decide it.", test.tool),
+                Verdict::Inconclusive => format!("{} does not decide it: {seen}", test.tool),
+                decided => format!("{} {} it: {seen}", test.tool, if decided == Verdict::Supported { "supports" } else { "refutes" }),
+            }
         })
     }
 
@@ -416,7 +429,7 @@ pub fn describe(abnormal: &Abnormal) -> String {
         "1/s" => format!("{}/s", galen_knowledge::template::number(value)),
         unit => format!("{} {unit}", galen_knowledge::template::number(value)).trim().to_owned(),
     };
-    match abnormal.baseline {
+    match abnormal.baseline.filter(|b| quantity(*b) != quantity(abnormal.observed)) {
         Some(baseline) => format!("{} {verb} from {} to {}", abnormal.signal, quantity(baseline), quantity(abnormal.observed)),
         None => format!("{} is at {}", abnormal.signal, quantity(abnormal.observed)),
     }

@@ -14,13 +14,7 @@ impl Default for Sentences {
         // A sentence about a fact that is not there is not said at all.
         env.set_undefined_behavior(UndefinedBehavior::Strict);
         env.set_fuel(Some(200_000));
-        env.add_filter("bytes", bytes);
-        env.add_filter("pct", |n: f64| format!("{} %", number(n * 100.0)));
-        env.add_filter("num", number);
-        env.add_filter("ms", millis);
-        env.add_filter("secs", |n: f64| millis(n * 1000.0));
-        env.add_filter("times", times);
-        env.add_filter("short", |text: String| short(&text, 120));
+        add_filters(&mut env);
         Self { env }
     }
 }
@@ -41,6 +35,17 @@ impl Sentences {
     pub fn check(&self, template: &str) -> Result<(), String> {
         self.env.template_from_str(template).map(|_| ()).map_err(|e| e.to_string())
     }
+}
+
+/// The filters that print values for people.
+pub(crate) fn add_filters(env: &mut Environment<'static>) {
+    env.add_filter("bytes", bytes);
+    env.add_filter("pct", |n: f64| format!("{} %", number(n * 100.0)));
+    env.add_filter("num", number);
+    env.add_filter("ms", millis);
+    env.add_filter("secs", |n: f64| millis(n * 1000.0));
+    env.add_filter("times", times);
+    env.add_filter("short", |text: String| short(&text, 120));
 }
 
 /// At most three significant digits, thousands grouped: `1,234,000`, `12.3`, `0.05`.

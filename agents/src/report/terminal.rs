@@ -7,6 +7,8 @@ use super::{Report, RootCause, Status};
 
 /// Ruled-out causes shown.
 const MOST_RULED_OUT: usize = 6;
+/// Lines of a remedy's statement shown.
+const MOST_LINES: usize = 8;
 
 struct Paint(bool);
 
@@ -89,11 +91,17 @@ fn root_cause(out: &mut String, report: &Report, cause: &RootCause, paint: &Pain
     }
     for remedy in cause.remedies.iter().take(2) {
         let _ = writeln!(out, "\n  {}", paint.bold(&format!("→ {}", plain(&remedy.title))));
-        for line in remedy.sql.lines().take(8) {
+        for line in remedy.sql.lines().take(MOST_LINES) {
             let _ = writeln!(out, "      {}", paint.with("36", &plain(line)));
+        }
+        let more = remedy.sql.lines().count().saturating_sub(MOST_LINES);
+        if more > 0 {
+            let _ = writeln!(out, "      {}", paint.dim(&format!("and {more} more lines in the full report")));
         }
         let _ = writeln!(out, "{}", wrap(&format!("lock: {}", remedy.lock), width, "    "));
         let _ = writeln!(out, "{}", wrap(&format!("effect: {}", remedy.effect), width, "    "));
+        let _ = writeln!(out, "{}", wrap(&format!("undo: {}", remedy.rollback), width, "    "));
+        let _ = writeln!(out, "{}", wrap(&format!("verify: {}", remedy.verify), width, "    "));
     }
 }
 

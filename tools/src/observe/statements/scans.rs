@@ -79,6 +79,11 @@ pub(crate) fn quoted(name: &str) -> String {
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
+/// True when literals of a definition out of the catalog were masked: it is no longer the statement that was run.
+pub(crate) fn masked(definition: &str) -> bool {
+    definition.contains("'?")
+}
+
 /// `table_scans`.
 pub fn table_scans(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
@@ -126,7 +131,8 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan, id: i64)
         return;
     }
     let served = indexes_of(capture, &scan.table).iter().any(|i| i.valid && i.columns.first().is_some_and(|c| scan.columns.contains(c)));
-    if !capture.indexes.is_empty() {
+    // A live collector that sampled tables has looked for indexes too: then there are none.
+    if !capture.indexes.is_empty() || (capture.manifest.origin == "live" && !capture.tables.is_empty()) {
         sheet.put("index_exists", served);
     }
     sheet.put("predicate_columns", scan.columns.clone());
@@ -143,7 +149,9 @@ fn dropped(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan) {
         let known = scene.capture.indexes.iter().rfind(|i| i.index == event.object);
         let Some(index) = known.filter(|i| i.table == scan.table) else { continue };
         if index.columns.first().is_some_and(|c| scan.columns.contains(c)) {
-            sheet.put("dropped_index", index.index.as_str()).put("dropped_definition", index.definition.as_str());
+            sheet.put("dropped_index", index.index.as_str());
+            // A definition with a masked literal cannot be put back as it was.
+            sheet.put("dropped_definition", Some(index.definition.as_str()).filter(|d| !masked(d)));
             sheet.culprit(CulpritKind::Index, &index.index, "dropped");
             return;
         }
