@@ -40,8 +40,9 @@ fn many(folder: &Path, count: u32) -> PathBuf {
     }
     let (code, _, error) = run(&["import", "dbot", text(&input), "-o", text(&suite)]);
     assert_eq!(code, 0, "{error}");
-    for entry in std::fs::read_dir(&suite).unwrap() {
-        let path = entry.unwrap().path();
+    let captures: Vec<PathBuf> = std::fs::read_dir(&suite).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(captures.len(), count as usize);
+    for path in captures {
         std::fs::write(path.with_extension("answer.json"), r#"{"causes":["healthy"]}"#).unwrap();
     }
     suite
@@ -196,7 +197,7 @@ fn a_file_has_one_writer_and_belongs_to_one_run() {
     drop(held);
     assert_eq!(bench_run(&suite, &out, &["--labels-from-names"]).0, 0);
     let (code, _, error) = bench_run(&suite, &out, &["--labels-from-names", "--seed", "8"]);
-    assert!(code == 2 && error.contains("belongs to another run (options"), "{error}");
+    assert!(code == 2 && error.contains("belongs to another run (options.seed: 7 / 8)"), "{error}");
     let (code, _, error) = run(&["bench", "compare", text(&out), text(&suite.join("healthy.galen"))]);
     assert_eq!((code, error.lines().count()), (5, 1), "{error}");
 }

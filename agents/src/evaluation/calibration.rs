@@ -65,7 +65,9 @@ pub fn of_pairs(pairs: &[(f64, f64)]) -> Calibration {
         cases: pairs.len(),
         brier: column(&|p| (p.0 - p.1).powi(2)),
         brier_of_base_rate: rate * (1.0 - rate),
-        ece: bins.iter().map(|b| share(b) * (b.probability - b.right).abs()).sum(),
+        ece: bins.iter().map(|b| share(b) * (b.probability - b.right).abs()).sum::<f64>()
+            // An empty sum is -0.
+            + 0.0,
         bins,
     }
 }

@@ -1,8 +1,9 @@
 //! Two runs side by side: for each task the difference with its confidence interval, and the cases that changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::Capability;
 use super::bootstrap::{Interval, interval};
@@ -130,13 +131,25 @@ fn named(case: &CaseLine) -> Vec<String> {
     case.named.iter().map(|n| n.cause.clone()).collect()
 }
 
-/// Names of the pins that differ, with both values.
+/// Pins that differ, by their path, with both values: `options.seed: 7 / 9`.
 pub fn differing_pins(before: &Run, after: &Run) -> Vec<String> {
     let value = |run: &Run| serde_json::to_value(&run.header.pins).unwrap_or_default();
-    let (old, new) = (value(before), value(after));
-    let Some(names) = old.as_object() else { return Vec::new() };
-    let short = |v: &serde_json::Value| v.to_string().chars().take(80).collect::<String>();
-    names.iter().filter(|(k, v)| new.get(*k) != Some(v)).map(|(k, v)| format!("{k}: {} / {}", short(v), short(&new[k]))).collect()
+    let mut found = Vec::new();
+    differences("", &value(before), &value(after), &mut found);
+    found
+}
+
+fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    if let (Value::Object(old), Value::Object(new)) = (old, new) {
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let of = |map: &Map<String, Value>| map.get(name).cloned().unwrap_or_default();
+            differences(&below, &of(old), &of(new), found);
+        }
+    } else if old != new {
+        found.push(format!("{path}: {old} / {new}"));
+    }
 }
 
 #[cfg(test)]
@@ -177,5 +190,10 @@ mod tests {
         let told = compare(&one, &other, 7);
         assert_eq!((told.cases, told.left_out.len()), (0, 3));
         assert_eq!(told.pins, ["galen_version: \"\" / \"9\""]);
+        let mut seeded = one.clone();
+        seeded.header.pins.options = Some(crate::driver::Options::default());
+        let mut reseeded = seeded.clone();
+        reseeded.header.pins.options.as_mut().unwrap().seed = 9;
+        assert_eq!(differing_pins(&seeded, &reseeded), ["options.seed: 7 / 9"]);
     }
 }

@@ -177,7 +177,7 @@ fn stands(value: &Value, number: &Number) -> bool {
 
 fn written(text: &str, number: &Number) -> bool {
     numbers(text).iter().any(|n| (n.value - number.value).abs() <= number.error && n.unit == number.unit)
-        || text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == ',')).any(|word| word == number.text)
+        || text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | ',' | '-'))).any(|word| word == number.text)
 }
 
 #[cfg(test)]
@@ -196,7 +196,10 @@ mod tests {
         Report {
             summary: vec![Claim { text: text.into(), evidence: ids.iter().map(|i| (*i).into()).collect() }],
             evidence: vec![
-                evidence("E1", json!({"rows_per_s": 410_000.4, "rows_per_s_base": 10_000.0, "lock_share": 0.425, "note": "pid 812"})),
+                evidence(
+                    "E1",
+                    json!({"rows_per_s": 410_000.4, "rows_per_s_base": 10_000.0, "lock_share": 0.425, "note": "pid 812", "query_id": "-3776040238679806254"}),
+                ),
                 evidence("E2", json!({"wal_bytes_per_s": 1_572_864.0, "age_s": 320.0, "mean_ms": 4.25, "tables": ["a", "b"]})),
             ],
             ..Report::default()
@@ -208,6 +211,7 @@ mod tests {
         for (text, id) in [
             ("Scans read 410,000 rows/s, 41 times the baseline.", "E1"),
             ("Locks take 42.5 % of the time of pid 812.", "E1"),
+            ("Statement -3776040238679806254 takes them.", "E1"),
             ("It writes 1.5 MB/s of WAL.", "E2"),
             ("It is open for 5 min 20 s.", "E2"),
             ("A call takes 4.25 ms in 2 tables.", "E2"),

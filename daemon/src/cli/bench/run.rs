@@ -12,6 +12,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use galen_agents::driver::{Library, Options, diagnose};
+use galen_agents::evaluation::calibration::calibration;
 use galen_agents::evaluation::record::{CaseLine, FORMAT, Header, Line, Run};
 use galen_agents::evaluation::score::{hierarchy, scores};
 use galen_agents::llm::Provider;
@@ -228,7 +229,10 @@ fn summary(global: &Global, path: &std::path::Path) -> Result<(), Failure> {
             score.cases
         ));
     }
-    let told = galen_agents::evaluation::calibration::calibration(&run);
+    let told = calibration(&run);
+    if told.cases == 0 {
+        return Ok(());
+    }
     output::line(&format!(
         "calibration of the first cause: Brier {:.3} (knowing only the accuracy {:.3}), expected calibration error {:.3}",
         told.brier, told.brier_of_base_rate, told.ece
