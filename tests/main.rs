@@ -5,5 +5,6 @@
 
 mod cli;
 mod doors;
+mod evaluation;
 mod live;
 mod support;

@@ -3,6 +3,7 @@
 mod bench;
 mod capture;
 mod client;
+mod density;
 mod import;
 mod misc;
 mod model;
@@ -68,9 +69,9 @@ enum Command {
     Config(misc::ConfigArgs),
     /// Print the SQL of a least-privilege role
     InitRole(misc::InitRoleArgs),
-    /// Language models: list, info, verify, calibrate
+    /// Language models: list, info, verify, quantize, calibrate, density
     Model(model::ModelArgs),
-    /// Measure speed: replay, intake
+    /// Run, compare and report labelled suites; measure speed
     Bench(bench::BenchArgs),
     /// Print a completion script
     Completions(misc::CompletionsArgs),
