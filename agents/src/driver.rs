@@ -27,6 +27,7 @@ use crate::llm::skill::Skills;
 use crate::panel;
 use crate::report::Report;
 use crate::search::{Outcome, Search, Step};
+use crate::signature::{self, Signatures};
 
 /// How to diagnose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,6 +117,8 @@ pub struct Library {
     pub signals: SignalTable,
     /// Measured skill of models.
     pub skill: Skills,
+    /// Learnt signatures; `signature::extend` gives the catalog the tests that ask for them.
+    pub signatures: Signatures,
 }
 
 /// Diagnoses a capture. The same call serves a live target (its prober asks the server) and a replay
@@ -281,7 +284,14 @@ impl<'a> Case<'a> {
         let wanted: BTreeSet<&str> = tools.iter().copied().filter(|t| !self.board.has(t)).collect();
         let scene = Scene { capture: self.capture, detection: self.detection, prober: self.prober };
         let affordable = self.probe_ms < self.options.max_probe_ms;
-        let calls = wanted.iter().map(|tool| async { if affordable { observe::observe(tool, &scene).await } else { refused(tool) } });
+        let (table, learnt) = (&self.library.signals, &self.library.signatures);
+        let calls = wanted.iter().map(|tool| async {
+            match *tool {
+                signature::TOOL => signature::observe(scene.capture, scene.detection, learnt, table),
+                tool if affordable => observe::observe(tool, &scene).await,
+                tool => refused(tool),
+            }
+        });
         for observation in join_all(calls).await {
             self.probe_ms += observation.cost_ms;
             self.board.publish(observation);

@@ -30,6 +30,8 @@ enum Suite {
         #[arg(long, default_value_t = 10)]
         rounds: u32,
     },
+    /// Recorded MySQL incidents: detection, root causes by learnt signatures, and the controls beside them
+    Dbsherlock(super::dbsherlock::DbsherlockArgs),
     /// Milliseconds until an alert is durable
     Intake {
         #[arg(long, default_value_t = 1000)]
@@ -41,6 +43,7 @@ enum Suite {
 pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let (name, mut ms) = match args.suite {
         Suite::Replay { paths, rounds } => ("replay", replays(global, &paths, rounds).await?),
+        Suite::Dbsherlock(args) => return super::dbsherlock::dbsherlock(global, &args).await,
         Suite::Intake { alerts } => {
             let folder = tempfile::tempdir().map_err(|e| Failure::fault(e.to_string()))?;
             ("intake", bench_intake(folder.path(), alerts)?)

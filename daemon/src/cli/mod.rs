@@ -3,7 +3,9 @@
 mod bench;
 mod capture;
 mod client;
+mod dbsherlock;
 mod import;
+mod learn;
 mod misc;
 mod model;
 mod replay;
@@ -70,7 +72,9 @@ enum Command {
     InitRole(misc::InitRoleArgs),
     /// Language models: list, info, verify, calibrate
     Model(model::ModelArgs),
-    /// Measure speed: replay, intake
+    /// Learn causal signatures from labelled captures
+    Learn(learn::LearnArgs),
+    /// Measure speed and benchmarks: replay, intake, dbsherlock
     Bench(bench::BenchArgs),
     /// Print a completion script
     Completions(misc::CompletionsArgs),
@@ -149,6 +153,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(args) => misc::config(&global, &args),
         Command::InitRole(args) => misc::init_role(&args),
         Command::Model(args) => model::model(&global, args).await,
+        Command::Learn(args) => learn::learn(&global, &args),
         Command::Bench(args) => bench::bench(&global, args).await,
         Command::Completions(args) => {
             misc::completions(&args);

@@ -41,6 +41,9 @@ pub struct ReplayArgs {
     /// Write each report as a page into this folder
     #[arg(long, value_name = "DIR")]
     html: Option<PathBuf>,
+    /// Learnt signatures to use instead of those in the data folder
+    #[arg(long, value_name = "FILE")]
+    signatures: Option<PathBuf>,
     /// Seed for choices that break ties
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -49,7 +52,11 @@ pub struct ReplayArgs {
 /// Replays all captures in order; what cannot be read costs one line each and the exit code.
 pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     let files = expand(&args.paths)?;
-    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let mut library = engine::library(&global.load()?.data_dir)?;
+    if let Some(file) = &args.signatures {
+        library = engine::with_signatures(library, file)?;
+    }
+    let library = Arc::new(library);
     let provider = match &args.model {
         Some(name) => Some(engine::provider(name, None, 2, 120).await?),
         None => None,
