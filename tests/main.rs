@@ -5,5 +5,6 @@
 
 mod cli;
 mod doors;
+mod learn;
 mod live;
 mod support;

@@ -8,4 +8,5 @@ pub mod chunk;
 pub mod condition;
 pub mod error;
 pub mod graph;
+pub mod prepared;
 pub mod template;

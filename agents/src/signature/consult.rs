@@ -87,8 +87,7 @@ pub fn extend(catalog: &mut Catalog, signatures: &Signatures) {
 
 fn test(class: &Signature) -> Test {
     let share = format!("share_{}", slug(&class.name));
-    // Names are other people's text: they must not end a template.
-    let name: String = class.name.chars().filter(|c| !matches!(c, '{' | '}' | '%' | '#')).collect();
+    let name = plain(&class.name);
     Test {
         id: format!("signature_{}", slug(&class.name)),
         tool: TOOL.into(),
@@ -102,6 +101,12 @@ fn test(class: &Signature) -> Test {
     }
 }
 
+/// Names are other people's text: they must not open a template, nor break a line.
+fn plain(name: &str) -> String {
+    let kept: String = name.chars().map(|c| if c.is_control() || matches!(c, '{' | '}' | '%' | '#') { ' ' } else { c }).collect();
+    kept.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// A cause that is known by its signature alone.
 fn stranger(class: &Signature) -> Cause {
     let mut moves: Vec<(&String, f64)> = class.effects.iter().filter(|(_, e)| e.abs() >= SYMPTOM).map(|(n, e)| (n, *e)).collect();
@@ -111,7 +116,7 @@ fn stranger(class: &Signature) -> Cause {
         .take(MOST)
         .map(|(signal, effect)| Symptom { signal: signal.clone(), direction: if effect > 0.0 { "up" } else { "down" }.into() })
         .collect();
-    let name: String = class.name.chars().filter(|c| !matches!(c, '{' | '}' | '%' | '#')).collect();
+    let name = plain(&class.name);
     Cause {
         id: slug(&class.name),
         title: name.clone(),

@@ -7,6 +7,8 @@
 mod consult;
 pub mod effects;
 pub mod learn;
+#[cfg(test)]
+mod tests;
 mod unmix;
 
 use std::collections::BTreeMap;

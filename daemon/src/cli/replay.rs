@@ -21,6 +21,7 @@ use crate::{engine, output};
 #[command(after_help = "Examples:
   galen replay incident.galen
   galen replay captures/ --json --jobs 2 > reports.jsonl
+  galen replay incident.galen --signatures learnt.toml
   galen replay incident.galen --model qwen2.5-coder-1.5b --html pages/")]
 pub struct ReplayArgs {
     /// Captures, or folders of captures

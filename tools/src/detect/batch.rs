@@ -48,9 +48,10 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
     if signals.iter().filter(|s| s.spec.name.is_empty()).count() * 2 > signals.len() {
         let grids: Vec<&[f64]> = signals.iter().map(|s| s.grid.as_slice()).collect();
         let work = signals.iter().position(|s| s.name == THROUGHPUT);
-        if let Some(found) = shift::find(&grids, warm_up, work) {
-            return conclude_shift(&signals, &found, start, options);
-        }
+        return match shift::find(&grids, warm_up, work) {
+            Some(found) => conclude_shift(&signals, &found, start, options),
+            None => quiet("too short to tell one stretch from the rest"),
+        };
     }
     let best = candidates(steps, warm_up)
         .into_iter()

@@ -10,7 +10,10 @@
 const LEAST: usize = 5;
 /// A signal witnesses a shift when this share of its variance lies between inside and outside: a strong effect.
 pub(super) const WITNESS: f64 = 0.3;
-/// A shift counts when at least this share of all signals witness it; healthy stretches have half of that.
+/// And when steps times that share, which is about chi-squared with one degree of freedom where nothing happens, is beyond what
+/// the best of all stretches reaches by chance in signals that remember their last values.
+const CHANCE: f64 = 20.0;
+/// A shift counts when at least this share of the signals that change at all witness it; healthy stretches have a third of that.
 const WITNESSES: f64 = 0.1;
 /// Most steps that are scanned; longer captures are scanned on a coarser grid.
 const MOST_STEPS: usize = 256;
@@ -45,16 +48,23 @@ pub(super) fn find(grids: &[&[f64]], skip: usize, throughput: Option<usize>) -> 
     let ranked = Ranked::of(grids, skip, width);
     let (from, to) = ranked.best()?;
     let (from, mut to) = (skip + from * width, (skip + to * width).min(steps));
+    let strength: Vec<f64> = grids.iter().map(|grid| between(&grid[skip..from], &grid[from..to])).collect();
+    let least = witness(to - skip);
+    let witnesses = strength.iter().filter(|r2| **r2 >= least).count();
+    let moving = grids.iter().filter(|grid| grid[skip..].windows(2).any(|w| w[0] != w[1])).count();
+    let certain = witnesses >= 2 && witnesses as f64 >= WITNESSES * moving as f64;
     if let Some(work) = throughput.and_then(|i| grids.get(i))
         && steps - to >= LEAST
         && slower(&work[skip..from], &work[to..])
     {
         to = steps;
     }
-    let strength: Vec<f64> = grids.iter().map(|grid| between(&grid[skip..from], &grid[from..to])).collect();
-    let witnesses = strength.iter().filter(|r2| **r2 >= WITNESS).count();
-    let certain = witnesses >= 2 && witnesses as f64 >= WITNESSES * grids.len() as f64;
     Some(Shift { skip, from, to, strength, certain })
+}
+
+/// The least share of variance that makes a witness over so many steps.
+fn witness(steps: usize) -> f64 {
+    WITNESS.max(CHANCE / steps.max(1) as f64)
 }
 
 /// True for a counter: it changes often and (almost) always the same way, so that only its differences tell anything.

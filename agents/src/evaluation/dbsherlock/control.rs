@@ -13,6 +13,8 @@ pub(super) type Levels = BTreeMap<String, f64>;
 const MOST_Z: f64 = 10.0;
 /// A second is out of line for a signal from this robust z score on.
 const OUT: f64 = 3.0;
+/// Seconds at the start that every method leaves out: the load generator warms up.
+const WARM_UP: usize = 10;
 /// Seconds in line that do not end a stretch.
 const GAP: i64 = 2;
 
@@ -58,6 +60,7 @@ pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
             }
         }
     }
+    share.iter_mut().take(WARM_UP).for_each(|s| *s = 0.0);
     let typical = median(&mut share.clone())?;
     let limit = (typical + share.iter().copied().fold(0.0, f64::max)) / 2.0;
     let mut best: Option<(i64, i64)> = None;
