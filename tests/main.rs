@@ -6,5 +6,6 @@
 mod cli;
 mod doors;
 mod evaluation;
+mod learn;
 mod live;
 mod support;

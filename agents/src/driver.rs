@@ -9,10 +9,7 @@ use serde::{Deserialize, Serialize};
 use galen_knowledge::catalog::Catalog;
 use galen_knowledge::cause::{Cause, Test, Verdict};
 use galen_knowledge::chunk::KnowledgeChunk;
-use galen_knowledge::condition::Condition;
 use galen_knowledge::graph::CauseGraph;
-use galen_knowledge::remedy_sql::RemedySql;
-use galen_knowledge::template::Sentences;
 use galen_tools::capture::Capture;
 use galen_tools::detect::{self, Abnormal, DetectOptions, Detection, Direction};
 use galen_tools::model::Window;
@@ -28,6 +25,7 @@ use crate::llm::skill::Skills;
 use crate::panel;
 use crate::report::Report;
 use crate::search::{Outcome, Search, Step};
+use crate::signature::{self, Signatures};
 
 /// How to diagnose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +115,8 @@ pub struct Library {
     pub signals: SignalTable,
     /// Measured skill of models.
     pub skill: Skills,
+    /// Learnt signatures; `signature::extend` gives the catalog the tests that ask for them.
+    pub signatures: Signatures,
 }
 
 /// Diagnoses a capture. The same call serves a live target (its prober asks the server) and a replay
@@ -174,8 +174,6 @@ pub struct Case<'a> {
     pub panel: Vec<(Invited, u64)>,
     prober: &'a dyn Prober,
     progress: &'a (dyn Fn(Progress) + Send + Sync),
-    sentences: Sentences,
-    statements: RemedySql,
     probe_ms: f64,
 }
 
@@ -200,8 +198,6 @@ impl<'a> Case<'a> {
             panel: Vec::new(),
             prober,
             progress,
-            sentences: Sentences::default(),
-            statements: RemedySql::default(),
             probe_ms: 0.0,
         }
     }
@@ -213,19 +209,19 @@ impl<'a> Case<'a> {
 
     /// Renders a sentence of the catalog; none when a fact it needs is missing.
     pub fn say(&self, template: &str, tool: Option<&str>) -> Option<String> {
-        let text = self.sentences.render(template, self.board.context_for(tool)).ok()?;
+        let text = self.library.catalog.prepared().sentences().render_value(template, self.board.context_for(tool)).ok()?;
         Some(text.trim().to_owned()).filter(|t| !t.is_empty())
     }
 
     /// Renders a statement of a remedy, with every value quoted as its place demands.
     pub fn say_sql(&self, template: &str) -> Option<String> {
-        let text = self.statements.render(template, self.board.context_for(None)).ok()?;
+        let text = self.library.catalog.prepared().statements().render(template, self.board.context_for(None)).ok()?;
         Some(text.trim().to_owned()).filter(|t| !t.is_empty())
     }
 
     /// Judges a condition over all facts, namespaced by tool.
     pub fn holds(&self, condition: &str) -> Option<bool> {
-        Condition::parse(condition).ok()?.holds(self.board.facts())
+        self.library.catalog.prepared().holds(condition, self.board.facts())
     }
 
     /// Milliseconds that probes of this diagnosis cost the target.
@@ -260,9 +256,10 @@ impl<'a> Case<'a> {
         }
         self.tell(Progress::ExpertsChosen { experts: experts.iter().map(|i| i.expert.id.clone()).collect() });
         let first = self.panel.len();
+        let abnormal = directions(self.detection);
         for invited in experts {
             for cause in self.library.catalog.iter().filter(|c| invited.expert.owns(&c.domain)) {
-                self.search.open(&invited.expert.id, &cause.id, symptoms(cause, self.detection));
+                self.search.open(&invited.expert.id, &cause.id, symptoms(cause, &abnormal));
             }
             self.panel.push((invited, 0));
         }
@@ -290,7 +287,14 @@ impl<'a> Case<'a> {
         let wanted: BTreeSet<&str> = tools.iter().copied().filter(|t| !self.board.has(t)).collect();
         let scene = Scene { capture: self.capture, detection: self.detection, prober: self.prober };
         let affordable = self.probe_ms < self.options.max_probe_ms;
-        let calls = wanted.iter().map(|tool| async { if affordable { observe::observe(tool, &scene).await } else { refused(tool) } });
+        let (table, learnt) = (&self.library.signals, &self.library.signatures);
+        let calls = wanted.iter().map(|tool| async {
+            match *tool {
+                signature::TOOL => signature::observe(scene.capture, scene.detection, learnt, table),
+                tool if affordable => observe::observe(tool, &scene).await,
+                tool => refused(tool),
+            }
+        });
         for observation in join_all(calls).await {
             self.probe_ms += observation.cost_ms;
             self.board.publish(observation);
@@ -300,7 +304,8 @@ impl<'a> Case<'a> {
     fn judge(&mut self, expert: usize, step: &Step) {
         let Some(test) = self.test_of(step) else { return };
         let facts = self.board.facts_for(&test.tool);
-        let holds = |condition: &str| Condition::parse(condition).ok().and_then(|c| c.holds(&facts)) == Some(true);
+        let prepared = self.library.catalog.prepared();
+        let holds = |condition: &str| prepared.holds(condition, &facts) == Some(true);
         let verdict = if holds(&test.supports) {
             Verdict::Supported
         } else if test.refutes.as_deref().is_some_and(holds) {
@@ -377,17 +382,22 @@ fn refused(tool: &str) -> Observation {
     }
 }
 
+/// Abnormal signals, with and without their labels, and whether they rose.
+fn directions(detection: &Detection) -> BTreeSet<(&str, bool)> {
+    let rose = |a: &Abnormal| a.direction == Direction::Up;
+    let names = detection.abnormal.iter().flat_map(|a| {
+        let bare = a.signal.split('{').next().unwrap_or_default();
+        [(a.signal.as_str(), rose(a)), (bare, rose(a))]
+    });
+    names.collect()
+}
+
 /// Likelihood ratio of the symptoms: what a cause predicts and is abnormal speaks for it, mildly.
-fn symptoms(cause: &Cause, detection: &Detection) -> f64 {
-    if detection.abnormal.is_empty() {
+fn symptoms(cause: &Cause, abnormal: &BTreeSet<(&str, bool)>) -> f64 {
+    if abnormal.is_empty() {
         return 1.0;
     }
-    let matches = |signal: &str, direction: &str| {
-        detection.abnormal.iter().any(|a| {
-            let bare = a.signal.split('{').next().unwrap_or_default();
-            (a.signal == signal || bare == signal) && (a.direction == Direction::Up) == (direction == "up")
-        })
-    };
+    let matches = |signal: &str, direction: &str| abnormal.contains(&(signal, direction == "up"));
     match cause.symptom.iter().filter(|s| matches(&s.signal, &s.direction)).count() {
         0 => 0.5,
         1 => 1.4,

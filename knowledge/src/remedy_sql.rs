@@ -4,7 +4,6 @@
 //! one becomes a number or a quoted identifier. Only what the filter `sql` marks goes in as it is: statements and names
 //! that Galen itself has made out of quoted parts.
 
-use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use crate::template;
@@ -14,6 +13,7 @@ const OPEN: char = '\u{e000}';
 const CLOSE: char = '\u{e001}';
 
 /// Renders the statements of remedies.
+#[derive(Debug, Clone)]
 pub struct RemedySql {
     env: Environment<'static>,
 }
@@ -35,8 +35,8 @@ impl RemedySql {
     ///
     /// # Errors
     /// One line, when the template does not parse or names a fact that is missing.
-    pub fn render(&self, template: &str, context: impl serde::Serialize) -> Result<String, String> {
-        self.env.render_str(template, Serde(context)).map(|text| quote(&text)).map_err(|e| e.to_string())
+    pub fn render(&self, template: &str, context: Value) -> Result<String, String> {
+        self.env.render_str(template, context).map(|text| quote(&text)).map_err(|e| e.to_string())
     }
 }
 
@@ -95,12 +95,12 @@ fn identifier(raw: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use minijinja::context;
 
     use super::*;
 
     fn render(template: &str, value: &str) -> String {
-        RemedySql::default().render(template, json!({ "v": value })).unwrap()
+        RemedySql::default().render(template, context! { v => value }).unwrap()
     }
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(render("WHERE relid = '{{ v }}'::regclass", "public.Orders2"), "WHERE relid = 'public.\"Orders2\"'::regclass");
         assert_eq!(render("queryid = {{ v }};", "-377"), "queryid = -377;");
         assert_eq!(render("{{ v|sql }};", "DROP INDEX \"A\""), "DROP INDEX \"A\";");
-        assert!(RemedySql::default().render("{{ missing }}", json!({})).is_err());
+        assert!(RemedySql::default().render("{{ missing }}", context! {}).is_err());
     }
 
     #[test]

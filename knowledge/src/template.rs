@@ -1,11 +1,16 @@
 //! Sentences of the catalog: minijinja templates over facts, with filters that print numbers for people.
 
-use minijinja::value::Serde;
+use std::collections::HashMap;
+
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior};
 
 /// Renders the sentences of the catalog.
+#[derive(Debug, Clone)]
 pub struct Sentences {
     env: Environment<'static>,
+    /// Names of the templates that are parsed already, by source. The name itself says nothing: an ending would set escaping.
+    names: HashMap<String, String>,
 }
 
 impl Default for Sentences {
@@ -15,7 +20,7 @@ impl Default for Sentences {
         env.set_undefined_behavior(UndefinedBehavior::Strict);
         env.set_fuel(Some(200_000));
         add_filters(&mut env);
-        Self { env }
+        Self { env, names: HashMap::new() }
     }
 }
 
@@ -25,7 +30,29 @@ impl Sentences {
     /// # Errors
     /// One line, when the template does not parse or names a fact that is missing.
     pub fn render(&self, template: &str, context: impl serde::Serialize) -> Result<String, String> {
-        self.env.render_str(template, Serde(context)).map_err(|e| e.to_string())
+        self.render_value(template, Value::from(Serde(context)))
+    }
+
+    /// As [`Sentences::render`], over a value of the template engine that can be used again.
+    ///
+    /// # Errors
+    /// As [`Sentences::render`].
+    pub fn render_value(&self, template: &str, context: Value) -> Result<String, String> {
+        let known = self.names.get(template).and_then(|name| self.env.get_template(name).ok());
+        match known {
+            Some(parsed) => parsed.render(context),
+            None => self.env.render_str(template, context),
+        }
+        .map_err(|e| e.to_string())
+    }
+
+    /// Parses a template once, for all its uses.
+    pub fn prepare(&mut self, template: &str) {
+        let name = format!("sentence {}", self.names.len());
+        // One that does not parse fails where it is used.
+        if !self.names.contains_key(template) && self.env.add_template_owned(name.clone(), template.to_owned()).is_ok() {
+            self.names.insert(template.to_owned(), name);
+        }
     }
 
     /// Checks that a template parses.

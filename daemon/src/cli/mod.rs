@@ -3,8 +3,10 @@
 mod bench;
 mod capture;
 mod client;
+mod dbsherlock;
 mod density;
 mod import;
+mod learn;
 mod misc;
 mod model;
 mod replay;
@@ -71,7 +73,9 @@ enum Command {
     InitRole(misc::InitRoleArgs),
     /// Language models: list, info, verify, quantize, calibrate, density
     Model(model::ModelArgs),
-    /// Run, compare and report labelled suites; measure speed
+    /// Learn causal signatures from labelled captures
+    Learn(learn::LearnArgs),
+    /// Run, compare and report labelled suites; public benchmarks; speed
     Bench(bench::BenchArgs),
     /// Print a completion script
     Completions(misc::CompletionsArgs),
@@ -150,6 +154,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(args) => misc::config(&global, &args),
         Command::InitRole(args) => misc::init_role(&args),
         Command::Model(args) => model::model(&global, args).await,
+        Command::Learn(args) => learn::learn(&global, &args),
         Command::Bench(args) => bench::bench(&global, args).await,
         Command::Completions(args) => {
             misc::completions(&args);

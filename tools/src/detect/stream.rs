@@ -125,7 +125,7 @@ impl Stream {
         let usual = if baseline.len() >= 5 { Usual::of(&baseline, spec, &mut self.scratch) } else { None };
         let score = usual.map_or(0.0, |u| u.score(value, spec));
         let limit = beyond_limit(value, spec);
-        let counts = weight(score, limit, spec);
+        let counts = weight(score, limit, spec.triggers);
         rolling.last_abnormal = (counts > 0.0).then(|| Abnormal {
             signal: name.to_owned(),
             unit: unit.to_owned(),

@@ -125,3 +125,69 @@ fn the_stream_keeps_quiet_on_healthy_noise() {
         assert_eq!(fired, 0, "seed {seed}");
     }
 }
+
+/// A recording of signals that no table knows: noise, a counter, spikes; `moved` of them shift by three deviations inside.
+fn strangers(seed: u64, moved: usize, window: (i64, i64)) -> Detection {
+    let mut noise = Noise(seed.wrapping_mul(6_007).wrapping_add(17));
+    let mut capture = Capture::default();
+    for second in 0..130 {
+        let inside = (window.0..window.1).contains(&second);
+        let mut values: Vec<(String, &'static str, f64)> = (0..40)
+            .map(|i| {
+                let spike = if noise.next() > 0.98 { 40.0 } else { 0.0 };
+                let shift = if inside && i < moved { 3.0 } else { 0.0 };
+                (format!("attribute_{i}"), "", 100.0 + i as f64 + noise.normal() + shift + spike)
+            })
+            .collect();
+        values.push(("counter".into(), "", second as f64 * 5.0 + noise.next()));
+        values.push(("constant".into(), "", 16.0));
+        capture.absorb(Frame { at: second * 1000, values, ..Frame::default() });
+    }
+    detect(&capture, &SignalTable::builtin(), &DetectOptions::default())
+}
+
+#[test]
+fn signals_that_no_table_knows_show_a_shift_together() {
+    for (seed, window) in [(1, (60, 95)), (2, (30, 45)), (3, (90, 130)), (4, (25, 110))] {
+        let found = strangers(seed, 8, window);
+        let iou = found.window.map_or(0.0, |w| overlap(w, window));
+        assert!(iou >= 0.85, "{window:?}: {iou} {:?} {:?}", found.window, found.quiet);
+        let named = found.abnormal.iter().filter(|a| a.direction == super::Direction::Up).count();
+        assert!((6..=9).contains(&named), "{:?}", found.abnormal);
+        assert!(found.baseline.is_some_and(|b| b.end <= found.window.unwrap().start));
+    }
+}
+
+#[test]
+fn noise_that_no_table_knows_and_one_odd_signal_are_no_incident() {
+    for seed in 0..40 {
+        let found = strangers(seed, usize::from(seed % 2 == 0), (60, 95));
+        assert_eq!(found.window, None, "seed {seed}");
+        assert!(found.quiet.is_some() && found.abnormal.is_empty());
+    }
+}
+
+#[test]
+fn an_incident_lasts_until_the_throughput_is_back() {
+    let recording = |after: f64| {
+        let mut noise = Noise(5);
+        let mut capture = Capture::default();
+        for second in 0..130i64 {
+            let inside = (60..80).contains(&second);
+            let mut values: Vec<(String, &'static str, f64)> =
+                (0..20).map(|i| (format!("a{i}"), "", noise.normal() + if inside { 4.0 } else { 0.0 })).collect();
+            let level = if second < 60 {
+                100.0
+            } else if inside {
+                0.0
+            } else {
+                after
+            };
+            values.push(("tps".into(), "1/s", level + 5.0 * noise.normal()));
+            capture.absorb(Frame { at: second * 1000, values, ..Frame::default() });
+        }
+        detect(&capture, &SignalTable::builtin(), &DetectOptions::default()).window.unwrap()
+    };
+    assert!(overlap(recording(100.0), (60, 80)) > 0.85);
+    assert!(overlap(recording(60.0), (60, 130)) > 0.9);
+}

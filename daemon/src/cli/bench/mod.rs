@@ -45,6 +45,8 @@ enum Action {
     Verify(verify::VerifyArgs),
     /// Pass rates of weak models: sample until so many answers are right
     PassUntil(pass_until::PassUntilArgs),
+    /// Recorded MySQL incidents: detection, root causes by learnt signatures, and the controls beside them
+    Dbsherlock(super::dbsherlock::DbsherlockArgs),
     /// Milliseconds to read and diagnose a capture without a model
     Replay(speed::ReplayArgs),
     /// Milliseconds until an alert is durable
@@ -59,6 +61,7 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
         Action::Report(args) => report::report(global, &args),
         Action::Verify(args) => verify::verify(global, args).await,
         Action::PassUntil(args) => pass_until::pass_until(global, args).await,
+        Action::Dbsherlock(args) => super::dbsherlock::dbsherlock(global, &args).await,
         Action::Replay(args) => speed::replay(global, args).await,
         Action::Intake(args) => speed::intake(global, &args),
     }
