@@ -35,11 +35,14 @@ enum Suite {
         #[arg(long, default_value_t = 1000)]
         alerts: usize,
     },
+    /// Accuracy on D-Bot's specifications, recorded by `galen lab dbot`
+    Dbot(super::dbot::BenchDbotArgs),
 }
 
 /// `galen bench`.
 pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let (name, mut ms) = match args.suite {
+        Suite::Dbot(args) => return super::dbot::bench(global, &args).await,
         Suite::Replay { paths, rounds } => ("replay", replays(global, &paths, rounds).await?),
         Suite::Intake { alerts } => {
             let folder = tempfile::tempdir().map_err(|e| Failure::fault(e.to_string()))?;

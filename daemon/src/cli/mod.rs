@@ -3,7 +3,9 @@
 mod bench;
 mod capture;
 mod client;
+mod dbot;
 mod import;
+mod lab;
 mod misc;
 mod model;
 mod replay;
@@ -72,6 +74,8 @@ enum Command {
     Model(model::ModelArgs),
     /// Measure speed: replay, intake
     Bench(bench::BenchArgs),
+    /// The fault lab: private servers with known faults
+    Lab(lab::LabArgs),
     /// Print a completion script
     Completions(misc::CompletionsArgs),
     /// Print the version
@@ -150,6 +154,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::InitRole(args) => misc::init_role(&args),
         Command::Model(args) => model::model(&global, args).await,
         Command::Bench(args) => bench::bench(&global, args).await,
+        Command::Lab(args) => lab::lab(&global, args).await,
         Command::Completions(args) => {
             misc::completions(&args);
             Ok(())

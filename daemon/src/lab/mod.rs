@@ -6,6 +6,7 @@
 mod binaries;
 mod busy;
 mod cluster;
+pub mod dbot;
 mod fault;
 mod guard;
 mod load;

@@ -1,0 +1,1 @@
+//! Tests of reading, scaling, choosing and planning, and one short real run.
