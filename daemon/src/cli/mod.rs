@@ -62,6 +62,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Turn incidents recorded by other tools into captures
     Import(import::ImportArgs),
+    /// Fault laboratory: inject, diagnose, record labelled captures
+    Lab(lab::LabArgs),
     /// Incidents of a running daemon
     Incidents(client::IncidentsArgs),
     /// Ask a running daemon about an incident
@@ -72,10 +74,8 @@ enum Command {
     InitRole(misc::InitRoleArgs),
     /// Language models: list, info, verify, calibrate
     Model(model::ModelArgs),
-    /// Measure speed: replay, intake
+    /// Measure speed and accuracy: replay, intake, dbot
     Bench(bench::BenchArgs),
-    /// The fault lab: private servers with known faults
-    Lab(lab::LabArgs),
     /// Print a completion script
     Completions(misc::CompletionsArgs),
     /// Print the version
@@ -148,13 +148,13 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Replay(args) => replay::replay(&global, args).await,
         Command::Report(args) => report::report(&global, &args),
         Command::Import(args) => import::import(&global, &args),
+        Command::Lab(args) => lab::lab(&global, args).await,
         Command::Incidents(args) => client::incidents(&global, args).await,
         Command::Ask(args) => client::ask(&global, args).await,
         Command::Config(args) => misc::config(&global, &args),
         Command::InitRole(args) => misc::init_role(&args),
         Command::Model(args) => model::model(&global, args).await,
         Command::Bench(args) => bench::bench(&global, args).await,
-        Command::Lab(args) => lab::lab(&global, args).await,
         Command::Completions(args) => {
             misc::completions(&args);
             Ok(())

@@ -45,6 +45,8 @@ pub struct Plan {
     pub acts: Vec<Step>,
     /// Clients from then on.
     pub clients: Vec<ClientSpec>,
+    /// Which random numbers the clients throw.
+    pub seed: u64,
 }
 
 /// A statement and the milliseconds of rest after it.
@@ -154,7 +156,7 @@ pub fn plan(spec: &Spec, cpus: u32) -> anyhow::Result<Plan> {
         }
     }
     let clients = kind.clients.iter().map(|c| values.clients(c)).collect::<anyhow::Result<_>>()?;
-    Ok(Plan { setup, teardown: kind.teardown, steady, acts, clients })
+    Ok(Plan { setup, teardown: kind.teardown, steady, acts, clients, seed: u64::from(spec.id) })
 }
 
 /// Statements that make the neighbour's tables, once a server.

@@ -6,14 +6,11 @@ use anyhow::Context;
 use tokio_postgres::Client;
 
 use galen_tools::capture::Capture;
-use galen_tools::detect::{self, DetectOptions};
-use galen_tools::observe::{Scene, statements::advice};
-use galen_tools::probe::Recorded;
-use galen_tools::signals::SignalTable;
-use galen_tools::sources::pg::{self, Intervals, PgConfig, PgProber};
+use galen_tools::sources::pg::{self, Intervals, PgConfig};
 
 use crate::lab::cluster::connect;
 use crate::lab::{Cluster, ClusterOptions, Load};
+use crate::target::freeze;
 
 use super::plan::{self, Plan};
 
@@ -61,7 +58,7 @@ impl Stage {
         // Nothing of an earlier case is left in what the server counts, and none of its pages waits to be written.
         self.admin.batch_execute("SELECT pg_stat_statements_reset()").await?;
         self.admin.batch_execute("CHECKPOINT").await?;
-        let steady = Load::start(&self.cluster.dsn_shop(), &plan.steady)?;
+        let steady = Load::start(&self.cluster.dsn_app(), &plan.steady, plan.seed)?;
         tokio::time::sleep(phases.warmup).await;
         let mut config = PgConfig::new("dbot", self.cluster.dsn_galen());
         config.intervals = Intervals::brisk();
@@ -86,28 +83,19 @@ impl Stage {
 
     /// What goes wrong: the acts, then the clients.
     async fn storm(&self, plan: &Plan) -> anyhow::Result<Load> {
-        let session = connect(&self.cluster.dsn_shop()).await?;
+        let session = connect(&self.cluster.dsn_app()).await?;
         for step in &plan.acts {
             session.batch_execute(&step.sql).await.with_context(|| format!("at `{}`", step.sql))?;
             tokio::time::sleep(Duration::from_millis(step.pause_ms)).await;
         }
-        Load::start(&self.cluster.dsn_shop(), &plan.clients)
+        Load::start(&self.cluster.dsn_app(), &plan.clients, plan.seed)
     }
 
     async fn all(&self, statements: &[String]) -> anyhow::Result<()> {
-        let session = connect(&self.cluster.dsn_shop()).await?;
+        let session = connect(&self.cluster.dsn_app()).await?;
         for sql in statements {
             session.batch_execute(sql).await.with_context(|| format!("at `{}`", sql.chars().take(200).collect::<String>()))?;
         }
         Ok(())
     }
-}
-
-/// Asks the server what a diagnosis of this capture would ask.
-async fn freeze(config: &PgConfig, capture: &mut Capture) -> anyhow::Result<()> {
-    let detection = detect::detect(capture, &SignalTable::builtin(), &DetectOptions::default());
-    let calls = advice::calls(&Scene { capture, detection: &detection, prober: &Recorded(capture) });
-    let prober = PgProber::connect(config, capture).await?;
-    pg::freeze_answers(capture, &prober, &calls).await;
-    Ok(())
 }

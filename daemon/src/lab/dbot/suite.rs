@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
-use futures_util::future::join_all;
-use nix::fcntl::{Flock, FlockArg};
+use futures_util::future::try_join_all;
 
 use galen_tools::store::file;
+
+use crate::lab::folder::{Folder, is_full};
 
 use super::plan::plan;
 use super::spec::Spec;
@@ -45,28 +45,17 @@ pub fn path_of(out: &Path, spec: &Spec) -> PathBuf {
     out.join(format!("spec-{:04}.galen", spec.id))
 }
 
-/// Records what is missing and calls `tell` after each case. Fails when the folder cannot be written or another run writes
-/// to it; a failed case is an [`Outcome`].
+/// Records what is missing and calls `tell` after each case. Fails when the folder cannot be written, when another run writes
+/// to it, or when the disk is full; any other failure of a case is an [`Outcome`], and the others go on.
 pub async fn record(request: &Request, tell: impl Fn(&Spec, &Outcome)) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&request.out).with_context(|| format!("cannot create {}", request.out.display()))?;
-    let _lock = lock(&request.out)?;
+    let _folder = Folder::open(&request.out)?;
     let next = AtomicUsize::new(0);
     let workers = (0..request.jobs.max(1)).map(|_| work(request, &next, &tell));
-    join_all(workers).await;
+    try_join_all(workers).await?;
     Ok(())
 }
 
-/// Held as long as a run writes to the folder.
-fn lock(out: &Path) -> anyhow::Result<Flock<std::fs::File>> {
-    let path = out.join(".lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("cannot write to {}", out.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err(_) => bail!("another run is recording to {}: wait for it or choose another folder", out.display()),
-    }
-}
-
-async fn work(request: &Request, next: &AtomicUsize, tell: &impl Fn(&Spec, &Outcome)) {
+async fn work(request: &Request, next: &AtomicUsize, tell: &impl Fn(&Spec, &Outcome)) -> anyhow::Result<()> {
     let mut stage = None;
     while let Some(spec) = request.specs.get(next.fetch_add(1, Relaxed)) {
         let path = path_of(&request.out, spec);
@@ -81,6 +70,7 @@ async fn work(request: &Request, next: &AtomicUsize, tell: &impl Fn(&Spec, &Outc
         }
         let outcome = match outcome {
             Ok(()) => Outcome::Recorded(path, began.elapsed().as_secs_f64()),
+            Err(error) if is_full(&error) => return Err(error.context("the disk is full; what was recorded is kept")),
             Err(error) => Outcome::Failed(format!("{error:#}")),
         };
         tell(spec, &outcome);
@@ -88,6 +78,7 @@ async fn work(request: &Request, next: &AtomicUsize, tell: &impl Fn(&Spec, &Outc
     if let Some(stage) = stage {
         stage.close().await;
     }
+    Ok(())
 }
 
 /// One case on the worker's server; a failure costs the server.
