@@ -146,10 +146,10 @@ mod tests {
     fn scores_are_told_by_set_of_labels() {
         let cases = [case("a", "a", "cpu"), case("a", "x", "cpu"), case("b c", "b", "wal")];
         let scores = scores(&cases, "quick");
-        assert_eq!(scores.iter().map(|s| (s.dataset.as_str(), s.value, s.cases)).collect::<Vec<_>>(), [
-            ("dbot_a/quick", 0.5, 2),
-            ("dbot_b_and_c/quick", 0.5, 1)
-        ]);
+        assert_eq!(
+            scores.iter().map(|s| (s.dataset.as_str(), s.value, s.cases)).collect::<Vec<_>>(),
+            [("dbot_a/quick", 0.5, 2), ("dbot_b_and_c/quick", 0.5, 1)]
+        );
         assert_eq!(scores[1].capability, Capability::MultiCause);
         let all = means(&cases, |_| true);
         assert_eq!((all.cases, all.accuracy, all.wrong), (3, 0.5, 1.0 / 3.0));

@@ -187,7 +187,8 @@ fn print(global: &Global, cases: &[dbot::Case], scores: &[Score]) {
             output::line(&serde_json::to_string(score).unwrap_or_default());
         }
         let all = dbot::means(cases, |_| true);
-        let summary = json!({"cases": all.cases, "accuracy": all.accuracy, "baseline": all.baseline, "first": all.first, "wrong": all.wrong});
+        let summary =
+            json!({"cases": all.cases, "accuracy": all.accuracy, "baseline": all.baseline, "first": all.first, "wrong": all.wrong});
         output::line(&summary.to_string());
         return;
     }
@@ -197,10 +198,7 @@ fn print(global: &Global, cases: &[dbot::Case], scores: &[Score]) {
     }
     output::line(&format!("\n{:<44} {:>5} {:>9} {:>9} {:>6} {:>6}", "labels", "cases", "accuracy", "baseline", "first", "wrong"));
     let row = |name: &str, m: dbot::Means| {
-        output::line(&format!(
-            "{name:<44} {:>5} {:>9.3} {:>9.3} {:>6.2} {:>6.2}",
-            m.cases, m.accuracy, m.baseline, m.first, m.wrong
-        ));
+        output::line(&format!("{name:<44} {:>5} {:>9.3} {:>9.3} {:>6.2} {:>6.2}", m.cases, m.accuracy, m.baseline, m.first, m.wrong));
     };
     for set in dbot::label_sets(cases) {
         row(&set.join(", "), dbot::means(cases, |labels| labels == set));

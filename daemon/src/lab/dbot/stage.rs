@@ -32,7 +32,8 @@ impl Default for Phases {
 }
 
 /// Settings of a server that has memory for what the specifications do; everything else as the lab has it.
-const SETTINGS: &[(&str, &str)] = &[("shared_buffers", "256MB"), ("work_mem", "64MB"), ("max_wal_size", "1GB")];
+const SETTINGS: &[(&str, &str)] =
+    &[("shared_buffers", "256MB"), ("work_mem", "64MB"), ("max_wal_size", "1GB"), ("max_parallel_maintenance_workers", "0")];
 
 /// A running server with the neighbour's tables.
 pub struct Stage {
@@ -60,7 +61,7 @@ impl Stage {
         self.admin.batch_execute("CHECKPOINT").await?;
         let steady = Load::start(&self.cluster.dsn_app(), &plan.steady, plan.seed)?;
         tokio::time::sleep(phases.warmup).await;
-        let mut config = PgConfig::new("dbot", self.cluster.dsn_galen());
+        let mut config = PgConfig::new("shop", self.cluster.dsn_galen());
         config.intervals = Intervals::brisk();
         let recorder = tokio::spawn(pg::record(config.clone(), phases.calm + phases.incident, |_| true));
         tokio::time::sleep(phases.calm).await;
