@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use galen_tools::capture::Capture;
+use galen_tools::detect::{self, DetectOptions};
+use galen_tools::probe::Recorded;
+
 use super::{Capability, Score};
+use crate::driver::{Library, Options, diagnose};
 
 /// What a wrong cause costs, in right ones (the paper's sigma).
 const WRONG: f64 = 0.1;
@@ -35,6 +40,20 @@ pub struct Means {
     pub first: f64,
     /// Wrong causes a case.
     pub wrong: f64,
+}
+
+/// Diagnoses a recorded case. Its labels are taken out before anything looks at it.
+pub async fn examine(mut capture: Capture, library: &Library) -> Case {
+    let labels = std::mem::take(&mut capture.manifest.labels);
+    let options = Options { replay: true, ..Options::default() };
+    let detection = detect::detect(&capture, &library.signals, &DetectOptions::default());
+    let report = diagnose(&capture, library, &Recorded(&capture), None, &options, &|_| {}).await.report;
+    Case {
+        name: capture.manifest.name,
+        labels,
+        named: report.root_causes.into_iter().map(|cause| cause.cause).collect(),
+        strongest: detection.abnormal.into_iter().next().map(|abnormal| abnormal.signal),
+    }
 }
 
 /// Accuracy of one case: right causes less a tenth of the wrong ones, over all labels; 0 when that is negative or nothing
@@ -71,7 +90,8 @@ pub fn means(cases: &[Case], belongs: impl Fn(&[String]) -> bool) -> Means {
     let answers = trivial(cases);
     let chosen: Vec<(&Case, &Vec<String>)> = cases.iter().zip(&answers).filter(|(case, _)| belongs(&case.labels)).collect();
     let mean = |of: &dyn Fn(&Case, &Vec<String>) -> f64| {
-        chosen.iter().map(|(case, answer)| of(case, answer)).sum::<f64>() / chosen.len().max(1) as f64
+        // An empty sum is -0: plus 0 it is 0.
+        chosen.iter().map(|(case, answer)| of(case, answer)).sum::<f64>() / chosen.len().max(1) as f64 + 0.0
     };
     Means {
         cases: chosen.len(),

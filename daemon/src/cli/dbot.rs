@@ -6,10 +6,8 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use galen_agents::driver::{Library, Options, diagnose};
+use galen_agents::driver::Library;
 use galen_agents::evaluation::{Score, dbot};
-use galen_tools::detect::{self, DetectOptions};
-use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::{Global, replay};
@@ -161,20 +159,11 @@ pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure>
 }
 
 async fn one(path: &Path, library: &Library) -> Result<dbot::Case, Failure> {
-    let mut capture = file::read(path)?;
-    let labels = std::mem::take(&mut capture.manifest.labels);
-    if labels.is_empty() {
+    let capture = file::read(path)?;
+    if capture.manifest.labels.is_empty() {
         return Err(Failure::input(format!("{}: nobody has labelled it", path.display())));
     }
-    let options = Options { replay: true, ..Options::default() };
-    let detection = detect::detect(&capture, &library.signals, &DetectOptions::default());
-    let report = diagnose(&capture, library, &Recorded(&capture), None, &options, &|_| {}).await.report;
-    Ok(dbot::Case {
-        name: capture.manifest.name.clone(),
-        labels,
-        named: report.root_causes.into_iter().map(|cause| cause.cause).collect(),
-        strongest: detection.abnormal.into_iter().next().map(|a| a.signal),
-    })
+    Ok(dbot::examine(capture, library).await)
 }
 
 fn print(global: &Global, cases: &[dbot::Case], scores: &[Score]) {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use galen_agents::driver::{Options, diagnose};
+use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::choose::{strata, stratified};
@@ -157,6 +159,19 @@ fn a_plan_follows_the_sizes_and_the_number_of_its_specification() {
     assert!((7..20).any(|id| draws(id) != draws(6)), "the number draws what a kind without sizes does");
 }
 
+async fn the_diagnosis_does_not_see_the_labels(path: &std::path::Path) {
+    let home = tempfile::tempdir().unwrap();
+    let library = crate::engine::library(home.path()).unwrap();
+    let mut told = Vec::new();
+    for labels in [vec![], vec!["concurrent_updates".to_owned()], vec!["wraparound_risk".to_owned(), "healthy".to_owned()]] {
+        let mut capture = file::read(path).unwrap();
+        capture.manifest.labels = labels;
+        let options = Options { replay: true, ..Options::default() };
+        told.push(serde_json::to_string(&diagnose(&capture, &library, &Recorded(&capture), None, &options, &|_| {}).await).unwrap());
+    }
+    assert!(told[0] == told[1] && told[0] == told[2], "{told:?}");
+}
+
 /// A few seconds of two kinds on one real server: what an interrupted suite leaves is kept, labels are for scoring alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cases_are_recorded_on_one_server_and_kept() {
@@ -183,6 +198,7 @@ async fn cases_are_recorded_on_one_server_and_kept() {
         let (own, other) = if spec.workload == "vacuum" { ("stock_items", "tickets") } else { ("tickets", "stock_items") };
         assert!(texts.contains(own) && !texts.contains(other), "the server still counts the case before: {texts}");
     }
+    the_diagnosis_does_not_see_the_labels(&path_of(folder.path(), &request.specs[0])).await;
     request.jobs = 2;
     record(&request, tell).await.unwrap();
     let again = seen.lock().unwrap().clone();
