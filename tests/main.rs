@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod dbot;
 mod doors;
 mod evaluation;
 mod learn;

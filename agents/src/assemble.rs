@@ -226,7 +226,11 @@ fn name_causes(case: &Case<'_>) -> (Vec<String>, Vec<Consequence>) {
             if follows.contains_key(&explained.cause) || explained.when.as_deref().is_some_and(|w| case.holds(w) != Some(true)) {
                 continue;
             }
-            let Some(title) = catalog.get(&explained.cause).map(|c| &c.title) else { continue };
+            let Some(consequence) = catalog.get(&explained.cause) else { continue };
+            if consequence.stands_alone.as_deref().is_some_and(|w| case.holds(w) == Some(true)) {
+                continue;
+            }
+            let title = &consequence.title;
             let evidence = evidence_for(case, &explained.cause, Verdict::Supported);
             let reason = format!("{title} holds too, and follows from {}.", cause.title.to_lowercase());
             follows.insert(explained.cause.clone(), Consequence { cause: explained.cause.clone(), of: cause.id.clone(), reason, evidence });

@@ -12,13 +12,15 @@ use galen_agents::report::{Report, terminal};
 use galen_tools::store;
 
 use crate::failure::Failure;
-use crate::lab::{Cluster, ClusterOptions, Load, Scenario};
+use crate::lab::{Cluster, Scenario};
 use crate::{output, rpc};
 
 /// Calm before the fault: the detector's warm-up and a baseline.
 const CALM: Duration = Duration::from_secs(32);
 /// A healthy demo watches this long and expects nothing.
 const HEALTHY: Duration = Duration::from_secs(40);
+/// Seed of the load's random numbers: every demo throws the same dice.
+const SEED: u64 = 1;
 /// The daemon must notice a fault within this time, and report within the second.
 const NOTICE: Duration = Duration::from_secs(60);
 const REPORT: Duration = Duration::from_secs(180);
@@ -74,13 +76,14 @@ async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
         None => "without a model: causes, evidence and remedies do not need one".to_owned(),
     });
     stage.says("starting a private PostgreSQL");
-    let cluster = Cluster::start(ClusterOptions::default()).await.map_err(lab_failure)?;
+    let parameters = Default::default();
+    let cluster = Cluster::start(scenario.options(&parameters).map_err(lab_failure)?).await.map_err(lab_failure)?;
     for note in cluster.notes() {
         stage.says(note);
     }
     stage.says("making a shop: customers, products, orders, events");
     scenario.prepare(&cluster).await.map_err(lab_failure)?;
-    let steady = Load::start(&cluster.dsn_shop(), &scenario.baseline).map_err(lab_failure)?;
+    let steady = scenario.start_steady(&cluster, &parameters, SEED).await.map_err(lab_failure)?;
     stage.says(&format!("steady load on port {}; starting galen serve", cluster.port()));
     let mut daemon = Daemon::start(folder.path(), &cluster.dsn_galen(), args).await?;
     stage.waits("learning what is usual", CALM).await;
@@ -95,14 +98,13 @@ async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
             daemon.alert().await?
         }
     } else {
-        let parameters = Default::default();
         stage.says(&format!("injecting: {}", scenario.fault.title));
         let injected = Instant::now();
-        let fault = scenario.fault.inject(&cluster, &parameters).await.map_err(lab_failure)?;
+        let fault = scenario.fault.inject(&cluster, &parameters, SEED).await.map_err(lab_failure)?;
         let id = daemon.notice(&stage).await?;
         stage.says(&format!("noticed by itself {:.0} s after the injection began (incident {id})", injected.elapsed().as_secs_f64()));
         let reported = daemon.report(&stage, id).await;
-        fault.stop().await.map_err(lab_failure)?;
+        fault.stop(&cluster).await.map_err(lab_failure)?;
         reported?;
         id
     };

@@ -6,10 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::MissedTickBehavior;
 
-use galen_tools::detect::{DetectOptions, Stream, Trigger};
+use galen_tools::capture::Capture;
+use galen_tools::detect::{self, DetectOptions, Stream, Trigger};
 use galen_tools::model::{Alert, UnixMs};
+use galen_tools::observe::{Scene, statements::advice};
+use galen_tools::probe::Recorded;
 use galen_tools::signals::SignalTable;
-use galen_tools::sources::pg::{Collector, Intervals, PgConfig};
+use galen_tools::sources::pg::{self, Collector, Intervals, PgConfig, PgProber, SourceError};
 
 use crate::config::Target;
 use crate::state::{State, lock};
@@ -20,6 +23,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Milliseconds since 1970.
 pub fn now_ms() -> UnixMs {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Asks, while the target is still there, for the answers that a diagnosis of this capture would ask for.
+///
+/// # Errors
+/// The target cannot be reached; the capture is as before.
+pub async fn freeze(config: &PgConfig, capture: &mut Capture) -> Result<(), SourceError> {
+    let detection = detect::detect(capture, &SignalTable::builtin(), &DetectOptions::default());
+    let calls = advice::calls(&Scene { capture, detection: &detection, prober: &Recorded(capture) });
+    let prober = PgProber::connect(config, capture).await?;
+    pg::freeze_answers(capture, &prober, &calls).await;
+    Ok(())
 }
 
 /// How a configured target is reached.

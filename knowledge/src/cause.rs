@@ -28,6 +28,10 @@ pub struct Cause {
     /// Causes that follow from this one.
     #[serde(default)]
     pub explains: Vec<Explains>,
+    /// Condition over facts namespaced by tool under which the cause is named beside another that explains it: evidence of
+    /// its own that mending the other would not end it.
+    #[serde(default)]
+    pub stands_alone: Option<String>,
     /// Look-alikes and how to tell them.
     #[serde(default)]
     pub confused_with: Vec<Confusion>,
@@ -177,6 +181,7 @@ impl Cause {
             templates.extend(remedy.measured.as_deref());
             conditions.extend(remedy.when.as_deref());
         }
+        conditions.extend(self.stands_alone.as_deref());
         conditions.extend(self.explains.iter().filter_map(|e| e.when.as_deref()));
         templates.iter().try_for_each(|t| sentences.check(t))?;
         conditions.iter().try_for_each(|c| Condition::parse(c).map(|_| ()))

@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod calibration;
 pub mod compare;
+pub mod dbot;
 pub mod dbsherlock;
 pub mod density;
 pub mod faithfulness;

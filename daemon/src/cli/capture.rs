@@ -10,11 +10,7 @@ use serde_json::json;
 use galen_agents::driver::{Options, Progress, diagnose as examine};
 use galen_agents::report::{html, terminal};
 use galen_tools::capture::Capture;
-use galen_tools::detect::{self, DetectOptions};
 use galen_tools::model::Alert;
-use galen_tools::observe::{Scene, statements::advice};
-use galen_tools::probe::Recorded;
-use galen_tools::signals::SignalTable;
 use galen_tools::sources::pg::{self, Intervals, PgConfig, PgProber};
 use galen_tools::store::file;
 
@@ -80,11 +76,8 @@ pub async fn record(global: &Global, args: RecordArgs) -> Result<(), Failure> {
 
 /// Freezes the answers that a diagnosis of this capture would ask for.
 async fn freeze(config: &PgConfig, capture: &mut Capture) {
-    let detection = detect::detect(capture, &SignalTable::builtin(), &DetectOptions::default());
-    let calls = advice::calls(&Scene { capture, detection: &detection, prober: &Recorded(capture) });
-    match PgProber::connect(config, capture).await {
-        Ok(prober) => pg::freeze_answers(capture, &prober, &calls).await,
-        Err(error) => eprintln!("galen: plans were not recorded: {error}"),
+    if let Err(error) = crate::target::freeze(config, capture).await {
+        eprintln!("galen: plans were not recorded: {error}");
     }
 }
 

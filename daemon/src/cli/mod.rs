@@ -3,9 +3,11 @@
 mod bench;
 mod capture;
 mod client;
+mod dbot;
 mod dbsherlock;
 mod density;
 mod import;
+mod lab;
 mod learn;
 mod misc;
 mod model;
@@ -63,6 +65,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Turn incidents recorded by other tools into captures
     Import(import::ImportArgs),
+    /// Fault laboratory: inject, diagnose, record labelled captures
+    Lab(lab::LabArgs),
     /// Incidents of a running daemon
     Incidents(client::IncidentsArgs),
     /// Ask a running daemon about an incident
@@ -149,6 +153,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Replay(args) => replay::replay(&global, args).await,
         Command::Report(args) => report::report(&global, &args),
         Command::Import(args) => import::import(&global, &args),
+        Command::Lab(args) => lab::lab(&global, args).await,
         Command::Incidents(args) => client::incidents(&global, args).await,
         Command::Ask(args) => client::ask(&global, args).await,
         Command::Config(args) => misc::config(&global, &args),

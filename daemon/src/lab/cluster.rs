@@ -10,28 +10,49 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use super::binaries;
 use super::guard::Guard;
+use super::volume::Volume;
 
 /// What a cluster may be told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ClusterOptions {
     /// Folder of `initdb` and `postgres`; searched for when absent.
     pub bin_dir: Option<PathBuf>,
+    /// Name of the database and of the role that owns it.
+    pub database: String,
     /// Settings on top of the lab's own, as in `postgresql.conf`.
     pub settings: Vec<(String, String)>,
+    /// A streaming standby beside it.
+    pub standby: bool,
+    /// Mebibytes of a volume of its own for the data directory; 0 for none.
+    pub volume_mb: u32,
+    /// Statement statistics are installed.
+    pub statements: bool,
+    /// The collector's role may see the sessions of others.
+    pub monitor: bool,
 }
 
-/// A running cluster with the database `shop`. Dropping it stops the server and removes its folder (a second or two);
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        let database = "shop".to_owned();
+        Self { bin_dir: None, database, settings: Vec::new(), standby: false, volume_mb: 0, statements: true, monitor: true }
+    }
+}
+
+/// A running cluster with one database. Dropping it stops the server and removes its folder (a second or two);
 /// so does the end of this process, however it comes.
 pub struct Cluster {
     guard: Guard,
+    bin_dir: PathBuf,
+    database: String,
     port: u16,
+    standby_port: Option<u16>,
     passwords: Passwords,
     notes: Vec<String>,
 }
 
 struct Passwords {
     admin: String,
-    shop: String,
+    app: String,
     galen: String,
 }
 
@@ -73,9 +94,9 @@ impl Cluster {
         self.dsn("postgres", &self.passwords.admin)
     }
 
-    /// Connection string of the shop's own role, for its load.
-    pub fn dsn_shop(&self) -> String {
-        self.dsn("shop", &self.passwords.shop)
+    /// Connection string of the role that owns the database, for its load.
+    pub fn dsn_app(&self) -> String {
+        self.dsn(&self.database, &self.passwords.app)
     }
 
     /// Connection string of the least-privilege role a collector uses.
@@ -116,25 +137,73 @@ impl Cluster {
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
-    /// A connection as superuser to the database `shop`.
+    /// A connection as superuser to the lab's database.
     pub(super) async fn admin(&self) -> anyhow::Result<Client> {
         connect(&self.dsn_admin()).await.context("cannot connect to the lab's server")
+    }
+
+    /// A connection as superuser to the standby.
+    pub(super) async fn standby(&self) -> anyhow::Result<Client> {
+        let port = self.standby_port.context("the lab's server has no standby")?;
+        let (_, dsn) = (port, self.dsn_at(port, "postgres", &self.passwords.admin, "postgres"));
+        connect(&dsn).await.context("cannot connect to the lab's standby")
+    }
+
+    /// Gives a process the server's user, and the environment that leads it to the server.
+    pub(super) fn dress(&self, command: &mut std::process::Command) -> anyhow::Result<()> {
+        use std::os::unix::process::CommandExt;
+        if let Some(user) = binaries::server_user()? {
+            command.uid(user.uid).gid(user.gid);
+        }
+        let folder = self.guard.folder();
+        let path = std::env::join_paths(
+            std::iter::once(self.bin_dir.clone()).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        )?;
+        command.current_dir(folder).env("PATH", path).env("LAB", folder).env("PGDATA", folder.join("data"));
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string()).env("PGUSER", "postgres");
+        command.env("PGPASSWORD", &self.passwords.admin).env("PGDATABASE", &self.database).env("LC_ALL", "C");
+        Ok(())
     }
 
     async fn try_start(bin_dir: &Path, options: &ClusterOptions) -> anyhow::Result<Cluster> {
         let user = binaries::server_user()?;
         let folder = binaries::make_folder(user.as_ref())?;
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|it| it.local_addr()).context("no free port")?.port();
-        let passwords = Passwords { admin: secret()?, shop: secret()?, galen: secret()? };
+        let port = free_port()?;
+        let standby_port = if options.standby { Some(free_port()?) } else { None };
+        let passwords = Passwords { admin: secret()?, app: secret()?, galen: secret()? };
         let mut notes = Vec::new();
-        let settings = settings_file(bin_dir, folder.path(), port, &options.settings, &mut notes)?;
+        let settings = settings_file(bin_dir, folder.path(), port, options, &mut notes)?;
         write_readable(&folder.path().join("settings.conf"), &settings)?;
         write_readable(&folder.path().join("password"), &passwords.admin)?;
-        let guard = Guard::start(folder, bin_dir, user.as_ref())?;
-        let mut cluster = Cluster { guard, port, passwords, notes };
+        if let Some(own) = standby_port {
+            write_readable(&folder.path().join("standby.conf"), &standby_file(own, port, &passwords.admin)?)?;
+        }
+        let volume =
+            if options.volume_mb > 0 { Some(Volume::mount(&folder.path().join("data"), options.volume_mb, user.as_ref())?) } else { None };
+        let guard = Guard::start(folder, bin_dir, user.as_ref(), volume)?;
+        let (bin_dir, database) = (bin_dir.to_owned(), options.database.clone());
+        let mut cluster = Cluster { guard, bin_dir, database, port, standby_port, passwords, notes };
         cluster.wait_until_ready().await?;
-        cluster.furnish().await?;
+        cluster.furnish(options).await?;
+        cluster.wait_for_standby().await?;
         Ok(cluster)
+    }
+
+    /// Returns once the standby streams, at once where there is none.
+    async fn wait_for_standby(&self) -> anyhow::Result<()> {
+        if self.standby_port.is_none() {
+            return Ok(());
+        }
+        let admin = self.admin().await?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let sql = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+            if admin.query_one(sql, &[]).await?.get::<_, i64>(0) > 0 && self.standby().await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("the lab's standby does not stream after {} s", PATIENCE.as_secs())
     }
 
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
@@ -143,7 +212,7 @@ impl Cluster {
             if !self.guard.is_running() {
                 bail!("the lab's server did not start; its log ends with: {}", last_lines(&self.log_tail(), 5));
             }
-            if connect(&self.dsn("postgres", &self.passwords.admin).replace("dbname=shop", "dbname=postgres")).await.is_ok() {
+            if connect(&self.dsn_postgres()).await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -152,21 +221,24 @@ impl Cluster {
     }
 
     /// Roles, the database and its extensions.
-    async fn furnish(&mut self) -> anyhow::Result<()> {
-        let postgres = connect(&self.dsn_admin().replace("dbname=shop", "dbname=postgres")).await?;
+    async fn furnish(&mut self, options: &ClusterOptions) -> anyhow::Result<()> {
+        let postgres = connect(&self.dsn_postgres()).await?;
         let version: i32 = postgres.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
-        let Passwords { shop, galen, .. } = &self.passwords;
-        let mut sql =
-            format!("CREATE ROLE shop LOGIN PASSWORD '{shop}'; CREATE ROLE galen LOGIN PASSWORD '{galen}'; GRANT pg_monitor TO galen;");
+        let Passwords { app, galen, .. } = &self.passwords;
+        let name = &self.database;
+        let mut sql = format!("CREATE ROLE {name} LOGIN PASSWORD '{app}'; CREATE ROLE galen LOGIN PASSWORD '{galen}';");
+        if options.monitor {
+            sql.push_str("GRANT pg_monitor TO galen;");
+        }
         if version >= 140_000 {
             sql.push_str("GRANT pg_read_all_data TO galen;");
         } else {
             self.notes.push("PostgreSQL before 14 has no role pg_read_all_data: plans of the shop's statements cannot be asked for".into());
         }
         postgres.batch_execute(&sql).await?;
-        postgres.batch_execute("CREATE DATABASE shop OWNER shop").await?;
+        postgres.batch_execute(&format!("CREATE DATABASE {name} OWNER {name}")).await?;
         let admin = self.admin().await?;
-        for extension in ["pg_stat_statements", "hypopg"] {
+        for extension in ["pg_stat_statements", "hypopg"].into_iter().skip(usize::from(!options.statements)) {
             let found = admin.query_opt("SELECT 1 FROM pg_available_extensions WHERE name = $1", &[&extension]).await?;
             match found {
                 Some(_) => admin.batch_execute(&format!("CREATE EXTENSION {extension}")).await?,
@@ -177,8 +249,27 @@ impl Cluster {
     }
 
     fn dsn(&self, user: &str, password: &str) -> String {
-        format!("host=127.0.0.1 port={} user={user} password={password} dbname=shop", self.port)
+        self.dsn_at(self.port, user, password, &self.database)
     }
+
+    fn dsn_postgres(&self) -> String {
+        self.dsn_at(self.port, "postgres", &self.passwords.admin, "postgres")
+    }
+
+    fn dsn_at(&self, port: u16, user: &str, password: &str, database: &str) -> String {
+        format!("host=127.0.0.1 port={port} user={user} password={password} dbname={database}")
+    }
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0)).and_then(|it| it.local_addr()).context("no free port")?.port())
+}
+
+/// Settings of the standby that differ from its primary's.
+fn standby_file(own: u16, primary: u16, password: &str) -> anyhow::Result<String> {
+    let from = format!("host=127.0.0.1 port={primary} user=postgres password={password} application_name=standby1");
+    let lines = [("port", own.to_string()), ("primary_conninfo", from), ("hot_standby", "on".into())];
+    lines.iter().map(|(key, value)| setting_line(key, value)).collect()
 }
 
 /// Connects and lets the connection run by itself.
@@ -190,7 +281,7 @@ pub(super) async fn connect(dsn: &str) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-fn settings_file(bin_dir: &Path, folder: &Path, port: u16, extra: &[(String, String)], notes: &mut Vec<String>) -> anyhow::Result<String> {
+fn settings_file(bin_dir: &Path, folder: &Path, port: u16, options: &ClusterOptions, notes: &mut Vec<String>) -> anyhow::Result<String> {
     let mut lines = vec![("port".to_owned(), port.to_string())];
     let place = folder.to_string_lossy().into_owned();
     if place.len() <= SOCKET_FOLDER_LIMIT {
@@ -200,12 +291,14 @@ fn settings_file(bin_dir: &Path, folder: &Path, port: u16, extra: &[(String, Str
         notes.push("the temp folder's path is too long for a unix socket: the lab listens on TCP only".into());
     }
     lines.extend(DEFAULTS.iter().map(|(key, value)| (key.to_string(), value.to_string())));
-    if binaries::has_library(bin_dir, "pg_stat_statements") {
+    if !options.statements {
+        notes.push("statement statistics are left out on purpose".into());
+    } else if binaries::has_library(bin_dir, "pg_stat_statements") {
         lines.push(("shared_preload_libraries".into(), "pg_stat_statements".into()));
     } else {
         notes.push("pg_stat_statements is not installed on this machine: statement statistics will be missing".into());
     }
-    lines.extend(extra.iter().cloned());
+    lines.extend(options.settings.iter().cloned());
     lines.iter().map(|(key, value)| setting_line(key, value)).collect()
 }
 

@@ -1,6 +1,4 @@
-//! Injecting a fault into a running cluster, and taking it out again.
-
-use std::collections::BTreeMap;
+//! Starting what belongs to the ordinary day, injecting a fault into it, and taking it out again.
 
 use anyhow::Context;
 use tokio_postgres::Client;
@@ -8,42 +6,92 @@ use tokio_postgres::Client;
 use super::busy::Busy;
 use super::cluster::Cluster;
 use super::load::{Load, LoadReport};
-use super::scenario::Fault;
+use super::process::Processes;
+use super::scenario::{Fault, Scenario};
+use super::script::{Parameters, Script};
 
-/// Values of a fault's parameters by name.
-pub type Parameters = BTreeMap<String, i64>;
+/// The ordinary day: steady load and whatever else is usual. Dropping it ends all of it.
+pub struct Steady {
+    load: Load,
+    _processes: Processes,
+}
+
+impl Scenario {
+    /// Starts the steady load and everything else that is usual. The same seed gives the same order of statements.
+    pub async fn start_steady(&self, cluster: &Cluster, parameters: &Parameters, seed: u64) -> anyhow::Result<Steady> {
+        let script = self.fault.script(parameters)?;
+        if !script.before.is_empty() {
+            let admin = cluster.admin().await?;
+            for sql in &script.before {
+                admin
+                    .batch_execute(sql)
+                    .await
+                    .with_context(|| format!("what should stand before {} failed at `{sql}`", self.fault.name))?;
+            }
+        }
+        let specs: Vec<_> = self.schema.baseline.iter().chain(&script.usual).cloned().collect();
+        let load = Load::start(&cluster.dsn_app(), &specs, seed)?;
+        let _processes = Processes::start(cluster, &script.usual_processes)?;
+        Ok(Steady { load, _processes })
+    }
+}
+
+impl Steady {
+    /// Stops everything and says what the clients did.
+    pub async fn stop(self) -> LoadReport {
+        self.load.stop().await
+    }
+}
 
 /// A fault at work. Dropping it ends its clients and processes but leaves its changes to the schema.
 pub struct RunningFault {
     admin: Client,
-    teardown: Vec<String>,
+    script: Script,
     load: Load,
-    _busy: Busy,
+    busy: Busy,
+    processes: Processes,
 }
 
 impl Fault {
     /// Runs the setup and starts the clients. Fails on unknown parameters or a setup that does not run.
-    pub async fn inject(&self, cluster: &Cluster, parameters: &Parameters) -> anyhow::Result<RunningFault> {
+    pub async fn inject(&self, cluster: &Cluster, parameters: &Parameters, seed: u64) -> anyhow::Result<RunningFault> {
         let script = self.script(parameters)?;
         // Kept until the end: a fault may leave no connection free for the teardown.
         let admin = cluster.admin().await?;
         for sql in &script.setup {
             admin.batch_execute(sql).await.with_context(|| format!("the setup of {} failed at `{sql}`", self.name))?;
         }
+        on_standby(cluster, &script.setup_standby).await?;
         let busy = Busy::start(script.busy)?;
-        let load = Load::start(&cluster.dsn_shop(), &script.clients)?;
-        Ok(RunningFault { admin, teardown: script.teardown, load, _busy: busy })
+        let processes = Processes::start(cluster, &script.processes)?;
+        // Other numbers than the steady load's.
+        let load = Load::start(&cluster.dsn_app(), &script.clients, seed ^ 0x5eed_0fa0)?;
+        Ok(RunningFault { admin, script, load, busy, processes })
     }
 }
 
 impl RunningFault {
     /// Stops the clients, runs the teardown, and says what the clients did.
-    pub async fn stop(self) -> anyhow::Result<LoadReport> {
+    pub async fn stop(self, cluster: &Cluster) -> anyhow::Result<LoadReport> {
         let report = self.load.stop().await;
-        drop(self._busy);
-        for sql in &self.teardown {
-            self.admin.batch_execute(sql).await.with_context(|| format!("the teardown failed at `{sql}`"))?;
+        drop((self.busy, self.processes));
+        // A crash took the connection with it.
+        let admin = if self.admin.is_closed() { cluster.admin().await? } else { self.admin };
+        for sql in &self.script.teardown {
+            admin.batch_execute(sql).await.with_context(|| format!("the teardown failed at `{sql}`"))?;
         }
+        on_standby(cluster, &self.script.teardown_standby).await?;
         Ok(report)
     }
+}
+
+async fn on_standby(cluster: &Cluster, statements: &[String]) -> anyhow::Result<()> {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let standby = cluster.standby().await?;
+    for sql in statements {
+        standby.batch_execute(sql).await.with_context(|| format!("the standby refused `{sql}`"))?;
+    }
+    Ok(())
 }

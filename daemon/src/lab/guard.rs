@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::binaries::ServerUser;
+use super::volume::Volume;
 
 const SCRIPT: &str = include_str!("guard.sh");
 /// Longer than the guard's own escalation from fast shutdown to SIGKILL.
@@ -23,12 +24,14 @@ const GRACE: Duration = Duration::from_secs(12);
 pub struct Guard {
     child: Child,
     pipe: Option<ChildStdin>,
+    volume: Option<Volume>,
     folder: TempDir,
 }
 
 impl Guard {
-    /// Starts initdb and then the server in `folder`, which must hold `password` and `settings.conf`.
-    pub fn start(folder: TempDir, bin_dir: &Path, user: Option<&ServerUser>) -> anyhow::Result<Guard> {
+    /// Starts initdb and then the server in `folder`, which must hold `password` and `settings.conf`, and `standby.conf`
+    /// where there is to be a standby. A volume mounted at `data` goes with the guard.
+    pub fn start(folder: TempDir, bin_dir: &Path, user: Option<&ServerUser>, volume: Option<Volume>) -> anyhow::Result<Guard> {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(SCRIPT).arg("galen-lab").arg(folder.path()).arg(bin_dir);
         command.current_dir(folder.path()).process_group(0);
@@ -39,7 +42,7 @@ impl Guard {
         }
         let mut child = command.spawn().context("cannot start /bin/sh for the lab's server")?;
         let pipe = child.stdin.take();
-        Ok(Guard { child, pipe, folder })
+        Ok(Guard { child, pipe, volume, folder })
     }
 
     /// The lab's folder.
@@ -61,6 +64,7 @@ impl Guard {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        drop(self.volume.take());
         if self.folder.path().exists() {
             self.force();
         }
@@ -70,7 +74,7 @@ impl Guard {
     fn force(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(pid) = postmaster(&self.folder.path().join("data")) {
+        for pid in ["data", "standby"].iter().filter_map(|name| postmaster(&self.folder.path().join(name))) {
             // SIGQUIT lets the server give back its shared memory; SIGKILL would not.
             let _ = kill(pid, Signal::SIGQUIT);
             std::thread::sleep(Duration::from_secs(2));

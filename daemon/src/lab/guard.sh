@@ -4,14 +4,15 @@
 dir=$1
 bin=$2
 ended=
+standby=
 exec 3<&0 </dev/null >/dev/null 2>&1
 
 finish() {
     if [ -z "$ended" ]; then
         job=$!
-        kill -INT "$job"
-        (sleep 5; kill -QUIT "$job"; sleep 3; kill -KILL "$job") 3<&- &
-        wait "$job"
+        kill -INT "$job" $standby
+        (sleep 5; kill -QUIT "$job" $standby; sleep 3; kill -KILL "$job" $standby) 3<&- &
+        wait "$job" $standby
     fi
     trap '' TERM
     rm -rf -- "$dir"
@@ -31,6 +32,14 @@ status=$?
 rm -f "$dir/password"
 if [ "$status" = 0 ]; then
     cat "$dir/settings.conf" >>"$dir/data/postgresql.conf"
+    if [ -f "$dir/standby.conf" ]; then
+        # The pristine cluster is its own base backup; what the primary writes from now on arrives by streaming.
+        cp -a "$dir/data" "$dir/standby"
+        cat "$dir/standby.conf" >>"$dir/standby/postgresql.conf"
+        : >"$dir/standby/standby.signal"
+        "$bin/postgres" -D "$dir/standby" >"$dir/standby.log" 2>&1 &
+        standby=$!
+    fi
     "$bin/postgres" -D "$dir/data" >"$dir/server.log" 2>&1 &
     wait $!
     status=$?

@@ -85,16 +85,16 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const MOST_BACKLOG: Duration = Duration::from_secs(2);
 
 impl Load {
-    /// Starts all clients. Fails when a step is malformed or the connection string cannot be read.
-    pub fn start(dsn: &str, specs: &[ClientSpec]) -> anyhow::Result<Load> {
+    /// Starts all clients; the same seed lets each throw the same dice. Fails when a step is malformed or the connection string cannot be read.
+    pub fn start(dsn: &str, specs: &[ClientSpec], seed: u64) -> anyhow::Result<Load> {
         let (stop, listener) = watch::channel(false);
         let counters = Arc::new(Counters::default());
         let mut tasks = JoinSet::new();
         for spec in specs {
             let plan = Arc::new(Plan::new(dsn, spec)?);
             for number in 0..spec.count {
-                let seed = (tasks.len() as u64) << 32 | u64::from(number);
-                let player = Player { plan: plan.clone(), counters: counters.clone(), dice: Dice::new(seed), due: Instant::now() };
+                let own = seed.rotate_left(17) ^ ((tasks.len() as u64) << 32 | u64::from(number));
+                let player = Player { plan: plan.clone(), counters: counters.clone(), dice: Dice::new(own), due: Instant::now() };
                 tasks.spawn(player.play(listener.clone()));
             }
         }

@@ -1,25 +1,33 @@
-//! The fault lab: a private PostgreSQL with a small shop in it, steady load, and faults that can be injected on purpose.
+//! The fault lab: a private PostgreSQL with a small application in it, steady load, and faults injected on purpose.
 //!
-//! `Cluster` is the server, `Scenario` is the shop with its baseline load and one `Fault`, and `run` goes through the
-//! phases of an incident while a recorder watches from the side. All data lies in `examples/lab/shop`.
+//! `Cluster` is the server, `Scenario` is a schema with its steady load and one `Fault`, `record` goes through the phases
+//! of an incident while the collector watches, and `batch` does so for many. All data lies in `examples/lab`.
 
+mod answer;
+pub mod batch;
 mod binaries;
 mod busy;
 mod cluster;
+pub mod dbot;
 mod fault;
+mod files;
+mod folder;
 mod guard;
 mod load;
-#[cfg(test)]
+mod process;
 mod run;
 mod scenario;
+mod script;
 mod statement;
+pub mod suite;
 #[cfg(test)]
 mod trial;
+mod volume;
 
+pub use answer::Answer;
 pub use cluster::{Cluster, ClusterOptions};
-#[cfg(test)]
-pub use fault::Parameters;
-pub use load::Load;
-#[cfg(test)]
-pub use run::{Phase, Phases, RunReport, run};
-pub use scenario::Scenario;
+pub use folder::Folder;
+pub use load::{ClientSpec, Load};
+pub use run::{Phase, Phases, Recorded, Run, record};
+pub use scenario::{Fault, Scenario, Schema};
+pub use script::Parameters;

@@ -1,14 +1,23 @@
 //! One run of a scenario: load that warms up, a calm stretch, the fault, and the time after it.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use galen_tools::capture::Capture;
+use galen_tools::model::{UnixMs, Window};
+use galen_tools::sources::pg::{Intervals, PgConfig, record as watch};
+use serde::{Deserialize, Serialize};
+
+use super::answer::Answer;
 use super::cluster::Cluster;
-use super::fault::Parameters;
-use super::load::{Load, LoadReport};
+use super::fault::RunningFault;
+use super::load::LoadReport;
 use super::scenario::Scenario;
+use super::script::Parameters;
+use crate::target::{freeze, now_ms};
 
 /// How long each phase lasts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phases {
     /// Caches fill, statistics settle.
     pub warmup: Duration,
@@ -16,13 +25,29 @@ pub struct Phases {
     pub baseline: Duration,
     /// The fault is at work; its setup counts as part of this.
     pub anomaly: Duration,
-    /// The fault is out again.
+    /// The fault is out again; not recorded.
     pub recovery: Duration,
+}
+
+impl Default for Phases {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { warmup: s(5), baseline: s(30), anomaly: s(30), recovery: s(0) }
+    }
+}
+
+impl Phases {
+    /// Seconds that a run takes beside starting the server and filling the tables.
+    pub fn total(&self) -> Duration {
+        self.warmup + self.baseline + self.anomaly + self.recovery
+    }
 }
 
 /// A phase that has just begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// The server is made and started.
+    Start,
     /// The tables are made and filled.
     Setup,
     /// See [`Phases`].
@@ -37,37 +62,96 @@ pub enum Phase {
     Done,
 }
 
-/// What the clients of a run did.
-#[derive(Debug, Clone, Default)]
-pub struct RunReport {
-    /// The steady load, over all phases.
-    pub steady: LoadReport,
+impl Phase {
+    /// What goes on, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Phase::Start => "starting a server",
+            Phase::Setup => "filling the tables",
+            Phase::Warmup => "warming up",
+            Phase::Baseline => "watching the ordinary day",
+            Phase::Anomaly => "fault at work",
+            Phase::Recovery => "taking the fault out",
+            Phase::Done => "done",
+        }
+    }
 }
 
-/// Goes through all phases and calls `on_phase` as each begins. Dropping the future ends all load.
-pub async fn run(
-    cluster: &Cluster,
-    scenario: &Scenario,
-    parameters: &Parameters,
-    phases: Phases,
-    on_phase: impl Fn(Phase),
-) -> anyhow::Result<RunReport> {
-    scenario.fault.script(parameters)?;
+/// What to run and how.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// Values for parameters of the fault.
+    pub parameters: Parameters,
+    /// Lengths of the phases.
+    pub phases: Phases,
+    /// Which random numbers the clients throw.
+    pub seed: u64,
+}
+
+/// What was seen of a run, and what was true of it.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// From the beginning of the calm stretch to the end of the fault, labelled with the causes.
+    pub capture: Capture,
+    /// The truth, for scoring: a diagnosis never sees it.
+    pub answer: Answer,
+}
+
+/// Runs a scenario on this cluster while the collector of `galen record` watches with the least-privileged role.
+/// `on_phase` is called as each phase begins. Dropping the future ends all load.
+///
+/// # Errors
+/// A parameter the fault does not have, SQL that the server refuses, a server that is lost for good.
+pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase: impl Fn(Phase)) -> anyhow::Result<Recorded> {
+    let phases = run.phases;
+    scenario.fault.script(&run.parameters)?;
     on_phase(Phase::Setup);
     scenario.prepare(cluster).await?;
-    let steady = Load::start(&cluster.dsn_shop(), &scenario.baseline)?;
+    let steady = scenario.start_steady(cluster, &run.parameters, run.seed).await?;
     on_phase(Phase::Warmup);
     tokio::time::sleep(phases.warmup).await;
     on_phase(Phase::Baseline);
-    tokio::time::sleep(phases.baseline).await;
-    on_phase(Phase::Anomaly);
-    let end = tokio::time::Instant::now() + phases.anomaly;
-    let fault = scenario.fault.inject(cluster, parameters).await?;
-    tokio::time::sleep_until(end).await;
+    let config = PgConfig { intervals: Intervals::brisk(), ..PgConfig::new(&scenario.schema.name, cluster.dsn_galen()) };
+    let over = AtomicBool::new(false);
+    let longest = phases.baseline + phases.anomaly + Duration::from_secs(300);
+    let watching = watch(config.clone(), longest, |_| !over.load(Relaxed));
+    let incident = async {
+        let outcome = incident(cluster, scenario, run, &on_phase).await;
+        over.store(true, Relaxed);
+        outcome
+    };
+    let (capture, incident) = tokio::join!(watching, incident);
+    let (fault, window) = incident?;
+    let mut capture = capture?;
+    capture.manifest.labels.clone_from(&scenario.fault.causes);
+    if let Err(error) = freeze(&config, &mut capture).await {
+        tracing::warn!(%error, "plans were not recorded");
+    }
     on_phase(Phase::Recovery);
-    fault.stop().await?;
+    let mut during = LoadReport::default();
+    if let Some(fault) = fault {
+        during = fault.stop(cluster).await?;
+    }
     tokio::time::sleep(phases.recovery).await;
-    let steady = steady.stop().await;
+    let before = steady.stop().await;
     on_phase(Phase::Done);
-    Ok(RunReport { steady })
+    let answer = Answer::new(scenario, run, window, capture.manifest.server_version_num, (before, during));
+    Ok(Recorded { capture, answer })
+}
+
+/// The calm stretch and the fault; returns the fault still at work, and when that was.
+async fn incident(
+    cluster: &Cluster,
+    scenario: &Scenario,
+    run: &Run,
+    on_phase: &impl Fn(Phase),
+) -> anyhow::Result<(Option<RunningFault>, Option<Window>)> {
+    tokio::time::sleep(run.phases.baseline).await;
+    on_phase(Phase::Anomaly);
+    let end = tokio::time::Instant::now() + run.phases.anomaly;
+    let began: UnixMs = now_ms();
+    let fault = scenario.fault.inject(cluster, &run.parameters, run.seed).await?;
+    tokio::time::sleep_until(end).await;
+    let healthy = scenario.fault.causes.iter().all(|cause| cause == "healthy");
+    Ok((Some(fault), (!healthy).then(|| Window { start: began, end: now_ms() })))
 }

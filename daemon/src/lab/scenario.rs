@@ -1,60 +1,34 @@
-//! Scenario files: a schema, a steady load, and one file per fault, embedded in the binary or read from disk.
+//! Scenarios: a schema, a steady load, and one fault, embedded in the binary or read from disk.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use galen_tools::model::CulpritKind;
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Cluster, connect};
-use super::fault::Parameters;
+use super::cluster::{Cluster, ClusterOptions, connect};
+use super::files;
 use super::load::ClientSpec;
+use super::script::{Parameters, Script, Without};
 
-const SCHEMA: &str = include_str!("../../../examples/lab/shop/schema.sql");
-const BASELINE: &str = include_str!("../../../examples/lab/shop/baseline.toml");
-
-macro_rules! faults {
-    ($($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../../../examples/lab/shop/", $name, ".toml")))),*]
-    };
-}
-
-/// Every embedded fault, by name.
-const FAULTS: &[(&str, &str)] = faults![
-    "missing_index",
-    "stale_statistics",
-    "poor_join",
-    "correlated_subquery",
-    "large_result_fetch",
-    "concurrent_inserts",
-    "bulk_insert",
-    "concurrent_updates",
-    "bulk_delete",
-    "redundant_indexes",
-    "workload_spike",
-    "blocking_transaction",
-    "idle_in_transaction",
-    "ddl_lock_queue",
-    "deadlocks",
-    "connection_exhaustion",
-    "connection_churn",
-    "vacuum_blocked",
-    "work_mem_spill",
-    "cpu_contention",
-    "error_storm",
-    "healthy",
-];
-
-/// The shop, its steady load, and what goes wrong in it.
+/// A schema, its steady load, and what goes wrong in it.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// SQL that makes and fills the tables.
-    pub schema: &'static str,
-    /// Clients of the steady load.
-    pub baseline: Vec<ClientSpec>,
+    /// Tables, rows and the steady load.
+    pub schema: Schema,
     /// What goes wrong.
     pub fault: Fault,
+}
+
+/// A database that the lab can make.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    /// Name of the schema's folder, of the database, and of the role that owns it.
+    pub name: String,
+    /// SQL that makes and fills the tables.
+    pub sql: String,
+    /// Clients of the steady load.
+    pub baseline: Vec<ClientSpec>,
 }
 
 /// A fault as its file describes it.
@@ -62,6 +36,8 @@ pub struct Scenario {
 pub struct Fault {
     /// Name of the fault: the file's stem.
     pub name: String,
+    /// Name of the schema it is made for.
+    pub schema: String,
     /// One line for people.
     pub title: String,
     /// Ids of the root causes a diagnosis should find, most important first.
@@ -70,12 +46,15 @@ pub struct Fault {
     pub parameters: Parameters,
     /// What a diagnosis should point at.
     pub culprits: Vec<ExpectedCulprit>,
+    /// Faults that happen together with what this file adds.
+    #[serde(skip)]
+    includes: Vec<Fault>,
     #[serde(skip)]
     body: toml::Table,
 }
 
 /// Something a diagnosis should point at.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectedCulprit {
     /// What kind of thing.
@@ -84,25 +63,14 @@ pub struct ExpectedCulprit {
     pub pattern: String,
 }
 
-/// What a fault does, its parameters filled in.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Script {
-    /// Statements as superuser before the clients start.
-    pub setup: Vec<String>,
-    /// Clients that run beside the baseline.
-    pub clients: Vec<ClientSpec>,
-    /// Busy processes outside the database.
-    pub busy: u32,
-    /// Statements as superuser after the clients have stopped.
-    pub teardown: Vec<String>,
-}
-
 #[derive(Deserialize)]
 struct Head {
     name: String,
     title: String,
+    #[serde(default)]
     causes: Vec<String>,
+    #[serde(default)]
+    includes: Vec<String>,
     #[serde(default)]
     parameters: Parameters,
     #[serde(default)]
@@ -117,51 +85,100 @@ struct Baseline {
     clients: Vec<ClientSpec>,
 }
 
+impl Schema {
+    /// An embedded schema.
+    pub fn load(name: &str) -> anyhow::Result<Schema> {
+        let read =
+            |file: &str| files::text(&format!("{name}/{file}")).with_context(|| format!("there is no schema `{}`", name.escape_debug()));
+        let baseline: Baseline = toml::from_str(read("baseline.toml")?).with_context(|| format!("in {name}/baseline.toml"))?;
+        Ok(Schema { name: name.to_owned(), sql: read("schema.sql")?.to_owned(), baseline: baseline.clients })
+    }
+}
+
 impl Scenario {
-    /// Every embedded fault, in the order of the catalog.
+    /// Every embedded fault: the shop's first, each schema's in order of name.
     pub fn list() -> anyhow::Result<Vec<Fault>> {
-        FAULTS.iter().map(|(name, text)| Fault::parse(text).with_context(|| format!("in {name}.toml"))).collect()
+        files::faults().into_iter().map(|(schema, name, text)| embedded(schema, name, text)).collect()
     }
 
-    /// The shop with an embedded fault, or with one from a `.toml` file.
+    /// An embedded scenario by its name, or one from a `.toml` file, which stands in the shop unless it names another `schema`.
     pub fn load(name: &str) -> anyhow::Result<Scenario> {
-        let fault = match FAULTS.iter().find(|(known, _)| *known == name) {
-            Some((_, text)) => Fault::parse(text),
-            None if name.ends_with(".toml") => Fault::read(Path::new(name)),
-            None => {
-                let known: Vec<&str> = FAULTS.iter().map(|(known, _)| *known).collect();
-                bail!("no fault `{}`: use the path of a .toml file or one of {}", name.escape_debug(), known.join(", "))
-            }
-        };
-        let fault = fault.with_context(|| format!("in the fault {name}"))?;
-        let baseline: Baseline = toml::from_str(BASELINE).context("in baseline.toml")?;
-        Ok(Scenario { schema: SCHEMA, baseline: baseline.clients, fault })
+        let fault = if name.ends_with(".toml") { Fault::read(Path::new(name))? } else { find(name)? };
+        Ok(Scenario { schema: Schema::load(&fault.schema)?, fault })
+    }
+
+    /// What the cluster of this scenario has to be.
+    pub fn options(&self, parameters: &Parameters) -> anyhow::Result<ClusterOptions> {
+        let script = self.fault.script(parameters)?;
+        Ok(ClusterOptions {
+            database: self.schema.name.clone(),
+            settings: script.server.settings.into_iter().collect(),
+            standby: script.server.standby,
+            volume_mb: script.server.volume_mb,
+            statements: !script.without.contains(&Without::PgStatStatements),
+            monitor: !script.without.contains(&Without::PgMonitor),
+            ..ClusterOptions::default()
+        })
     }
 
     /// Makes and fills the tables, unless the cluster has them already.
     pub async fn prepare(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let shop = connect(&cluster.dsn_shop()).await?;
-        if shop.query_one("SELECT to_regclass('orders') IS NOT NULL", &[]).await?.get(0) {
+        let app = connect(&cluster.dsn_app()).await?;
+        if app.query_one("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')", &[]).await?.get(0) {
             return Ok(());
         }
-        shop.batch_execute(self.schema).await.context("cannot load the shop's schema")?;
-        shop.batch_execute("VACUUM (ANALYZE)").await?;
+        app.batch_execute(&self.schema.sql).await.with_context(|| format!("cannot load the schema {}", self.schema.name))?;
+        app.batch_execute("VACUUM (ANALYZE)").await?;
         cluster.admin().await?.batch_execute("CHECKPOINT").await?;
         Ok(())
     }
 }
 
+fn find(name: &str) -> anyhow::Result<Fault> {
+    let known = files::faults();
+    match known.iter().find(|(_, stem, _)| *stem == name) {
+        Some((schema, stem, text)) => embedded(schema, stem, text),
+        None => {
+            let names: Vec<&str> = known.iter().map(|(_, stem, _)| *stem).collect();
+            bail!("no fault `{}`: use the path of a .toml file or one of {}", name.escape_debug(), names.join(", "))
+        }
+    }
+}
+
+fn embedded(schema: &str, name: &str, text: &str) -> anyhow::Result<Fault> {
+    Fault::parse(schema, text).with_context(|| format!("in {schema}/{name}.toml"))
+}
+
 impl Fault {
-    /// Reads a fault from a file of the user's own.
+    /// Reads a fault from a file of the user's own; its `schema` key names one of the lab's schemas.
     fn read(path: &Path) -> anyhow::Result<Fault> {
+        let inside = || format!("in the fault {}", path.display());
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Fault::parse(&text)
+        let mut table: toml::Table = toml::from_str(&text).with_context(inside)?;
+        let schema = match table.remove("schema") {
+            Some(toml::Value::String(name)) => name,
+            Some(other) => bail!("{}: `schema = {other}` is not a text", path.display()),
+            None => "shop".to_owned(),
+        };
+        Fault::parse(&schema, &table.to_string()).with_context(inside)
     }
 
-    fn parse(text: &str) -> anyhow::Result<Fault> {
-        let Head { name, title, causes, parameters, culprits, body } = toml::from_str(text)?;
-        let fault = Fault { name, title, causes, parameters, culprits, body };
-        fault.script(&BTreeMap::new())?;
+    /// Reads a fault in TOML, made for the schema of this name.
+    pub fn parse(schema: &str, text: &str) -> anyhow::Result<Fault> {
+        let Head { name, title, mut causes, includes, mut parameters, mut culprits, body } = toml::from_str(text)?;
+        let includes = includes.iter().map(|one| find(one)).collect::<anyhow::Result<Vec<_>>>()?;
+        let own_causes = !causes.is_empty();
+        for part in &includes {
+            anyhow::ensure!(part.schema == schema, "{} is a fault of the schema {}, not of {schema}", part.name, part.schema);
+            if !own_causes {
+                causes.extend(part.causes.iter().filter(|cause| !causes.contains(cause)).cloned().collect::<Vec<_>>());
+            }
+            culprits.extend(part.culprits.iter().cloned());
+            parameters.extend(part.parameters.iter().map(|(key, value)| (format!("{}.{key}", part.name), *value)));
+        }
+        anyhow::ensure!(!causes.is_empty(), "{name} names no cause");
+        let fault = Fault { name, schema: schema.to_owned(), title, causes, parameters, culprits, includes, body };
+        fault.script(&Parameters::new())?;
         Ok(fault)
     }
 
@@ -173,59 +190,51 @@ impl Fault {
         }
         let mut values = self.parameters.clone();
         values.extend(given.iter().map(|(key, value)| (key.clone(), *value)));
-        let mut body = toml::Value::Table(self.body.clone());
-        fill(&mut body, &values)?;
-        Ok(body.try_into()?)
-    }
-}
-
-/// Puts parameters in the place of `${name}`; a text that is nothing else becomes a number.
-fn fill(value: &mut toml::Value, parameters: &Parameters) -> anyhow::Result<()> {
-    match value {
-        toml::Value::Array(items) => items.iter_mut().try_for_each(|item| fill(item, parameters)),
-        toml::Value::Table(table) => table.iter_mut().try_for_each(|(_, item)| fill(item, parameters)),
-        toml::Value::String(text) => {
-            let alone = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-            if let Some(number) = alone.and_then(|name| parameters.get(name)) {
-                *value = toml::Value::Integer(*number);
-                return Ok(());
-            }
-            for (name, number) in parameters {
-                *text = text.replace(&format!("${{{name}}}"), &number.to_string());
-            }
-            match text.contains("${") {
-                true => bail!("`{text}` uses a parameter that the file does not declare"),
-                false => Ok(()),
-            }
+        let mut script = Script::default();
+        for part in &self.includes {
+            let prefix = format!("{}.", part.name);
+            let of_part = values.iter().filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.to_owned(), *value))).collect();
+            script.join(part.script(&of_part)?);
         }
-        _ => Ok(()),
+        script.join(Script::read(&self.body, &values)?);
+        Ok(script)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     #[test]
-    fn every_scenario_file_is_embedded_and_parses() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/lab/shop");
-        let mut stems: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".toml").map(str::to_owned))
-            .filter(|stem| stem != "baseline")
-            .collect();
-        stems.sort();
-        let mut names: Vec<String> = Scenario::list().unwrap().into_iter().map(|fault| fault.name).collect();
-        names.sort();
-        assert_eq!(stems, names);
+    fn every_scenario_file_parses_and_names_are_unique_and_those_of_their_files() {
+        let faults = Scenario::list().unwrap();
+        let names: BTreeSet<&str> = faults.iter().map(|fault| fault.name.as_str()).collect();
+        assert_eq!(names.len(), faults.len());
+        for ((schema, stem, _), fault) in files::faults().into_iter().zip(&faults) {
+            assert_eq!((schema, stem), (fault.schema.as_str(), fault.name.as_str()));
+            Schema::load(schema).unwrap();
+        }
+        let catalog = galen_knowledge::catalog::Catalog::builtin().unwrap();
+        let known: BTreeSet<&str> = catalog.iter().map(|cause| cause.id.as_str()).collect();
+        for fault in &faults {
+            for cause in &fault.causes {
+                assert!(cause == "healthy" || known.contains(cause.as_str()), "{}: {cause}", fault.name);
+            }
+        }
     }
 
     #[test]
     fn nothing_a_database_shows_gives_the_fault_away() {
+        let ids: Vec<String> = Scenario::list().unwrap().into_iter().flat_map(|fault| fault.causes).collect();
         for fault in Scenario::list().unwrap() {
             let script = format!("{:?}", fault.script(&BTreeMap::new()).unwrap()).to_lowercase();
-            assert!(!script.contains(&fault.name), "{}", fault.name);
+            assert!(!script.contains(&format!("\"{}", fault.name)), "{}", fault.name);
             assert!(!script.contains("anomaly") && !script.contains("galen"), "{}", fault.name);
+            for id in &ids {
+                assert!(!script.contains(id.as_str()), "{} says {id}", fault.name);
+            }
         }
     }
 
@@ -237,5 +246,16 @@ mod tests {
         let error = fault.script(&BTreeMap::from([("cleints".to_owned(), 7)])).unwrap_err().to_string();
         assert!(error.contains("cleints") && error.contains("clients"), "{error}");
         assert!(Scenario::load("no_such").unwrap_err().to_string().contains("missing_index"));
+    }
+
+    #[test]
+    fn faults_combine_with_their_causes_culprits_and_parameters() {
+        let text = "name = 'both'\ntitle = 'two'\nincludes = ['missing_index', 'deadlocks']\nbusy = 1";
+        let both = Fault::parse("shop", text).unwrap();
+        assert_eq!(both.causes, ["missing_index", "deadlocks"]);
+        assert_eq!((both.culprits.len(), both.parameters["deadlocks.clients"]), (3, 10));
+        let script = both.script(&BTreeMap::from([("missing_index.clients".to_owned(), 9)])).unwrap();
+        assert_eq!((script.clients[0].count, script.clients[1].count, script.busy), (9, 10, 1));
+        assert!(Fault::parse("queue", text).unwrap_err().to_string().contains("shop"));
     }
 }

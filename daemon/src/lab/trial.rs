@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::cluster::connect;
 use super::load::ClientSpec;
-use super::scenario::Script;
+use super::script::Script;
 use super::statement::{Dice, Step};
 use super::*;
 
@@ -84,7 +84,7 @@ async fn sample(watcher: &Client, seen: &mut Seen) {
 }
 
 /// Runs a fault beside a watcher; returns what was seen in the baseline and in the anomaly.
-async fn watch(cluster: &Cluster, name: &str, baseline: u64, anomaly: u64) -> (Seen, Seen, RunReport) {
+async fn watch(cluster: &Cluster, name: &str, baseline: u64, anomaly: u64) -> (Seen, Seen, Recorded) {
     let scenario = Scenario::load(name).unwrap();
     scenario.prepare(cluster).await.unwrap();
     let phase = AtomicU8::new(0);
@@ -95,7 +95,8 @@ async fn watch(cluster: &Cluster, name: &str, baseline: u64, anomaly: u64) -> (S
         recovery: Duration::from_secs(1),
     };
     let parameters = Parameters::new();
-    let running = run(cluster, &scenario, &parameters, phases, |began| phase.store(began as u8, SeqCst));
+    let plan = Run { parameters, phases, seed: 1 };
+    let running = record(cluster, &scenario, &plan, |began| phase.store(began as u8, SeqCst));
     let watching = async {
         let watcher = connect(&cluster.dsn_galen()).await.unwrap();
         while phase.load(SeqCst) < Phase::Baseline as u8 {
@@ -230,8 +231,8 @@ async fn every_statement_prepares_and_two_faults_show_what_they_should() {
     scenario.prepare(&cluster).await.unwrap();
     println!("setup took {:?}", began.elapsed());
     let admin = cluster.admin().await.unwrap();
-    let shop = connect(&cluster.dsn_shop()).await.unwrap();
-    prepare_all(&shop, &scenario.baseline, "baseline").await;
+    let shop = connect(&cluster.dsn_app()).await.unwrap();
+    prepare_all(&shop, &scenario.schema.baseline, "baseline").await;
     for fault in Scenario::list().unwrap() {
         let Script { setup, clients, teardown, .. } = fault.script(&Parameters::new()).unwrap();
         for sql in &setup {
@@ -249,7 +250,7 @@ async fn every_statement_prepares_and_two_faults_show_what_they_should() {
 
     let (calm, storm, report) = watch(&cluster, "missing_index", 4, 5).await;
     assert!(storm.rate("returned") > 20.0 * calm.rate("returned").max(10_000.0), "{} / {}", calm.line(), storm.line());
-    assert!(report.steady.errors == 0, "{report:?}");
+    assert!(report.answer.steady.errors == 0, "{:?}", report.answer);
     let back = admin.query_one("SELECT to_regclass('orders_customer_id_idx') IS NOT NULL", &[]).await.unwrap();
     assert!(back.get::<_, bool>(0), "the teardown put the index back");
     cluster.stop().await;
@@ -268,7 +269,7 @@ async fn by_hand() {
         println!("loaded in {:.1} s", began.elapsed().as_secs_f64());
         cluster.admin().await.unwrap().batch_execute("SELECT pg_stat_statements_reset()").await.unwrap();
         let (_, _, report) = watch(&cluster, parts[0], parts[1].parse().unwrap(), parts[2].parse().unwrap()).await;
-        println!("    {report:?}");
+        println!("    {:?}", report.answer);
     }
     cluster.stop().await;
 }

@@ -47,6 +47,8 @@ enum Action {
     PassUntil(pass_until::PassUntilArgs),
     /// Recorded MySQL incidents: detection, root causes by learnt signatures, and the controls beside them
     Dbsherlock(super::dbsherlock::DbsherlockArgs),
+    /// Accuracy on D-Bot's specifications, recorded by `galen lab dbot`
+    Dbot(super::dbot::BenchDbotArgs),
     /// Milliseconds to read and diagnose a capture without a model
     Replay(speed::ReplayArgs),
     /// Milliseconds until an alert is durable
@@ -62,6 +64,7 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
         Action::Verify(args) => verify::verify(global, args).await,
         Action::PassUntil(args) => pass_until::pass_until(global, args).await,
         Action::Dbsherlock(args) => super::dbsherlock::dbsherlock(global, &args).await,
+        Action::Dbot(args) => super::dbot::bench(global, &args).await,
         Action::Replay(args) => speed::replay(global, args).await,
         Action::Intake(args) => speed::intake(global, &args),
     }

@@ -1,6 +1,7 @@
 //! Tools that look at statements, tables and indexes.
 
 pub mod advice;
+mod contention;
 mod indexes;
 mod results;
 mod scans;
@@ -21,6 +22,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("top_statement", "the statement whose database time grew most"),
     ("statement_shape", "joins, subqueries and bounds of the statements that carry load"),
     ("workload_mix", "how calls and time spread over all statements"),
+    ("contention", "how many sessions compete for CPU and I/O, and whether one kind of statement accounts for it"),
     ("table_scans", "the table read most by sequential scans, and the statement that does it"),
     ("index_advice", "planner cost with a hypothetical index (asks the target)"),
     ("plan", "generic plan of the top statement (asks the target)"),
@@ -36,6 +38,7 @@ pub async fn observe(name: &str, scene: &Scene<'_>) -> Option<Observation> {
     Some(match name {
         "top_statement" => top::top_statement(scene),
         "workload_mix" => top::workload_mix(scene),
+        "contention" => contention::contention(scene),
         "statement_shape" => shape::statement_shape(scene),
         "table_scans" => scans::table_scans(scene),
         "stale_statistics" => scans::stale_statistics(scene),

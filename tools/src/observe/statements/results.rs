@@ -7,6 +7,9 @@ use crate::sql::features;
 
 use super::{loaded, quoted, same_table};
 
+/// Rows a call from which on a result is large.
+const LARGE: f64 = 5_000.0;
+
 /// `results`.
 pub fn results(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
@@ -36,6 +39,8 @@ pub fn results(scene: &Scene<'_>) -> Observation {
         sheet.put("rows_per_call", done.per_call(done.rows));
         sheet.put("rows_share", all.map(|a| done.rows / done.seconds / a.max(1e-9)));
     }
+    let large: f64 = now.iter().filter(|(id, w)| is_select(id) && w.per_call(w.rows) > Some(LARGE)).map(|(_, w)| w.rows / w.seconds).sum();
+    sheet.put("large_share", all.map(|a| large / a.max(1e-9)));
     sheet.put("db_share", statements.iter().find(|s| s.id == id).map_or(0.0, |s| s.share));
     samples(scene, &mut sheet, id);
     if let Some(f) = text_of(capture, id).as_deref().and_then(features) {

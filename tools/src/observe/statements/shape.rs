@@ -24,6 +24,7 @@ pub fn statement_shape(scene: &Scene<'_>) -> Observation {
     sheet.put("correlated", correlated.is_some());
     if let Some(s) = correlated {
         sheet.statement("correlated_", s.id).put("correlated_share", s.share);
+        sheet.put("correlated_all_share", statements.iter().filter(|s| s.features.correlated).map(|s| s.share).sum::<f64>());
     }
     let cartesian = statements.iter().find(|s| s.features.cartesian && s.share > 0.1);
     sheet.put("cartesian", cartesian.is_some());
@@ -39,6 +40,7 @@ pub fn statement_shape(scene: &Scene<'_>) -> Observation {
             sheet.culprit(crate::model::CulpritKind::Query, s.id, &text_of(capture, s.id).unwrap_or_default());
         }
     }
+    many_joins(scene, &mut sheet, &statements);
     let unlimited =
         statements.iter().find(|s| s.features.verb == "select" && !s.features.has_limit && !s.features.aggregates && !s.features.has_where);
     sheet.put("unlimited", unlimited.is_some()).put("unlimited_query_id", unlimited.map(|s| s.id.to_string()));
@@ -47,6 +49,16 @@ pub fn statement_shape(scene: &Scene<'_>) -> Observation {
     sheet.put("aggregates_all", aggregates);
     creations(scene, &mut sheet);
     sheet.finish("")
+}
+
+/// All statements that join four tables or more: how many, their share of the load, and what a call takes.
+fn many_joins(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, statements: &[Loaded]) {
+    let many: Vec<&Loaded> = statements.iter().filter(|s| s.features.joins >= 3).collect();
+    sheet.put("many_joins", many.len()).put("many_joins_share", many.iter().map(|s| s.share).sum::<f64>());
+    let work = work(scene.capture, Some(window(scene)));
+    let done: Vec<_> = many.iter().filter_map(|s| work.get(&s.id)).filter(|w| w.exec_ms > 0.0).collect();
+    let calls: f64 = done.iter().map(|w| w.calls).sum();
+    sheet.put("many_joins_mean_ms", (calls > 0.0).then(|| done.iter().map(|w| w.exec_ms).sum::<f64>() / calls));
 }
 
 /// CREATE INDEX statements of the window or the imported workload, by table.

@@ -62,8 +62,10 @@ fn tables(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
         sheet.put("top_insert_table", table.as_str()).put("inserted_rows", w.inserted);
         sheet.put("inserted_share", w.inserted / w.before.n_live_tup.max(1.0));
     }
-    if let Some((table, _)) = top(|w| w.updated) {
-        sheet.put("top_update_table", table.as_str());
+    if let Some((table, w)) = top(|w| w.updated) {
+        sheet.put("top_update_table", table.as_str()).put("updated_rows", w.updated);
+        // The same rows again and again, or each row once: what a queue for row locks can come from.
+        sheet.put("updates_per_row", w.updated / w.before.n_live_tup.max(1.0)).put("update_table_rows", w.before.n_live_tup);
     }
     if let Some((table, w)) = top(|w| w.deleted) {
         sheet.put("top_delete_table", table.as_str()).put("deleted_rows", w.deleted);

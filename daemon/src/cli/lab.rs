@@ -1,0 +1,342 @@
+//! `galen lab`: faults injected on purpose, diagnosed on the spot or recorded as labelled captures.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use galen_agents::driver::{Options, diagnose};
+use galen_agents::report::terminal;
+use galen_tools::probe::Recorded as Answers;
+
+use super::{Global, duration};
+use crate::failure::Failure;
+use crate::lab::batch::{self, Case, Step};
+use crate::lab::suite::Suite;
+use crate::lab::{Folder, Parameters, Phase, Phases, Run, Scenario};
+use crate::{engine, output};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  galen lab list --json
+  galen lab run missing_index --param clients=5
+  galen lab record --suite quick --out captures/
+  galen replay captures/ --json > reports.jsonl")]
+pub struct LabArgs {
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LabCommand {
+    /// Name every scenario with its causes and parameters
+    List(ListArgs),
+    /// Inject a fault into a private server, diagnose it, show both
+    Run(RunArgs),
+    /// Record scenarios as labelled captures
+    Record(RecordArgs),
+    /// Run D-Bot's anomaly specifications for real, record and score them
+    Dbot(super::dbot::DbotArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only the scenarios of this suite
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    suite: Option<String>,
+    /// Name the suites instead
+    #[arg(long, conflicts_with = "suite")]
+    suites: bool,
+}
+
+#[derive(Debug, Args)]
+struct Shape {
+    /// Calm before the fault
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    baseline: Duration,
+    /// How long the fault is at work
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    duration: Duration,
+    /// Seed of the clients' random numbers
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folder of initdb and postgres [default: the newest that is installed]
+    #[arg(long, value_name = "DIR")]
+    server_bin: Option<PathBuf>,
+}
+
+impl Shape {
+    fn run(&self, parameters: Parameters, seed: u64) -> Run {
+        let phases = Phases { baseline: self.baseline, anomaly: self.duration, ..Phases::default() };
+        Run { parameters, phases, seed }
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Scenario, or a .toml file of your own
+    #[arg(value_name = "NAME|FILE.toml")]
+    scenario: String,
+    /// Value of a parameter, as in --param clients=5
+    #[arg(long = "param", value_name = "NAME=NUMBER", value_parser = parameter)]
+    parameters: Vec<(String, i64)>,
+    #[command(flatten)]
+    shape: Shape,
+    /// Keep capture and answer in this folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each case is NAME.galen, which `galen replay` reads, and NAME.answer.json, which no diagnosis opens. A case that is
+there already is kept, so that an interrupted run goes on where it stopped."
+)]
+struct RecordArgs {
+    /// Suite of scenarios; see `galen lab list --suites`
+    #[arg(long, value_name = "NAME|FILE.toml", required_unless_present = "scenarios")]
+    suite: Option<String>,
+    /// Scenario, or a .toml file of your own; may be given more than once
+    #[arg(long = "scenario", value_name = "NAME|FILE.toml")]
+    scenarios: Vec<String>,
+    /// Folder for the captures
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Servers at a time [default: one for two CPUs]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// How often each scenario is recorded, each time with another seed
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    repeat: u64,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+fn parameter(text: &str) -> Result<(String, i64), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=NUMBER"))?;
+    let number = value.trim().parse().map_err(|_| format!("`{value}` is not a whole number"))?;
+    Ok((name.trim().to_owned(), number))
+}
+
+/// Runs the subcommand; Ctrl-C stops and removes every server that it started.
+pub async fn lab(global: &Global, args: LabArgs) -> Result<(), Failure> {
+    let work = async {
+        match args.command {
+            LabCommand::List(args) => list(global, &args),
+            LabCommand::Run(args) => run(global, args).await,
+            LabCommand::Record(args) => record(global, args).await,
+            LabCommand::Dbot(args) => super::dbot::record(global, args).await,
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = stopped() => Err(Failure::interrupted("interrupted; the lab's servers were stopped and removed, finished cases stay")),
+    }
+}
+
+/// Returns at Ctrl-C or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+fn usage(error: anyhow::Error) -> Failure {
+    Failure::usage(format!("{error:#}"))
+}
+
+fn list(global: &Global, args: &ListArgs) -> Result<(), Failure> {
+    if args.suites {
+        for (name, suite) in Suite::list().map_err(usage)? {
+            let cases = suite.expand().map_err(usage)?.len();
+            output::line(&match global.json {
+                true => json!({"name": name, "title": suite.title, "cases": cases}).to_string(),
+                false => format!("{name:<12} {cases:>3} cases  {}", suite.title),
+            });
+        }
+        return Ok(());
+    }
+    let faults = match &args.suite {
+        Some(name) => Suite::load(name).and_then(|suite| suite.expand()).map_err(usage)?.into_iter().map(|(it, _)| it.fault).collect(),
+        None => Scenario::list().map_err(|e| Failure::fault(format!("{e:#}")))?,
+    };
+    for fault in faults {
+        output::line(&match global.json {
+            true => serde_json::to_string(&fault).map_err(|e| Failure::fault(e.to_string()))?,
+            false => format!("{:<10} {:<32} {}", fault.schema, fault.name, fault.title),
+        });
+    }
+    Ok(())
+}
+
+async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
+    let scenario = Scenario::load(&args.scenario).map_err(usage)?;
+    let parameters: Parameters = args.parameters.into_iter().collect();
+    scenario.fault.script(&parameters).map_err(usage)?;
+    let folder = args.out.as_deref().map(Folder::open).transpose().map_err(usage)?;
+    let library = engine::library(&global.load()?.data_dir)?;
+    let plan = args.shape.run(parameters, args.shape.seed);
+    eprintln!("{}: {}", scenario.fault.name, scenario.fault.title);
+    let began = Instant::now();
+    let say = |phase: Phase| eprintln!("[{:>3} s] {}", began.elapsed().as_secs(), phase.words());
+    let recorded = batch::fresh(&scenario, &plan, args.shape.server_bin, say).await.map_err(lab_failure)?;
+    if let Some(folder) = &folder {
+        folder.save(&scenario.fault.name, &recorded).map_err(|e| Failure::fault(format!("{e:#}")))?;
+    }
+    let capture = &recorded.capture;
+    let options = Options { replay: true, ..Options::default() };
+    let report = diagnose(capture, &library, &Answers(capture), None, &options, &|_| {}).await.report;
+    if global.json {
+        output::line(&serde_json::to_string(&report).map_err(|e| Failure::fault(e.to_string()))?);
+    } else {
+        output::text(&terminal::render(&report, output::colours(), output::width()));
+    }
+    let named: Vec<&str> = report.root_causes.iter().map(|it| it.cause.as_str()).collect();
+    eprintln!(
+        "injected: {}; named: {}",
+        recorded.answer.causes.join(", "),
+        if named.is_empty() { "none".to_owned() } else { named.join(", ") }
+    );
+    let load = &recorded.answer.fault;
+    let last = load.last_error.as_deref().map(|error| format!(", the last: {error}")).unwrap_or_default();
+    eprintln!("the fault's clients ran {} statements, {} failed{last}", load.statements, load.errors);
+    Ok(())
+}
+
+fn lab_failure(error: anyhow::Error) -> Failure {
+    Failure::target(format!("{error:#}"))
+}
+
+async fn record(global: &Global, args: RecordArgs) -> Result<(), Failure> {
+    let cases = cases(&args)?;
+    let folder = Folder::open(&args.out).map_err(usage)?;
+    let most = batch::most_jobs();
+    let jobs = args.jobs.unwrap_or(most).clamp(1, most.max(std::thread::available_parallelism().map_or(1, usize::from)));
+    let board = Board::new(global.json, &cases, jobs);
+    let outcome = batch::run(&folder, &cases, jobs, args.shape.server_bin, &|step| board.show(&step)).await;
+    board.bar.finish_and_clear();
+    let outcome = outcome.map_err(|error| Failure::fault(format!("{error:#}")))?;
+    eprintln!("{} recorded, {} kept, {} failed in {}", outcome.recorded, outcome.kept, outcome.failed, folder.path().display());
+    match outcome.failed {
+        0 => Ok(()),
+        failed => Err(Failure::target(format!("{failed} of {} cases could not be recorded; each is named above", cases.len()))),
+    }
+}
+
+fn cases(args: &RecordArgs) -> Result<Vec<Case>, Failure> {
+    let mut wanted = match &args.suite {
+        Some(name) => Suite::load(name).and_then(|suite| suite.expand()).map_err(usage)?,
+        None => Vec::new(),
+    };
+    for name in &args.scenarios {
+        wanted.push((Scenario::load(name).map_err(usage)?, Parameters::new()));
+    }
+    let mut cases = Vec::new();
+    for round in 0..args.repeat {
+        for (scenario, parameters) in &wanted {
+            let seed = args.shape.seed.wrapping_add(round);
+            let values: String = parameters.iter().map(|(name, value)| format!("-{name}{value}")).collect();
+            let name = format!("{}{values}-{seed}", scenario.fault.name).replace('.', "-");
+            cases.push(Case { name, scenario: scenario.clone(), run: args.shape.run(parameters.clone(), seed) });
+        }
+    }
+    if let Some(twice) = cases.iter().enumerate().find(|(at, case)| cases[..*at].iter().any(|other| other.name == case.name)) {
+        return Err(Failure::usage(format!("the case {} is asked for twice: name each scenario once, or use --repeat", twice.1.name)));
+    }
+    Ok(cases)
+}
+
+/// Progress of a batch: a bar with the time left on a terminal, a line for each case elsewhere.
+struct Board {
+    json: bool,
+    bar: ProgressBar,
+    began: Instant,
+    state: RefCell<State>,
+    jobs: usize,
+}
+
+#[derive(Default)]
+struct State {
+    left: usize,
+    recorded: u32,
+    busy: Vec<(String, Phase)>,
+    /// Seconds that a case is expected to take.
+    each: f64,
+}
+
+impl Board {
+    fn new(json: bool, cases: &[Case], jobs: usize) -> Board {
+        let bar = ProgressBar::new(cases.len() as u64);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
+            bar.set_style(style);
+        }
+        // Until one is done: its phases, and a quarter of a minute for server and tables.
+        let each = cases.iter().map(|case| case.run.phases.total().as_secs_f64() + 15.0).sum::<f64>() / cases.len().max(1) as f64;
+        let state = State { left: cases.len(), each, ..State::default() };
+        Board { json, bar, began: Instant::now(), state: RefCell::new(state), jobs }
+    }
+
+    fn show(&self, step: &Step<'_>) {
+        let mut state = self.state.borrow_mut();
+        let (case, event) = match step {
+            Step::Phase(case, phase) => {
+                state.busy.retain(|(name, _)| name != case);
+                state.busy.push(((*case).to_owned(), *phase));
+                drop(state);
+                return self.message();
+            }
+            Step::Kept(case) => (*case, json!({"case": case, "state": "kept"})),
+            Step::Saved(case, took) => {
+                let took = took.as_secs_f64();
+                state.recorded += 1;
+                let weight = 1.0 / f64::from(state.recorded);
+                state.each += (took - state.each) * weight;
+                (*case, json!({"case": case, "state": "recorded", "seconds": took.round()}))
+            }
+            Step::Failed(case, why) => (*case, json!({"case": case, "state": "failed", "error": why})),
+        };
+        state.left = state.left.saturating_sub(1);
+        state.busy.retain(|(name, _)| name != case);
+        drop(state);
+        self.bar.inc(1);
+        let why = event["error"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+        let line = format!(
+            "[{:>4} s] {case}: {}{why}; {}",
+            self.began.elapsed().as_secs(),
+            event["state"].as_str().unwrap_or_default(),
+            self.remaining()
+        );
+        if self.json {
+            output::line(&event.to_string());
+        }
+        if self.bar.is_hidden() {
+            eprintln!("{line}")
+        } else {
+            self.bar.println(line)
+        }
+        self.message();
+    }
+
+    fn message(&self) {
+        let busy: Vec<String> = self.state.borrow().busy.iter().map(|(name, phase)| format!("{name}: {}", phase.words())).collect();
+        self.bar.set_message(format!("{}; {}", self.remaining(), busy.join(", ")));
+    }
+
+    fn remaining(&self) -> String {
+        let state = self.state.borrow();
+        let seconds = state.each * (state.left as f64 / self.jobs as f64).ceil();
+        match seconds {
+            s if s < 90.0 => format!("about {s:.0} s left"),
+            s => format!("about {:.0} min left", s / 60.0),
+        }
+    }
+}

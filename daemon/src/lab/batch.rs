@@ -1,0 +1,132 @@
+//! Recording many scenarios, several at a time within what the machine has, each on a server of its own.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use super::cluster::{Cluster, ClusterOptions};
+use super::folder::{Folder, is_full};
+use super::run::{Phase, Recorded, Run, record};
+use super::scenario::Scenario;
+
+/// One case to record.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Stem of its files.
+    pub name: String,
+    /// What goes wrong, and where.
+    pub scenario: Scenario,
+    /// Parameters, phases, seed.
+    pub run: Run,
+}
+
+/// What a batch reports as it goes.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// The case was recorded earlier.
+    Kept(&'a str),
+    /// A phase of a case began.
+    Phase(&'a str, Phase),
+    /// The case is written.
+    Saved(&'a str, Duration),
+    /// The case could not be recorded; the others go on.
+    Failed(&'a str, String),
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Recorded now.
+    pub recorded: usize,
+    /// Were there already.
+    pub kept: usize,
+    /// Could not be recorded.
+    pub failed: usize,
+}
+
+/// Memory that a cluster under load takes, in bytes: shared buffers, backends, the page cache of a few hundred megabytes.
+const CLUSTER_BYTES: f64 = 1.0e9;
+
+/// Starts a cluster as the case needs it, records, and removes the cluster again.
+///
+/// # Errors
+/// No server, or anything that `record` fails with.
+pub async fn fresh(scenario: &Scenario, run: &Run, bin_dir: Option<PathBuf>, on_phase: impl Fn(Phase)) -> anyhow::Result<Recorded> {
+    on_phase(Phase::Start);
+    let options = ClusterOptions { bin_dir, ..scenario.options(&run.parameters)? };
+    let cluster = Cluster::start(options).await?;
+    let recorded = record(&cluster, scenario, run, on_phase).await;
+    cluster.stop().await;
+    recorded
+}
+
+/// Records every case that is not finished yet, at most `jobs` at a time. Dropping the future stops all servers.
+///
+/// # Errors
+/// A disk that is full ends the batch; finished cases stay. A case that fails for another reason is a [`Step::Failed`].
+pub async fn run(
+    folder: &Folder,
+    cases: &[Case],
+    jobs: usize,
+    bin_dir: Option<PathBuf>,
+    tell: &dyn Fn(Step<'_>),
+) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut open = Vec::new();
+    for case in cases {
+        if folder.finished(&case.name).is_some() {
+            outcome.kept += 1;
+            tell(Step::Kept(&case.name));
+        } else {
+            open.push(case);
+        }
+    }
+    let mut work = stream::iter(open)
+        .map(|case| {
+            let bin_dir = bin_dir.clone();
+            async move {
+                let began = Instant::now();
+                let recorded = fresh(&case.scenario, &case.run, bin_dir, |phase| tell(Step::Phase(&case.name, phase))).await;
+                (case, began, recorded)
+            }
+        })
+        .buffer_unordered(jobs.max(1));
+    while let Some((case, began, recorded)) = work.next().await {
+        match recorded.and_then(|recorded| folder.save(&case.name, &recorded)) {
+            Ok(_) => {
+                outcome.recorded += 1;
+                tell(Step::Saved(&case.name, began.elapsed()));
+            }
+            Err(error) if is_full(&error) => {
+                return Err(error).with_context(|| {
+                    let done = outcome.recorded + outcome.kept;
+                    format!(
+                        "the disk is full: {done} finished cases stay in {}; make room and run the same command again",
+                        folder.path().display()
+                    )
+                });
+            }
+            Err(error) => {
+                outcome.failed += 1;
+                tell(Step::Failed(&case.name, format!("{error:#}")));
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// How many clusters this machine carries at a time: one for two CPUs, and for each gigabyte that is available.
+pub fn most_jobs() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = available_bytes().map_or(usize::MAX, |bytes| (bytes / CLUSTER_BYTES) as usize);
+    (cpus / 2).min(memory).max(1)
+}
+
+fn available_bytes() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0)
+}

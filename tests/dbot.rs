@@ -1,0 +1,43 @@
+//! D-Bot's specifications at the command line: what is refused, what is scored.
+
+use crate::support::{bench, lines, repository, run};
+
+const GOOD: &str = r#"{"id": 5, "labels": ["INSERT_LARGE_DATA", "IO_CONTENTION"], "workload": "tpcc_io_contention", "params": {}}"#;
+
+#[test]
+fn bad_specifications_cost_a_line_each_and_no_server_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("specs.jsonl"), folder.path().join("out"));
+    let (path, out) = (file.to_str().unwrap(), out.to_str().unwrap());
+    std::fs::write(&file, format!("{GOOD}\n{}\n{GOOD}\n", &GOOD[..60])).unwrap();
+    let (code, _, error) = run(&["lab", "dbot", path, "--out", out]);
+    assert_eq!((code, error.contains("--quick")), (2, true), "{error}");
+    assert!(error.contains("line 2: ") && error.contains("line 3: the id 5 was there before"), "{error}");
+    let (code, _, error) = run(&["lab", "dbot", path, "--out", out, "--ids", "5,6"]);
+    assert_eq!((code, error.contains("no specification 6")), (2, true), "{error}");
+    std::fs::write(&file, "[]\n").unwrap();
+    assert_eq!(run(&["lab", "dbot", path, "--out", out, "--all"]).0, 5);
+    assert_eq!(run(&["lab", "dbot", "no-such-file", "--out", out, "--all"]).0, 5);
+    assert!(!std::path::Path::new(out).exists());
+    let (code, help, _) = run(&["lab", "dbot", "--help"]);
+    assert!(code == 0 && help.contains("Scaling:"), "{help}");
+}
+
+#[test]
+fn captures_that_nobody_labelled_are_not_scored() {
+    let captures = repository("examples/captures");
+    let (code, out, error) = run(&["bench", "dbot", captures.to_str().unwrap(), "--json"]);
+    assert_eq!(code, 5, "{error}");
+    assert!(error.contains("healthy.galen: nobody has labelled it"), "{error}");
+    assert_eq!(lines(&out).last().unwrap()["cases"], 0);
+}
+
+#[test]
+fn every_published_specification_can_be_run() {
+    let Some(file) = bench("dbot/anomalies.jsonl") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    // A number that is not there ends the command after all lines were read and planned.
+    let (code, _, error) = run(&["lab", "dbot", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--ids", "999999"]);
+    assert_eq!((code, error.lines().count()), (2, 1), "{error}");
+}
