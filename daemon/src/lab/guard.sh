@@ -26,7 +26,10 @@ trap finish TERM
 watcher=$!
 exec 3<&-
 
-"$bin/initdb" -D "$dir/data" -U postgres -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C -N >"$dir/server.log" 2>&1 &
+# A data directory with a volume of its own has its WAL elsewhere, as on many machines: without room for WAL a server stops.
+wal=
+[ -d "$dir/data" ] && wal="-X $dir/wal"
+"$bin/initdb" -D "$dir/data" $wal -U postgres -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C -N >"$dir/server.log" 2>&1 &
 wait $!
 status=$?
 rm -f "$dir/password"

@@ -3,10 +3,12 @@
 //! `Cluster` is the server, `Scenario` is a schema with its steady load and one `Fault`, `record` goes through the phases
 //! of an incident while the collector watches, and `batch` does so for many. All data lies in `examples/lab`.
 
+mod adopt;
 mod answer;
 pub mod batch;
 mod binaries;
 mod busy;
+pub mod check;
 mod cluster;
 mod fault;
 mod files;
