@@ -5,5 +5,6 @@
 
 mod cli;
 mod doors;
+mod lab;
 mod live;
 mod support;

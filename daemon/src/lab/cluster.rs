@@ -25,6 +25,8 @@ pub struct ClusterOptions {
     pub standby: bool,
     /// Mebibytes of a volume of its own for the data directory; 0 for none.
     pub volume_mb: u32,
+    /// Transaction id that it begins with; 0 for a new server's.
+    pub next_xid: u32,
     /// Statement statistics are installed.
     pub statements: bool,
     /// The collector's role may see the sessions of others.
@@ -34,7 +36,7 @@ pub struct ClusterOptions {
 impl Default for ClusterOptions {
     fn default() -> Self {
         let database = "shop".to_owned();
-        Self { bin_dir: None, database, settings: Vec::new(), standby: false, volume_mb: 0, statements: true, monitor: true }
+        Self { bin_dir: None, database, settings: Vec::new(), standby: false, volume_mb: 0, next_xid: 0, statements: true, monitor: true }
     }
 }
 
@@ -204,6 +206,9 @@ impl Cluster {
         let settings = settings_file(bin_dir, folder.path(), port, options, &mut notes)?;
         write_readable(&folder.path().join("settings.conf"), &settings)?;
         write_readable(&folder.path().join("password"), &password)?;
+        if options.next_xid > 0 {
+            write_readable(&folder.path().join("next_xid"), &next_xid(options.next_xid))?;
+        }
         if let Some(own) = standby_port {
             write_readable(&folder.path().join("standby.conf"), &standby_file(own, port, &password)?)?;
         }
@@ -305,6 +310,13 @@ impl Cluster {
         let secret = if password == "''" { String::new() } else { format!(" password={password}") };
         format!("host={host} port={port} user={user}{secret} dbname={database}")
     }
+}
+
+/// A transaction id at the beginning of a page of pg_xact, and the name of the segment that holds that page: 4 ids a
+/// byte, 8192 bytes a page, 32 pages a segment.
+fn next_xid(wanted: u32) -> String {
+    let first = wanted - wanted % 32_768;
+    format!("{first} {:04X}\n", first / (32_768 * 32))
 }
 
 fn free_port() -> anyhow::Result<u16> {

@@ -34,6 +34,12 @@ wait $!
 status=$?
 rm -f "$dir/password"
 if [ "$status" = 0 ]; then
+    if [ -f "$dir/next_xid" ]; then
+        read -r xid segment <"$dir/next_xid"
+        "$bin/pg_resetwal" -x "$xid" -D "$dir/data" >>"$dir/server.log" 2>&1
+        # The server reads the page of its next id and finds no transaction committed there yet.
+        head -c 262144 /dev/zero >"$dir/data/pg_xact/$segment"
+    fi
     cat "$dir/settings.conf" >>"$dir/data/postgresql.conf"
     if [ -f "$dir/standby.conf" ]; then
         # The pristine cluster is its own base backup; what the primary writes from now on arrives by streaming.

@@ -25,10 +25,15 @@ pub mod suite;
 mod trial;
 mod volume;
 
+// The laboratory's face to every command that runs on it; not each part is used by each.
+#[allow(unused_imports)]
 pub use answer::Answer;
+#[allow(unused_imports)]
 pub use cluster::{Cluster, ClusterOptions};
 pub use folder::Folder;
+#[allow(unused_imports)]
 pub use load::{ClientSpec, Load};
 pub use run::{Phase, Phases, Recorded, Run, record};
+#[allow(unused_imports)]
 pub use scenario::{Fault, Scenario, Schema};
 pub use script::Parameters;

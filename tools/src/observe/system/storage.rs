@@ -44,7 +44,9 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
         sheet.put("worker_share", workers / (all + workers).max(1.0));
     }
     oldest_snapshot(scene, &mut sheet, window);
-    let frozen = capture.tables.iter().map(|t| t.frozen_xid_age).reduce(f64::max).or_else(|| peak(capture, "frozen_xid_age", Some(window)));
+    // The database's age counts: its oldest table may be a system catalog, which is not among the tables.
+    let ages = capture.tables.iter().map(|t| t.frozen_xid_age).chain(peak(capture, "frozen_xid_age", Some(window)));
+    let frozen = ages.reduce(f64::max);
     let limit = setting(capture, "autovacuum_freeze_max_age");
     sheet.put("frozen_xid_age_max", frozen).put("freeze_max_age", limit);
     sheet.put("wraparound_share", frozen.zip(limit).map(|(f, l)| f / l.max(1.0)));
