@@ -131,6 +131,11 @@ fn unseen(case: &Case<'_>) -> Option<String> {
     if let Some(gap) = manifest.missing.iter().find(|m| m.what == TARGET) {
         return Some(format!("{} cannot be reached: {}.", manifest.target, gap.why.trim_end_matches('.')));
     }
+    // A role that sees neither sessions nor their waits misses whoever queues behind a lock.
+    let quiet = case.detection.abnormal.is_empty();
+    if let Some(gap) = manifest.missing.iter().find(|m| quiet && m.what == "pg_monitor" && m.at.is_none()) {
+        return Some(format!("No signal left its usual range, but {}.", gap.why.trim_end_matches('.')));
+    }
     // Below this the detector cannot tell usual from unusual.
     let nothing = case.capture.series.values().all(|s| s.times.len() < detect::LEAST_SAMPLES) && case.capture.sessions.is_empty();
     (nothing && case.capture.statements.is_empty()).then(|| format!("Too little was seen of {} to tell.", manifest.target))

@@ -44,8 +44,11 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
         sheet.put("worker_share", workers / (all + workers).max(1.0));
     }
     oldest_snapshot(scene, &mut sheet, window);
-    let frozen = capture.tables.iter().map(|t| t.frozen_xid_age).reduce(f64::max).or_else(|| peak(capture, "frozen_xid_age", Some(window)));
+    // The database's age counts: its oldest table may be a system catalog, which is not among the tables.
+    let ages = capture.tables.iter().map(|t| t.frozen_xid_age).chain(peak(capture, "frozen_xid_age", Some(window)));
+    let frozen = ages.reduce(f64::max);
     let oldest = capture.tables.iter().max_by(|a, b| a.frozen_xid_age.total_cmp(&b.frozen_xid_age));
+    let oldest = oldest.filter(|t| frozen.is_some_and(|age| t.frozen_xid_age > 0.9 * age));
     sheet.put("frozen_table", oldest.map(|t| t.table.as_str()));
     let limit = setting(capture, "autovacuum_freeze_max_age");
     sheet.put("frozen_xid_age_max", frozen).put("freeze_max_age", limit);
