@@ -130,6 +130,12 @@ pub async fn diagnose(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Diagnosis {
     let mut detection = detect::detect(capture, &library.signals, &options.detect);
+    // The live detector watched for longer than the capture reaches back, and saw bursts that a median passes over.
+    let noticed = capture.alerts.iter().filter(|a| a.source == "detector").map(|a| a.starts_at).min();
+    if let Some(began) = noticed.filter(|_| detection.window.is_none()) {
+        let quiet = detection.quiet.take();
+        detection = Detection { quiet, ..detect::detect_since(capture, &library.signals, &options.detect, began) };
+    }
     // Whoever raised the alert, Galen's own detector included, is owed a search.
     let worth_a_search = detection.window.is_some() || !capture.alerts.is_empty() || capture.manifest.origin != "live";
     if detection.window.is_none() && worth_a_search {

@@ -64,6 +64,28 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
     conclude(&signals, &found, start, options)
 }
 
+/// Judges what is abnormal from a moment on, where somebody who watched longer (the live detector) has seen an anomaly
+/// begin. Nothing abnormal in the median of that stretch is an answer too: bursts come and go.
+pub fn detect_since(capture: &Capture, table: &SignalTable, options: &DetectOptions, began: UnixMs) -> Detection {
+    let Some(span) = capture.span().filter(|s| s.end > s.start) else { return quiet("the capture holds no samples") };
+    let start = span.start.max(span.end - MOST_STEPS * STEP);
+    let steps = ((span.end - start + STEP - 1) / STEP) as usize;
+    let from = (((began - start) / STEP).max(0) as usize).min(steps - 1);
+    let signals = signals(capture, table, options, start, steps);
+    let mut scratch = Vec::new();
+    let mut abnormal: Vec<Abnormal> =
+        signals.iter().filter_map(|s| abnormal(s, usual(s, (0, from), &mut scratch), (from, steps), start)).collect();
+    abnormal.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));
+    let at = start + from as i64 * STEP;
+    let baseline = Window { start, end: at };
+    Detection {
+        window: Some(Window { start: at, end: start + steps as i64 * STEP }),
+        baseline: (baseline.seconds() >= 5.0).then_some(baseline),
+        abnormal,
+        quiet: None,
+    }
+}
+
 fn quiet(why: &str) -> Detection {
     Detection { quiet: Some(why.to_owned()), ..Detection::default() }
 }
@@ -197,8 +219,10 @@ fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, options: &Dete
     let strong = abnormal.iter().filter(triggers).any(|a| a.score.abs() >= 10.0);
     let families: std::collections::BTreeSet<_> = abnormal.iter().filter(triggers).map(family).collect();
     if !strong && families.len() < 2 {
-        let what = abnormal.first().map_or_else(|| "no signal".to_owned(), |a| format!("only {}", a.signal));
-        return quiet(&format!("{what} left its usual range, which is not enough for an incident"));
+        return quiet(&match abnormal.first() {
+            Some(only) => format!("only {} left its usual range, which is not enough for an incident", only.signal),
+            None => "no signal stayed out of its usual range".to_owned(),
+        });
     }
     Detection { window: Some(window), baseline: (baseline.seconds() >= 5.0).then_some(baseline), abnormal, quiet: None }
 }

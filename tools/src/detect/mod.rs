@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{UnixMs, Window};
 
-pub use batch::{LEAST_SAMPLES, detect};
+pub use batch::{LEAST_SAMPLES, detect, detect_since};
 pub use shift::{differences, trending};
 pub use stream::{Stream, Trigger};
 

@@ -191,3 +191,51 @@ fn an_incident_lasts_until_the_throughput_is_back() {
     assert!(overlap(recording(100.0), (60, 80)) > 0.85);
     assert!(overlap(recording(60.0), (60, 130)) > 0.9);
 }
+
+/// Healthy seconds with the load of a bad statement from one second on, and blocked sessions inside a window.
+fn shifted(seconds: i64, shift: i64, blocked: (i64, i64)) -> Vec<Frame> {
+    let mut all = frames(3, seconds, Some((shift, seconds)));
+    for (s, frame) in (0..).zip(&mut all) {
+        let waiting = frame.values.iter_mut().find(|(name, _, _)| name == "blocked_sessions").unwrap();
+        waiting.2 = if (blocked.0..blocked.1).contains(&s) { 8.0 } else { 0.0 };
+    }
+    all
+}
+
+#[test]
+fn a_second_anomaly_is_noticed_while_the_first_one_lasts() {
+    let mut stream = Stream::new(SignalTable::builtin(), DetectOptions { warm_up_s: 20.0, ..DetectOptions::default() });
+    let fired: Vec<_> = shifted(200, 60, (120, 160)).iter().filter_map(|f| stream.push(f)).collect();
+    let at: Vec<i64> = fired.iter().map(|t| t.at / 1000).collect();
+    assert!(at.len() == 2 && (60..=65).contains(&at[0]) && (120..=125).contains(&at[1]), "{at:?}");
+    assert!(fired[1].signals.iter().any(|a| a.signal == "blocked_sessions"), "{:?}", fired[1].signals);
+    assert!(fired[1].signals.iter().all(|a| a.signal != "active_sessions"), "what the first one showed is not news");
+}
+
+#[test]
+fn trouble_that_spreads_at_once_is_one_anomaly() {
+    let mut stream = Stream::new(SignalTable::builtin(), DetectOptions { warm_up_s: 20.0, ..DetectOptions::default() });
+    assert_eq!(shifted(160, 60, (75, 160)).iter().filter_map(|f| stream.push(f)).count(), 1);
+}
+
+#[test]
+fn what_lasts_becomes_the_new_usual() {
+    let mut stream = Stream::new(SignalTable::builtin(), DetectOptions { warm_up_s: 20.0, ..DetectOptions::default() });
+    let fired: Vec<i64> = shifted(900, 60, (850, 880)).iter().filter_map(|f| stream.push(f)).map(|t| t.at / 1000).collect();
+    assert!(fired.len() == 2 && (850..=855).contains(&fired[1]), "{fired:?}");
+    assert!(!stream.cleared());
+}
+
+#[test]
+fn bursts_that_a_median_passes_over_are_judged_from_where_they_began() {
+    let mut capture = Capture::default();
+    for s in 0..60 {
+        let temp = if s >= 40 && s % 4 == 0 { 5e7 } else { 0.0 };
+        let values = vec![("temp_bytes_rate".into(), "bytes/s", temp), ("active_sessions".into(), "sessions", 0.0)];
+        capture.absorb(Frame { at: s * 1000, values, ..Frame::default() });
+    }
+    let (table, options) = (SignalTable::builtin(), DetectOptions::default());
+    assert_eq!(detect(&capture, &table, &options).window, None);
+    let found = super::detect_since(&capture, &table, &options, 40_000);
+    assert_eq!((found.window.unwrap().start, found.baseline.unwrap()), (40_000, Window { start: 0, end: 40_000 }));
+}
