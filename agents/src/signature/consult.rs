@@ -118,6 +118,7 @@ fn stranger(class: &Signature) -> Cause {
         .collect();
     let name = plain(&class.name);
     Cause {
+        stands_alone: None,
         id: slug(&class.name),
         title: name.clone(),
         domain: "host".into(),
