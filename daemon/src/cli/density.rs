@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use galen_agents::evaluation::Capability;
@@ -49,6 +49,9 @@ pub struct DensityArgs {
     /// Half to use
     #[arg(long, value_enum, default_value_t = Which::All)]
     half: Which,
+    /// Models measured before, on the same captures: what `--json` printed. They are not measured again
+    #[arg(long, value_name = "FILE.jsonl")]
+    measured: Vec<PathBuf>,
 }
 
 /// A model file on this machine.
@@ -62,7 +65,7 @@ struct Candidate {
 }
 
 /// What was measured of a model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Row {
     model: String,
     quantisation: String,
@@ -75,28 +78,54 @@ struct Row {
     reference: bool,
     questions: usize,
     results: Vec<Measured>,
+    #[serde(skip)]
     densities: Vec<Option<Density>>,
 }
 
 /// Measures the ladder.
 pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> {
-    let candidates = candidates(&args.models)?;
+    let mut rows = earlier(&args.measured)?;
+    let mut candidates = candidates(&args.models)?;
+    candidates.retain(|c| !rows.iter().any(|r| r.model == c.name));
     let questions = collect(global, &args.captures, args.labels_from_names, args.half).await?;
     eprintln!("{} questions over {} captures, {} models", questions.len(), captures(&questions), candidates.len());
-    let mut rows = Vec::new();
+    if let Some(other) = rows.iter().find(|r| r.questions != questions.len()) {
+        return Err(Failure::input(format!("{} was measured on {} questions, here are {}", other.model, other.questions, questions.len())));
+    }
     for candidate in &candidates {
         match one(candidate, &questions, args.threads).await {
-            Ok(row) => rows.push(row),
+            Ok(row) => {
+                // At once: a ladder takes long, and what is measured is kept when it is interrupted.
+                if global.json {
+                    output::line(&json!(row).to_string());
+                }
+                rows.push(row);
+            }
             Err(error) => eprintln!("galen: {}: {error}", candidate.name),
         }
     }
     if rows.is_empty() {
         return Err(Failure::model("no model could be measured"));
     }
+    rows.sort_by(|a, b| a.parameters.cmp(&b.parameters).then(b.file_bytes.cmp(&a.file_bytes)));
     let laws: Vec<Result<LossLaw, String>> = (0..CAPABILITIES.len()).map(|at| law(&rows, at)).collect();
     place(&mut rows, &laws);
     show(global, &rows, &laws, args.need);
     Ok(())
+}
+
+/// Rows that earlier runs printed.
+fn earlier(files: &[PathBuf]) -> Result<Vec<Row>, Failure> {
+    let mut rows: Vec<Row> = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
+        // The last line holds the laws, not a model.
+        rows.extend(text.lines().filter_map(|line| serde_json::from_str::<Row>(line).ok()));
+    }
+    if rows.is_empty() && !files.is_empty() {
+        return Err(Failure::input("no measured model in these files; write them with `galen model density --json`"));
+    }
+    Ok(rows)
 }
 
 fn captures(questions: &[Question]) -> usize {
@@ -236,9 +265,6 @@ fn place(rows: &mut [Row], laws: &[Result<LossLaw, String>]) {
 fn show(global: &Global, rows: &[Row], laws: &[Result<LossLaw, String>], need: f64) {
     let smallest = smallest(rows, need);
     if global.json {
-        for row in rows {
-            output::line(&json!(row).to_string());
-        }
         let told: Vec<_> = CAPABILITIES
             .iter()
             .zip(laws)
@@ -247,7 +273,16 @@ fn show(global: &Global, rows: &[Row], laws: &[Result<LossLaw, String>], need: f
                 Err(why) => json!({"capability": c, "no_law": why}),
             })
             .collect();
-        output::line(&json!({"laws": told, "need": need, "smallest": smallest.map(|r| &r.model)}).to_string());
+        output::line(
+            &json!({
+                "laws": told,
+                "capabilities": CAPABILITIES,
+                "densities": rows.iter().map(|r| json!({"model": r.model, "densities": r.densities})).collect::<Vec<_>>(),
+                "need": need,
+                "smallest": smallest.map(|r| &r.model),
+            })
+            .to_string(),
+        );
         return;
     }
     output::line(&format!(
