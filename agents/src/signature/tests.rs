@@ -1,5 +1,7 @@
 //! Signatures on made incidents: they are told apart, with noise, missing signals and two causes at once, and strangers stay strangers.
 
+use galen_knowledge::condition::Facts;
+
 use super::*;
 
 /// Deterministic noise in -1..1.
@@ -13,7 +15,13 @@ fn incident(class: usize, seed: u64, loud: f64) -> Moved {
     let whole: Effects = (0..40)
         .map(|i| {
             let own = i / 5 == class;
-            let level = if own { 0.9 } else if i >= 30 { 0.3 } else { 0.0 };
+            let level = if own {
+                0.9
+            } else if i >= 30 {
+                0.3
+            } else {
+                0.0
+            };
             let value: f64 = level + loud * noise(seed * 1_000 + i as u64 + class as u64 * 77);
             (format!("s{i}"), value.clamp(-1.0, 1.0))
         })
@@ -40,7 +48,11 @@ fn unseen_incidents_find_their_class_through_noise() {
             assert!((found.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
         }
     }
-    assert!(learnt.class.iter().all(|c| c.ratio[0] > 5.0 && c.ratio[1] < 0.3), "{:?}", learnt.class.iter().map(|c| c.ratio).collect::<Vec<_>>());
+    assert!(
+        learnt.class.iter().all(|c| c.ratio[0] > 5.0 && c.ratio[1] < 0.3),
+        "{:?}",
+        learnt.class.iter().map(|c| c.ratio).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -76,7 +88,12 @@ fn the_file_comes_back_the_same_and_a_bad_one_is_refused() {
     std::fs::write(&path, learnt.to_toml().unwrap()).unwrap();
     assert_eq!(Signatures::load(&path).unwrap(), learnt);
     assert_eq!(learn_from(&cases(3), "made/learn").to_toml(), learnt.to_toml());
-    for (from, to) in [("format = 1", "format = 9"), ("novel_above = ", "novel_above = 7"), ("name = \"Class 1\"", "name = \"Class 0\""), ("format = 1", "x = 1")] {
+    for (from, to) in [
+        ("format = 1", "format = 9"),
+        ("novel_above = ", "novel_above = 7"),
+        ("name = \"Class 1\"", "name = \"Class 0\""),
+        ("format = 1", "x = 1"),
+    ] {
         std::fs::write(&path, learnt.to_toml().unwrap().replacen(from, to, 1)).unwrap();
         let error = Signatures::load(&path).unwrap_err();
         assert!(error.starts_with(&path.display().to_string()) && error.lines().count() == 1, "{error}");
@@ -93,10 +110,10 @@ fn a_class_gives_its_cause_a_test_and_a_strange_class_becomes_a_cause() {
     extend(&mut catalog, &learnt);
     assert_eq!(catalog.get("missing_index").unwrap().test.len(), before + 1);
     let ours = catalog.get("ours_evil").unwrap();
-    let facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), false.into())].into();
+    let facts: Facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), false.into())].into();
     assert_eq!(catalog.prepared().holds(&ours.test[0].supports, &facts), Some(true));
     let said = catalog.prepared().sentences().render(&ours.test[0].says, &facts).unwrap();
     assert_eq!(said, "The signals move as in 3 learnt cases of Ours: evil: 80 % of the explanation.");
-    let strange = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), true.into())].into();
+    let strange: Facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), true.into())].into();
     assert_eq!(catalog.prepared().holds(&ours.test[0].supports, &strange), Some(false), "a stranger is not forced into a class");
 }

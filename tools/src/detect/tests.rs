@@ -176,7 +176,13 @@ fn an_incident_lasts_until_the_throughput_is_back() {
             let inside = (60..80).contains(&second);
             let mut values: Vec<(String, &'static str, f64)> =
                 (0..20).map(|i| (format!("a{i}"), "", noise.normal() + if inside { 4.0 } else { 0.0 })).collect();
-            let level = if second < 60 { 100.0 } else if inside { 0.0 } else { after };
+            let level = if second < 60 {
+                100.0
+            } else if inside {
+                0.0
+            } else {
+                after
+            };
             values.push(("tps".into(), "1/s", level + 5.0 * noise.normal()));
             capture.absorb(Frame { at: second * 1000, values, ..Frame::default() });
         }
