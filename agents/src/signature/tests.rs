@@ -1,5 +1,7 @@
 //! Signatures on made incidents: they are told apart, with noise, missing signals and two causes at once, and strangers stay strangers.
 
+use galen_knowledge::condition::Facts;
+
 use super::*;
 
 /// Deterministic noise in -1..1.
@@ -108,10 +110,10 @@ fn a_class_gives_its_cause_a_test_and_a_strange_class_becomes_a_cause() {
     extend(&mut catalog, &learnt);
     assert_eq!(catalog.get("missing_index").unwrap().test.len(), before + 1);
     let ours = catalog.get("ours_evil").unwrap();
-    let facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), false.into())].into();
+    let facts: Facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), false.into())].into();
     assert_eq!(catalog.prepared().holds(&ours.test[0].supports, &facts), Some(true));
     let said = catalog.prepared().sentences().render(&ours.test[0].says, &facts).unwrap();
     assert_eq!(said, "The signals move as in 3 learnt cases of Ours: evil: 80 % of the explanation.");
-    let strange = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), true.into())].into();
+    let strange: Facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), true.into())].into();
     assert_eq!(catalog.prepared().holds(&ours.test[0].supports, &strange), Some(false), "a stranger is not forced into a class");
 }
