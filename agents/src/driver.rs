@@ -130,7 +130,9 @@ pub async fn diagnose(
 ) -> Diagnosis {
     let mut detection = detect::detect(capture, &library.signals, &options.detect);
     let called_from_outside = capture.alerts.iter().any(|a| a.source != "detector");
-    let worth_a_search = detection.window.is_some() || called_from_outside || capture.manifest.origin != "live";
+    // A crash may be over so fast that no signal shows it.
+    let restarted = capture.events.iter().any(|e| e.kind == "restart" || e.kind.starts_with("role_changed"));
+    let worth_a_search = detection.window.is_some() || called_from_outside || restarted || capture.manifest.origin != "live";
     if detection.window.is_none() && worth_a_search {
         detection.window = capture.span();
         detection.baseline = None;

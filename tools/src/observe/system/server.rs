@@ -33,7 +33,7 @@ pub fn connections(scene: &Scene<'_>) -> Observation {
         sheet.put("top_application", name).put("top_application_share", count / total);
     }
     if let Some((name, sessions)) = backup(scene) {
-        sheet.put("backup_program", &name).put("backup_sessions", sessions);
+        sheet.put("backup_program", name.clone()).put("backup_sessions", sessions);
         sheet.culprit(CulpritKind::Session, &name, "takes a backup");
     }
     sheet.signals(&["connections_used_ratio", "sessions", "new_sessions_per_s"]);
