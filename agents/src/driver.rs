@@ -137,7 +137,10 @@ pub async fn diagnose(
         detection = Detection { quiet, ..detect::detect_since(capture, &library.signals, &options.detect, began) };
     }
     // Whoever raised the alert, Galen's own detector included, is owed a search.
-    let worth_a_search = detection.window.is_some() || !capture.alerts.is_empty() || capture.manifest.origin != "live";
+    // A crash may be over so fast that no signal shows it.
+    let restarted = capture.events.iter().any(|e| e.kind == "restart" || e.kind.starts_with("role_changed"));
+    let asked = !capture.alerts.is_empty() || restarted || capture.manifest.origin != "live";
+    let worth_a_search = detection.window.is_some() || asked;
     if detection.window.is_none() && worth_a_search {
         detection.window = capture.span();
         detection.baseline = None;

@@ -57,11 +57,11 @@ struct ListArgs {
 
 #[derive(Debug, Args)]
 struct Shape {
-    /// Calm before the fault
-    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    /// Calm before the fault; longer than the fault, since the detector takes the longer part for the ordinary day
+    #[arg(long, default_value = "45s", value_parser = duration, value_name = "TIME")]
     baseline: Duration,
     /// How long the fault is at work
-    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, default_value = "25s", value_parser = duration, value_name = "TIME")]
     duration: Duration,
     /// Seed of the clients' random numbers
     #[arg(long, default_value_t = 1)]

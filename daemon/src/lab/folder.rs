@@ -61,6 +61,7 @@ impl Folder {
         let place = Answer::path(&capture);
         let mut draft = tempfile::Builder::new()
             .prefix(".answer-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640))
             .tempfile_in(&self.path)
             .and_then(|mut draft| draft.write_all(&text).map(|()| draft))
             .with_context(|| format!("cannot write {}", place.display()))?;
