@@ -6,4 +6,5 @@
 mod cli;
 mod doors;
 mod live;
+mod rds;
 mod support;

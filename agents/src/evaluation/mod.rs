@@ -1,5 +1,7 @@
 //! Evaluation: what a benchmark measured, as scores in a hierarchy of capability, task and dataset.
 
+pub mod rds;
+
 use serde::{Deserialize, Serialize};
 
 /// What a benchmark asks of a diagnosis. Scores are averaged from dataset to task to capability, so that a dataset

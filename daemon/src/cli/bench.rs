@@ -10,7 +10,7 @@ use galen_agents::driver::{Options, diagnose};
 use galen_tools::probe::Recorded;
 use galen_tools::store::{bench_intake, file};
 
-use super::{Global, replay};
+use super::{Global, rds, replay};
 use crate::failure::Failure;
 use crate::{engine, output};
 
@@ -30,6 +30,11 @@ enum Suite {
         #[arg(long, default_value_t = 10)]
         rounds: u32,
     },
+    /// RDS scenarios, scored by their own answer keys
+    Rds {
+        /// Folder of folders, each with the answers of AWS's APIs and an answer.yml
+        dir: PathBuf,
+    },
     /// Milliseconds until an alert is durable
     Intake {
         #[arg(long, default_value_t = 1000)]
@@ -40,6 +45,7 @@ enum Suite {
 /// `galen bench`.
 pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let (name, mut ms) = match args.suite {
+        Suite::Rds { dir } => return rds::bench(global, &dir).await.map(|_| ()),
         Suite::Replay { paths, rounds } => ("replay", replays(global, &paths, rounds).await?),
         Suite::Intake { alerts } => {
             let folder = tempfile::tempdir().map_err(|e| Failure::fault(e.to_string()))?;

@@ -6,6 +6,7 @@ mod client;
 mod import;
 mod misc;
 mod model;
+mod rds;
 mod replay;
 mod report;
 mod server;

@@ -17,6 +17,8 @@ const STEP: i64 = 1000;
 const THRESHOLD: f64 = 0.45;
 /// A signal with fewer samples is not judged.
 pub const LEAST_SAMPLES: usize = 4;
+/// A sampling period from which on samples are taken for averages, milliseconds.
+const COARSE: f64 = 20_000.0;
 /// Longest capture looked at, grid steps (a day); older samples are left out.
 const MOST_STEPS: i64 = 86_400;
 
@@ -38,7 +40,8 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         return quiet("no signal has enough samples");
     }
     let warm_up = (options.warm_up_s.max(1.0) as usize).min(steps);
-    let best = candidates(steps, warm_up)
+    let coarse = coarse_period(&signals);
+    let best = candidates(steps, warm_up, coarse)
         .into_iter()
         .filter_map(|baseline| best_window(&signals, baseline, steps))
         .max_by(|a, b| a.worth.total_cmp(&b.worth));
@@ -46,6 +49,11 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
     // Second pass: everything before the window is baseline.
     let baseline = if first.from >= warm_up { (0, first.from) } else { first.baseline };
     let found = best_window(&signals, baseline, steps).unwrap_or(first);
+    let options = match coarse {
+        // A single sample out of line is no anomaly.
+        Some(period) => &DetectOptions { persistence_s: options.persistence_s.max(2.0 * period as f64 - 1.0), ..options.clone() },
+        None => options,
+    };
     conclude(&signals, &found, start, options)
 }
 
@@ -68,9 +76,11 @@ fn signals<'a>(capture: &'a Capture, table: &SignalTable, options: &DetectOption
 fn on_grid(series: &Series, start: UnixMs, steps: usize) -> Vec<f64> {
     let mut grid = vec![f64::NAN; steps];
     let mut gaps: Vec<f64> = series.times.windows(2).map(|w| (w[1] - w[0]) as f64).collect();
-    let hold = median(&mut gaps).unwrap_or(STEP as f64) * 3.0;
+    let period = median(&mut gaps).unwrap_or(STEP as f64);
+    let hold = period * 3.0;
+    let last = if period >= COARSE { period as i64 } else { STEP };
     for (i, (time, value)) in series.times.iter().zip(&series.values).enumerate() {
-        let next = series.times.get(i + 1).copied().unwrap_or(*time + STEP);
+        let next = series.times.get(i + 1).copied().unwrap_or(*time + last);
         let until = (*time + hold as i64).min(next.max(*time + 1));
         let from = ((*time - start) / STEP).max(0) as usize;
         let to = (((until - start) + STEP - 1) / STEP).clamp(0, steps as i64) as usize;
@@ -81,9 +91,18 @@ fn on_grid(series: &Series, start: UnixMs, steps: usize) -> Vec<f64> {
     grid
 }
 
+/// Period of the signals in grid steps, when the finest of them is sampled seldom.
+fn coarse_period(signals: &[Signal<'_>]) -> Option<usize> {
+    let period = |s: &Signal<'_>| median(&mut s.series.times.windows(2).map(|w| (w[1] - w[0]) as f64).collect::<Vec<_>>());
+    let finest = signals.iter().filter_map(period).reduce(f64::min)?;
+    (finest >= COARSE).then_some((finest / STEP as f64) as usize)
+}
+
 /// Baselines to try: prefixes, suffixes and the whole.
-fn candidates(steps: usize, warm_up: usize) -> Vec<(usize, usize)> {
+fn candidates(steps: usize, warm_up: usize, coarse: Option<usize>) -> Vec<(usize, usize)> {
     let mut list: Vec<(usize, usize)> = Vec::new();
+    // Samples of a minute or so are averages already: one or two of them may be all that came before.
+    list.extend(coarse.into_iter().flat_map(|period| [(0, period), (0, 2 * period)]).filter(|(_, to)| to + 5 <= steps && *to >= warm_up));
     for share in [0.15, 0.25, 0.4, 0.6, 0.8] {
         let length = ((steps as f64 * share) as usize).max(warm_up);
         if length + 5 <= steps {
