@@ -62,7 +62,9 @@ impl Incident {
 
     fn statement(mut self, sql: &str, loads: [f64; 5]) -> Self {
         let total: f64 = loads.iter().sum();
-        self.statements.push(json!({"Dimensions": {"db.sql_tokenized.statement": sql, "db.sql_tokenized.id": "X"}, "Total": total, "Partitions": loads}));
+        self.statements.push(
+            json!({"Dimensions": {"db.sql_tokenized.statement": sql, "db.sql_tokenized.id": "X"}, "Total": total, "Partitions": loads}),
+        );
         self
     }
 
@@ -81,15 +83,21 @@ impl Incident {
         std::fs::create_dir_all(folder).unwrap();
         let write = |name: &str, value: Value| std::fs::write(folder.join(name), value.to_string()).unwrap();
         write("metric-data.json", json!({"MetricDataResults": self.metrics, "Messages": []}));
-        let keys: Vec<Value> =
-            self.waits.iter().map(|w| json!({"Dimensions": {"db.wait_event.name": w, "db.wait_event.type": w.split(':').next()}})).collect();
+        let keys: Vec<Value> = self
+            .waits
+            .iter()
+            .map(|w| json!({"Dimensions": {"db.wait_event.name": w, "db.wait_event.type": w.split(':').next()}}))
+            .collect();
         write(
             "dimension-keys.json",
             json!({"AlignedStartTime": START, "AlignedEndTime": START + MINUTES * 60, "PartitionKeys": keys, "Keys": self.statements}),
         );
         write("events.json", json!({"Events": self.events}));
         write("parameters.json", json!({"Parameters": self.parameters}));
-        write("instances.json", json!({"DBInstances": [{"DBInstanceIdentifier": "ledger", "ReadReplicaDBInstanceIdentifiers": ["ledger-r1"]}]}));
+        write(
+            "instances.json",
+            json!({"DBInstances": [{"DBInstanceIdentifier": "ledger", "ReadReplicaDBInstanceIdentifiers": ["ledger-r1"]}]}),
+        );
     }
 
     /// Imports and diagnoses.
@@ -138,7 +146,9 @@ fn lag_behind_a_table_rewrite_names_the_ddl_and_clears_the_report_query() {
         .report();
     assert_eq!(causes(&report), ["replication_lag"]);
     let said = said(&report);
-    for part in ["DDL statement", "ledger-r1", "causally independent", "failover of ledger from 01:40:20 UTC to 01:42:20 UTC was complete 8 h"] {
+    for part in
+        ["DDL statement", "ledger-r1", "causally independent", "failover of ledger from 01:40:20 UTC to 01:42:20 UTC was complete 8 h"]
+    {
         assert!(said.contains(part), "{part} is not in {said}");
     }
 }
@@ -159,7 +169,11 @@ fn storage_that_fills_is_told_before_it_is_full() {
         .report();
     assert_eq!(causes(&report), ["disk_full"]);
     assert!(said(&report).contains("at that rate it is full in"), "{report}");
-    let roomy = Incident::new(4).metric("DBLoad", 0.9, 6.0).metric("CPUUtilization", 22.0, 96.0).statement("SELECT pg_sleep($1), x FROM t WHERE y = $2", [4.8, 0.2, 0.0, 0.0, 0.0]).report();
+    let roomy = Incident::new(4)
+        .metric("DBLoad", 0.9, 6.0)
+        .metric("CPUUtilization", 22.0, 96.0)
+        .statement("SELECT pg_sleep($1), x FROM t WHERE y = $2", [4.8, 0.2, 0.0, 0.0, 0.0])
+        .report();
     assert_eq!(causes(&roomy), ["cpu_contention"]);
     assert!(said(&roomy).contains("by one query"), "{roomy}");
 }
@@ -234,7 +248,8 @@ fn neither_answer_keys_nor_names_of_folders_reach_the_capture() {
 fn bad_answers_cost_one_line_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.galen");
-    let whole = json!({"MetricDataResults": [{"Id": "a", "Label": "CPUUtilization", "Timestamps": [60, 120], "Values": [1, 2]}]}).to_string();
+    let whole =
+        json!({"MetricDataResults": [{"Id": "a", "Label": "CPUUtilization", "Timestamps": [60, 120], "Values": [1, 2]}]}).to_string();
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     for (text, part) in [
         (&whole[..whole.len() / 2], "not JSON"),

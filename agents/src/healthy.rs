@@ -18,7 +18,7 @@ const SENTENCES: &[(&str, &str)] = &[
     ("storage", "{{ free_bytes|bytes }} of storage are free."),
     (
         "events",
-        "{% if failures == 0 %}{{ source }} report no failure{% if kinds is defined %}; they hold {{ kinds }}{% endif %}.{% endif %}",
+        "{% if failures == 0 %}{{ source }} report no failure{% if kinds is defined %}; they report {{ kinds }}{% endif %}.{% endif %}",
     ),
 ];
 

@@ -133,15 +133,15 @@ impl Answer {
     }
 }
 
-/// What the trivial method answers: the cause that the signal stands for which strays most from its first third.
+/// What the trivial method answers: the cause that the signal stands for which strays most from its first tenth.
 pub fn baseline(capture: &Capture) -> Answer {
     let names = table().map(|t| t.baseline).unwrap_or_default();
     let stray = |(signal, cause): (&String, &String)| {
         let values = &capture.series.get(signal)?.values;
-        let third = (values.len() / 3).max(1);
-        let usual = median(&mut values[..third.min(values.len())].to_vec())?;
-        let spread = median(&mut values[..third].iter().map(|v| (v - usual).abs()).collect::<Vec<_>>())?;
-        let last = median(&mut values[values.len() - third..].to_vec())?;
+        let first = &values[..(values.len() / 10).max(1).min(values.len())];
+        let usual = median(&mut first.to_vec())?;
+        let spread = median(&mut first.iter().map(|v| (v - usual).abs()).collect::<Vec<_>>())?;
+        let last = median(&mut values[values.len() / 2..].to_vec())?;
         Some(((last - usual).abs() / (1.4826 * spread).max(0.05 * usual.abs()).max(1e-9), signal.clone(), cause.clone()))
     };
     let top = names.iter().filter_map(stray).max_by(|a, b| a.0.total_cmp(&b.0));

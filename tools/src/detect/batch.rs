@@ -48,7 +48,16 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
     let Some(first) = best else { return by_limits(&signals, start, steps, options) };
     // Second pass: everything before the window is baseline.
     let baseline = if first.from >= warm_up { (0, first.from) } else { first.baseline };
-    let found = best_window(&signals, baseline, steps).unwrap_or(first);
+    let mut found = best_window(&signals, baseline, steps).unwrap_or(first);
+    if let Some(period) = coarse {
+        // A sample stands for its whole period: a window that begins or ends inside one takes all of it.
+        found.from -= found.from % period;
+        // The median of three lags one or two steps behind.
+        found.to = found.to.saturating_sub(2).next_multiple_of(period).clamp(found.from + 1, steps);
+        if found.baseline.0 < found.from {
+            found.baseline.1 = found.baseline.1.min(found.from);
+        }
+    }
     let options = match coarse {
         // A single sample out of line is no anomaly.
         Some(period) => &DetectOptions { persistence_s: options.persistence_s.max(2.0 * period as f64 - 1.0), ..options.clone() },

@@ -127,7 +127,8 @@ fn parse(text: &str) -> Option<Features> {
         "UpdateStmt" | "DeleteStmt" => {
             features.verb = if kind == "UpdateStmt" { "update" } else { "delete" }.into();
             features.target = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name);
-            let tables = range_tables(body);
+            // Tables of subqueries are not joined to the one that is written.
+            let tables = range_tables(&without_subqueries(body));
             clauses(body, &tables, &mut features);
         }
         "CopyStmt" => {
@@ -283,6 +284,9 @@ mod tests {
         assert_eq!((of(five).joins, of(five).cartesian), (4, false));
         assert!(of("select count(*) from a, b where a.x = $1").cartesian);
         assert!(!of("select * from a join b using (id)").cartesian);
+        let nested = of("update a set x = $1 where id in (select id from b where y = $2)");
+        assert_eq!((nested.joins, nested.cartesian), (0, false));
+        assert!(of("update a set x = $1 from b where a.y = $2").cartesian);
     }
 
     #[test]

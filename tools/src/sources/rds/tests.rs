@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 
 fn of(documents: &[Value]) -> Capture {
-    let files: Vec<(String, Vec<u8>)> = documents.iter().enumerate().map(|(i, d)| (format!("{i}.json"), d.to_string().into_bytes())).collect();
+    let files: Vec<(String, Vec<u8>)> =
+        documents.iter().enumerate().map(|(i, d)| (format!("{i}.json"), d.to_string().into_bytes())).collect();
     import(&files, "x").unwrap()
 }
 
@@ -19,7 +20,8 @@ fn both_spellings_and_pages_in_any_order_give_the_same_series() {
         metric("CPUUtilization", json!(["1970-01-01T00:03:00Z", "1970-01-01T00:02:00Z"]), json!([30.0, 20.0])),
         metric("CPUUtilization", json!([60.0, 120.0]), json!([10.0, 99.0])),
     ]);
-    let snake = of(&[json!({"metric_data_results": [{"id": "a", "metric_name": "CPUUtilization", "unit": "Percent", "status_code": "Complete",
+    let snake =
+        of(&[json!({"metric_data_results": [{"id": "a", "metric_name": "CPUUtilization", "unit": "Percent", "status_code": "Complete",
         "timestamps": ["1970-01-01T00:01:00Z", "1970-01-01T00:02:00Z", "1970-01-01T00:03:00Z"], "values": [10.0, 20.0, 30.0]}]})]);
     let series = &api.series["instance_cpu_ratio"];
     assert_eq!((series.times.as_slice(), series.unit.as_str()), ([60_000, 120_000, 180_000].as_slice(), "ratio"));
@@ -64,8 +66,12 @@ fn load_is_read_as_averages_over_time_as_series_and_as_shares() {
         json!({"AlignedStartTime": 60, "PartitionKeys": [{"Dimensions": {"db.wait_event.name": "CPU", "db.wait_event.type": "CPU"}}, {"Dimensions": {"db.wait_event.name": "DataFileRead", "db.wait_event.type": "IO"}}],
             "Keys": [{"Dimensions": {"db.sql_tokenized.statement": "SELECT 1 FROM t WHERE a = 'secret'"}, "Total": 2.0, "Partitions": [1.5, null], "AdditionalMetrics": {"db.sql_tokenized.stats.calls_per_sec.avg": 4.0}}]}),
     ]);
-    let loads: Vec<(&str, f64)> =
-        keys.series.iter().filter(|(n, _)| n.starts_with("statement_load")).map(|(n, s)| (n.rsplit("wait=").next().unwrap(), s.values[0])).collect();
+    let loads: Vec<(&str, f64)> = keys
+        .series
+        .iter()
+        .filter(|(n, _)| n.starts_with("statement_load"))
+        .map(|(n, s)| (n.rsplit("wait=").next().unwrap(), s.values[0]))
+        .collect();
     assert_eq!(loads, [("\"CPU\"}", 1.5), ("\"unknown\"}", 0.5)]);
     assert!(keys.texts.values().all(|t| !t.contains("secret")));
     let series = of(&[json!({"MetricList": [
