@@ -6,7 +6,7 @@ use serde_json::json;
 
 use galen_agents::driver::{Options, diagnose};
 use galen_agents::evaluation::Score;
-use galen_agents::evaluation::rds::{Answer, Case, Rules, baseline, scores, verdicts};
+use galen_agents::evaluation::rds::{Answer, Case, Rules, Verdict, baseline, scores, verdicts};
 use galen_tools::capture::Capture;
 use galen_tools::probe::Recorded;
 use galen_tools::sources::rds;
@@ -95,12 +95,14 @@ pub async fn bench(global: &Global, root: &Path) -> Result<Vec<Score>, Failure> 
     if cases.is_empty() {
         return Err(Failure::input(format!("{} holds no folder with JSON files", root.display())));
     }
-    let (told, measured) = {
-        let told = verdicts(&cases);
-        let measured = scores(&cases, &told);
-        (told, measured)
-    };
-    for verdict in &told {
+    let told = verdicts(&cases);
+    let measured = scores(&cases, &told);
+    print(global, &told, &measured)?;
+    Ok(measured)
+}
+
+fn print(global: &Global, told: &[Verdict], measured: &[Score]) -> Result<(), Failure> {
+    for verdict in told {
         if global.json {
             output::line(&serde_json::to_string(verdict).map_err(|e| Failure::fault(e.to_string()))?);
             continue;
@@ -116,7 +118,7 @@ pub async fn bench(global: &Global, root: &Path) -> Result<Vec<Score>, Failure> 
         ));
         verdict.broken.iter().for_each(|rule| output::line(&format!("     {rule}")));
     }
-    let pass = |of: &dyn Fn(&galen_agents::evaluation::rds::Verdict) -> bool| told.iter().filter(|v| of(v)).count();
+    let pass = |of: &dyn Fn(&Verdict) -> bool| told.iter().filter(|v| of(v)).count();
     let (passed, trivial, category) = (pass(&|v| v.pass), pass(&|v| v.baseline_pass), pass(&|v| v.baseline_category));
     let (control, pairs) = (told.iter().map(|v| v.others_pass).sum::<usize>(), told.len() * told.len().saturating_sub(1));
     if global.json {
@@ -130,5 +132,5 @@ pub async fn bench(global: &Global, root: &Path) -> Result<Vec<Score>, Failure> 
             told.len()
         ));
     }
-    Ok(measured)
+    Ok(())
 }
