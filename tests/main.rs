@@ -10,4 +10,5 @@ mod evaluation;
 mod lab;
 mod learn;
 mod live;
+mod rds;
 mod support;

@@ -10,6 +10,7 @@ use galen_tools::detect;
 use galen_tools::model::{Culprit, UnixMs, Window};
 
 use crate::driver::{Case, describe};
+use crate::healthy;
 use crate::llm::Provider;
 use crate::narrate;
 use crate::panel::Opinion;
@@ -177,15 +178,15 @@ fn unread_share(case: &Case<'_>) -> f64 {
 fn healthy(case: &Case<'_>) -> RootCause {
     let evidence: Vec<String> = case.board.all().iter().filter(|e| e.observation.no_data.is_none()).map(|e| e.id.clone()).collect();
     let quiet = case.detection.quiet.clone().unwrap_or_else(|| "no signal left its usual range".into());
+    let mut claims =
+        vec![Claim { text: format!("The detector found no anomaly: {quiet}."), evidence: evidence.iter().take(1).cloned().collect() }];
+    claims.extend(healthy::claims(case));
     RootCause {
         cause: "healthy".into(),
         title: "Healthy".into(),
         probability: 0.95,
         summary: format!("No anomaly: {quiet}."),
-        claims: vec![Claim {
-            text: format!("The detector found no anomaly: {quiet}."),
-            evidence: evidence.iter().take(1).cloned().collect(),
-        }],
+        claims,
         evidence,
         ..RootCause::default()
     }
@@ -455,6 +456,9 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     }
     for cause in report.root_causes.iter().filter(|c| !c.evidence.is_empty()) {
         claims.push(Claim { text: cause.summary.clone(), evidence: cause.evidence.clone() });
+        if cause.cause == "healthy" {
+            claims.extend(cause.claims.iter().skip(1).cloned());
+        }
     }
     if let Some((id, text)) = case.board.id_of("load_profile").zip(cost(case)) {
         claims.push(Claim { text, evidence: vec![id] });

@@ -7,6 +7,7 @@ pub mod driver;
 pub mod evaluation;
 pub mod evidence;
 pub mod experts;
+mod healthy;
 pub mod llm;
 mod narrate;
 pub mod panel;

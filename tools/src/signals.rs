@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-const FILES: &[&str] = &[include_str!("../signals/postgres.toml"), include_str!("../signals/host.toml")];
+const FILES: &[&str] =
+    &[include_str!("../signals/postgres.toml"), include_str!("../signals/host.toml"), include_str!("../signals/managed.toml")];
 
 /// Which way is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,9 +100,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_files_parse_and_labels_are_ignored() {
+    fn all_files_parse_and_labels_are_ignored() {
         let table = SignalTable::builtin();
-        assert!(table.iter().count() > 45, "a file that does not parse would be missing");
+        assert!(table.iter().count() > 65, "a file that does not parse would be missing");
         assert_eq!(table.lookup("active_sessions{wait_class=\"Lock\"}").name, "active_sessions");
         assert!(!table.lookup("no_such_thing").triggers);
     }

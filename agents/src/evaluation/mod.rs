@@ -12,6 +12,7 @@ pub mod numeric;
 pub mod pass_until;
 pub mod plots;
 pub mod question;
+pub mod rds;
 pub mod record;
 pub mod remedy;
 pub mod scaling;

@@ -9,7 +9,7 @@ use galen_tools::capture::Capture;
 use galen_tools::sources::{dbot, dbsherlock};
 use galen_tools::store::file;
 
-use super::Global;
+use super::{Global, rds};
 use crate::failure::Failure;
 use crate::output;
 
@@ -21,6 +21,7 @@ const MOST_BYTES: u64 = 64 << 20;
   galen import dbot testing_cases_1.json -o case.galen
   galen import dbot testing_cases_*.json -o cases/
   galen import dbsherlock single/ -o cases/
+  galen import rds incident/ -o incident.galen
 
 A folder stands for all files of the format below it. Captures of a folder are numbered in the order of the files'
 paths: a path may tell what was wrong, and a diagnosis must not know.")]
@@ -41,6 +42,9 @@ enum ImportFormat {
     Dbot,
     /// Recordings of DBSherlock: a CSV table a file, perhaps gzipped, one row a second
     Dbsherlock,
+    /// Answers of AWS's APIs for an RDS instance: a folder an incident, with the JSON of CloudWatch GetMetricData,
+    /// Performance Insights, DescribeEvents, DescribeDBParameters and the alert
+    Rds,
 }
 
 impl ImportFormat {
@@ -49,6 +53,7 @@ impl ImportFormat {
         match self {
             Self::Dbot => &[".json"],
             Self::Dbsherlock => &[".csv", ".csv.gz"],
+            Self::Rds => &[".json"],
         }
     }
 
@@ -59,6 +64,7 @@ impl ImportFormat {
                 dbot::import(text, name).map_err(|e| e.to_string())
             }
             Self::Dbsherlock => dbsherlock::import(bytes, name).map_err(|e| e.to_string()),
+            Self::Rds => Err("an RDS incident is a folder, not a file".into()),
         }
     }
 }
@@ -74,6 +80,9 @@ struct Job {
 
 /// What to read and where to write it.
 fn jobs(args: &ImportArgs) -> Result<Vec<Job>, Failure> {
+    if matches!(args.format, ImportFormat::Rds) {
+        return folders(args);
+    }
     let many = args.inputs.len() > 1 || args.out.is_dir() || args.inputs.iter().any(|i| i.is_dir());
     if !many {
         return Ok(args.inputs.iter().map(|input| Job { input: input.clone(), out: args.out.clone() }).collect());
@@ -96,6 +105,19 @@ fn jobs(args: &ImportArgs) -> Result<Vec<Job>, Failure> {
         }
     }
     Ok(jobs)
+}
+
+/// Incidents that are folders: a single one may be given the name of its capture, several are numbered.
+fn folders(args: &ImportArgs) -> Result<Vec<Job>, Failure> {
+    let mut found = Vec::new();
+    for input in &args.inputs {
+        found.extend(if input.is_dir() { rds::incidents(input)? } else { vec![input.clone()] });
+    }
+    if found.len() == 1 && !args.out.is_dir() && found[0] == args.inputs[0] {
+        return Ok(found.into_iter().map(|input| Job { input, out: args.out.clone() }).collect());
+    }
+    let numbered = |(at, input)| Job { input, out: args.out.join(format!("case-{:05}.galen", at + 1)) };
+    Ok(found.into_iter().enumerate().map(numbered).collect())
 }
 
 /// Files below a folder; links are not followed, so that a loop cannot be entered.
@@ -142,12 +164,17 @@ pub fn import(global: &Global, args: &ImportArgs) -> Result<(), Failure> {
 
 fn one(format: ImportFormat, input: &Path, out: &Path) -> Result<usize, Failure> {
     let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", input.display()));
+    let name = out.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    if matches!(format, ImportFormat::Rds) && input.is_dir() {
+        let capture = rds::read(input, &name)?;
+        file::write(&capture, out)?;
+        return Ok(capture.series.len());
+    }
     let size = std::fs::metadata(input).map_err(|e| fail(&e))?.len();
     if size > MOST_BYTES {
         return Err(fail(&format!("{size} bytes is more than the {MOST_BYTES} that an import reads")));
     }
     let bytes = std::fs::read(input).map_err(|e| fail(&e))?;
-    let name = out.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let capture = format.read(&bytes, &name).map_err(|e| fail(&e))?;
     file::write(&capture, out)?;
     Ok(capture.series.len())

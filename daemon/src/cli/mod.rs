@@ -11,6 +11,7 @@ mod lab;
 mod learn;
 mod misc;
 mod model;
+mod rds;
 mod replay;
 mod report;
 mod server;

@@ -19,6 +19,8 @@ const STEP: i64 = 1000;
 const THRESHOLD: f64 = 0.45;
 /// A signal with fewer samples is not judged.
 pub const LEAST_SAMPLES: usize = 4;
+/// A sampling period from which on samples are taken for averages, milliseconds.
+const COARSE: f64 = 20_000.0;
 /// Longest capture looked at, grid steps (a day); older samples are left out.
 const MOST_STEPS: i64 = 86_400;
 
@@ -53,14 +55,29 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
             None => quiet("too short to tell one stretch from the rest"),
         };
     }
-    let best = candidates(steps, warm_up)
+    let coarse = coarse_period(&signals);
+    let best = candidates(steps, warm_up, coarse)
         .into_iter()
         .filter_map(|baseline| best_window(&signals, baseline, steps))
         .max_by(|a, b| a.worth.total_cmp(&b.worth));
     let Some(first) = best else { return by_limits(&signals, start, steps, options) };
     // Second pass: everything before the window is baseline.
     let baseline = if first.from >= warm_up { (0, first.from) } else { first.baseline };
-    let found = best_window(&signals, baseline, steps).unwrap_or(first);
+    let mut found = best_window(&signals, baseline, steps).unwrap_or(first);
+    if let Some(period) = coarse {
+        // A sample stands for its whole period: a window that begins or ends inside one takes all of it.
+        found.from -= found.from % period;
+        // The median of three lags one or two steps behind.
+        found.to = found.to.saturating_sub(2).next_multiple_of(period).clamp(found.from + 1, steps);
+        if found.baseline.0 < found.from {
+            found.baseline.1 = found.baseline.1.min(found.from);
+        }
+    }
+    let options = match coarse {
+        // A single sample out of line is no anomaly.
+        Some(period) => &DetectOptions { persistence_s: options.persistence_s.max(2.0 * period as f64 - 1.0), ..options.clone() },
+        None => options,
+    };
     conclude(&signals, &found, start, options)
 }
 
@@ -105,9 +122,11 @@ fn on_grid(series: &Series, start: UnixMs, steps: usize, gaps: &mut Vec<f64>) ->
     let mut grid = vec![f64::NAN; steps];
     gaps.clear();
     gaps.extend(series.times.windows(2).map(|w| (w[1] - w[0]) as f64));
-    let hold = median(gaps).unwrap_or(STEP as f64) * 3.0;
+    let period = median(gaps).unwrap_or(STEP as f64);
+    let hold = period * 3.0;
+    let last = if period >= COARSE { period as i64 } else { STEP };
     for (i, (time, value)) in series.times.iter().zip(&series.values).enumerate() {
-        let next = series.times.get(i + 1).copied().unwrap_or(*time + STEP);
+        let next = series.times.get(i + 1).copied().unwrap_or(*time + last);
         let until = (*time + hold as i64).min(next.max(*time + 1));
         let from = ((*time - start) / STEP).max(0) as usize;
         let to = (((until - start) + STEP - 1) / STEP).clamp(0, steps as i64) as usize;
@@ -118,9 +137,18 @@ fn on_grid(series: &Series, start: UnixMs, steps: usize, gaps: &mut Vec<f64>) ->
     grid
 }
 
+/// Period of the signals in grid steps, when the finest of them is sampled seldom.
+fn coarse_period(signals: &[Signal<'_>]) -> Option<usize> {
+    let period = |s: &Signal<'_>| median(&mut s.series.times.windows(2).map(|w| (w[1] - w[0]) as f64).collect::<Vec<_>>());
+    let finest = signals.iter().filter_map(period).reduce(f64::min)?;
+    (finest >= COARSE).then_some((finest / STEP as f64) as usize)
+}
+
 /// Baselines to try: prefixes, suffixes and the whole.
-fn candidates(steps: usize, warm_up: usize) -> Vec<(usize, usize)> {
+fn candidates(steps: usize, warm_up: usize, coarse: Option<usize>) -> Vec<(usize, usize)> {
     let mut list: Vec<(usize, usize)> = Vec::new();
+    // Samples of a minute or so are averages already: one or two of them may be all that came before.
+    list.extend(coarse.into_iter().flat_map(|period| [(0, period), (0, 2 * period)]).filter(|(_, to)| to + 5 <= steps && *to >= warm_up));
     for share in [0.15, 0.25, 0.4, 0.6, 0.8] {
         let length = ((steps as f64 * share) as usize).max(warm_up);
         if length + 5 <= steps {

@@ -12,21 +12,66 @@ const MOST_TEXT: usize = 160;
 /// Facts of each tool, most telling first. A tool that is not here shows its facts in order of name.
 const TELLING: &[(&str, &[&str])] = &[
     ("detector", &["signals", "quiet", "window_s"]),
-    ("load_profile", &["aas", "aas_base", "top_event", "top_event_share", "cpu_share", "lock_share", "io_share", "extra_db_seconds"]),
+    (
+        "load_profile",
+        &["source", "aas", "aas_base", "top_event", "top_event_share", "cpu_share", "lock_share", "io_share", "extra_db_seconds"],
+    ),
     ("blocking", &["blocked_peak", "blocked_seconds", "root_blockers", "blocker_pid", "blocker_state", "blocker_xact_age_s", "relation"]),
     ("idle_transactions", &["idle_peak", "idle_age_max_s", "application", "pid", "blocks_others"]),
     ("dead_rows", &["table", "dead_rows", "dead_ratio", "dead_growth", "since_vacuum_s"]),
-    ("vacuum", &["workers", "worker_share", "xmin_age_max", "xmin_holder_kind", "xmin_holder_name", "frozen_xid_age_max"]),
-    ("checkpoints", &["requested_per_min", "timed_per_min", "buffers_per_s", "wal_bytes_per_s", "max_wal_size_bytes"]),
+    (
+        "vacuum",
+        &["source", "vacuum_text", "workers", "worker_share", "xmin_age_max", "xmin_holder_kind", "xmin_holder_name", "frozen_xid_age_max"],
+    ),
+    (
+        "checkpoints",
+        &["source", "reported_interval_s", "requested_per_min", "timed_per_min", "buffers_per_s", "wal_bytes_per_s", "max_wal_size_bytes"],
+    ),
     ("wal", &["wal_wait_share", "wal_wait_share_base", "commits_per_s", "commits_per_s_base", "wal_bytes_per_s", "wal_bytes_per_s_base"]),
     ("cache", &["hit_ratio", "hit_ratio_base", "read_blks_per_s", "data_read_share", "shared_buffers_bytes", "database_bytes"]),
+    ("events", &["source", "onset_at", "past", "first_failure", "kinds"]),
+    ("storage", &["source", "missing_metric", "full_text", "free_bytes", "full_in_s", "write_iops_last", "write_latency_max_s"]),
     ("connections", &["used_peak", "max_connections", "idle_sessions", "new_sessions_per_s", "top_application"]),
-    ("host", &["cpu_busy", "cpu_busy_base", "postgres_cpu", "outside_cpu", "run_queue", "disk_util", "memory_available_share", "psi_cpu"]),
-    ("replication", &["replicas", "lag_bytes_max", "lag_seconds_max", "inactive_slots", "slot_name", "slot_retained_bytes"]),
+    (
+        "host",
+        &[
+            "source",
+            "instance_cpu",
+            "instance_cpu_base",
+            "disk_queue",
+            "write_latency_s",
+            "cpu_busy",
+            "cpu_busy_base",
+            "postgres_cpu",
+            "outside_cpu",
+            "run_queue",
+            "disk_util",
+            "memory_available_share",
+            "psi_cpu",
+        ],
+    ),
+    (
+        "replication",
+        &[
+            "source",
+            "reported_text",
+            "missing_metric",
+            "replica_name",
+            "replicas",
+            "lag_bytes_max",
+            "lag_seconds_max",
+            "inactive_slots",
+            "slot_name",
+            "slot_retained_bytes",
+        ],
+    ),
     ("errors", &["rollbacks_per_s", "rollback_share", "deadlocks", "restarted"]),
     ("settings", &["shared_buffers_bytes", "work_mem_bytes", "max_wal_size_bytes", "changed"]),
     ("traffic", &["tps", "tps_base", "rows_read_per_s", "rows_read_per_s_base", "rows_written_per_s", "rows_written_per_s_base"]),
-    ("top_statement", &["query_id", "text", "share", "mean_ms", "mean_ms_base", "calls_per_s", "calls_per_s_base"]),
+    (
+        "top_statement",
+        &["source", "query_id", "text", "share", "sessions", "top_event", "mean_ms", "mean_ms_base", "calls_per_s", "calls_per_s_base"],
+    ),
     ("statement_shape", &["correlated", "max_joins", "joins_share", "cartesian", "unlimited", "index_creations"]),
     ("workload_mix", &["calls_per_s", "calls_per_s_base", "statements_up", "statements_seen", "new_share"]),
     (
@@ -47,6 +92,10 @@ const TELLING: &[(&str, &[&str])] = &[
     (
         "index_overhead",
         &["table", "secondary_indexes", "unused_indexes", "created_indexes", "write_mean_ms", "write_mean_ms_base", "wal_per_write_ratio"],
+    ),
+    (
+        "wal_writers",
+        &["source", "writer_text", "writer_sessions", "writer_wal_share", "wal_bytes_per_s", "wal_bytes_per_s_base", "reader_text"],
     ),
     (
         "write_profile",

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::capture::Capture;
 use crate::detect::stats::median;
 use crate::model::{Culprit, CulpritKind, SessionSample, StatementSample, TableSample, Window};
-use crate::observe::{Observation, Scene};
+use crate::observe::{Observation, Scene, activity};
 
 /// Longest text in a fact, characters.
 const MOST_TEXT: usize = 2_000;
@@ -186,8 +186,12 @@ pub fn active(capture: &Capture, window: Option<Window>) -> impl Iterator<Item =
     capture.sessions.iter().filter(move |s| window.contains(s.at) && s.state == "active" && s.backend_type == "client backend")
 }
 
-/// Distinct sample times in a window: the number of looks at the sessions. Counted by a signal that every look writes.
+/// Distinct sample times in a window: the number of looks at the sessions. Counted by a signal that every look writes;
+/// none where that signal comes from somebody who kept averages only.
 pub fn looks(capture: &Capture, window: Option<Window>) -> f64 {
+    if !activity::sampled(capture) {
+        return 0.0;
+    }
     let by_signal = window.and_then(|w| capture.series.get("active_sessions").map(|s| s.within(w).len()));
     by_signal.unwrap_or(0) as f64
 }

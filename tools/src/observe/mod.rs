@@ -1,5 +1,6 @@
 //! Observation tools: each reads a capture (and may ask the prober) and returns named facts that tests can judge.
 
+pub mod activity;
 pub mod digest;
 pub mod facts;
 pub mod statements;

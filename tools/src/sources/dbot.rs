@@ -6,7 +6,7 @@ use crate::capture::{Capture, FORMAT, Manifest, Missing};
 use crate::model::*;
 
 mod case;
-mod statement;
+pub(super) mod statement;
 
 use super::names::{self, Names};
 use case::Case;

@@ -5,3 +5,4 @@ pub mod dbsherlock;
 pub mod host;
 mod names;
 pub mod pg;
+pub mod rds;

@@ -18,7 +18,7 @@ const MOST_DEPTH: usize = 200;
 pub struct Features {
     /// The text was parsed; false when verb and tables were guessed by keywords.
     pub parsed: bool,
-    /// `select`, `insert`, `update`, `delete`, `copy`, `ddl` or `other`.
+    /// `select`, `insert`, `update`, `delete`, `merge`, `copy`, `ddl`, `vacuum` or `other`.
     pub verb: String,
     /// Tables named, as written.
     pub tables: Vec<String>,
@@ -42,6 +42,8 @@ pub struct Features {
     pub sorts: bool,
     /// INSERT ... SELECT or COPY FROM: many rows a call.
     pub loads: bool,
+    /// A SELECT that neither changes rows in a WITH query, nor makes a table, nor locks rows.
+    pub reads_only: bool,
     /// Name, table and columns of the index that CREATE INDEX makes.
     pub creates_index: Option<(String, String, Vec<String>)>,
 }
@@ -93,6 +95,8 @@ pub fn names(text: &str) -> Option<Names> {
 /// (`:1`, `...`) are tolerated.
 pub fn features(text: &str) -> Option<Features> {
     let text = text.get(..MOST_BYTES).unwrap_or(text);
+    // What the server shows of an autovacuum worker: "autovacuum: VACUUM ANALYZE public.t (to prevent wraparound)".
+    let text = text.strip_prefix("autovacuum: ").map_or(text, |work| work.split(" (").next().unwrap_or(work));
     if depth(text) > MOST_DEPTH {
         return light(text);
     }
@@ -140,6 +144,9 @@ fn parse(text: &str) -> Option<Features> {
         "SelectStmt" => {
             features.verb = "select".into();
             select(body, &mut features);
+            let writes =
+                ["InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "LockingClause"].iter().any(|k| !find_all(body, k).is_empty());
+            features.reads_only = !writes && body["into_clause"].is_null();
         }
         "InsertStmt" => {
             features.verb = "insert".into();
@@ -152,7 +159,8 @@ fn parse(text: &str) -> Option<Features> {
         "UpdateStmt" | "DeleteStmt" => {
             features.verb = if kind == "UpdateStmt" { "update" } else { "delete" }.into();
             features.target = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name);
-            let tables = range_tables(body);
+            // Tables of subqueries are not joined to the one that is written.
+            let tables = range_tables(&without_subqueries(body));
             clauses(body, &tables, &mut features);
         }
         "CopyStmt" => {
@@ -170,6 +178,11 @@ fn parse(text: &str) -> Option<Features> {
                 find_all(&body["index_params"], "IndexElem").iter().filter_map(|e| e["name"].as_str().map(str::to_owned)).collect();
             features.target = Some(table.clone());
             features.creates_index = Some((body["idxname"].as_str().unwrap_or_default().to_owned(), table, columns));
+        }
+        "VacuumStmt" => features.verb = if body["is_vacuumcmd"] == true { "vacuum" } else { "other" }.into(),
+        "MergeStmt" => {
+            features.verb = "merge".into();
+            features.target = range_tables(&body["relation"]).into_iter().next().map(|(name, _)| name);
         }
         kind if kind.starts_with("Alter") || kind.starts_with("Create") || kind.starts_with("Drop") || kind.starts_with("Truncate") => {
             features.verb = "ddl".into();
@@ -254,6 +267,7 @@ fn light(text: &str) -> Option<Features> {
         "update" => "update",
         "delete" => "delete",
         "copy" => "copy",
+        "vacuum" => "vacuum",
         "create" | "alter" | "drop" | "truncate" => "ddl",
         _ => return None,
     };
@@ -317,6 +331,9 @@ mod tests {
         assert_eq!((of(five).joins, of(five).cartesian), (4, false));
         assert!(of("select count(*) from a, b where a.x = $1").cartesian);
         assert!(!of("select * from a join b using (id)").cartesian);
+        let nested = of("update a set x = $1 where id in (select id from b where y = $2)");
+        assert_eq!((nested.joins, nested.cartesian), (0, false));
+        assert!(of("update a set x = $1 from b where a.y = $2").cartesian);
     }
 
     #[test]
@@ -335,6 +352,10 @@ mod tests {
         assert!(!of("insert into t (a) values ($1)").loads);
         assert_eq!(of("CREATE INDEX i ON table1(name0);").creates_index, Some(("i".into(), "table1".into(), vec!["name0".into()])));
         assert_eq!(of("UPDATE table1 SET nameN=(SELECT substr(md5(random()::text), 1, 56) WHERE id =M;").verb, "update");
+        assert_eq!(of("autovacuum: VACUUM FREEZE public.t (to prevent wraparound)").tables, ["public.t"]);
+        assert_eq!((of("VACUUM (FREEZE) t").verb.as_str(), of("ANALYZE t").verb.as_str()), ("vacuum", "other"));
+        assert!(of("select sum(x) from t where y > $1").reads_only && !of("select * from t for update").reads_only);
+        assert!(!of("with gone as (delete from t returning *) select count(*) from gone").reads_only);
         assert_eq!(features("\u{0}garbage ;;"), None);
         assert!(features(&format!("select {}1{}", "(".repeat(10_000), ")".repeat(10_000))).is_some());
     }

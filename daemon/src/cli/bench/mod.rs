@@ -49,6 +49,11 @@ enum Action {
     Dbsherlock(super::dbsherlock::DbsherlockArgs),
     /// Accuracy on D-Bot's specifications, recorded by `galen lab dbot`
     Dbot(super::dbot::BenchDbotArgs),
+    /// RDS scenarios, scored by their own answer keys
+    Rds {
+        /// Folder of folders, each with the answers of AWS's APIs and an answer.yml
+        dir: std::path::PathBuf,
+    },
     /// Milliseconds to read and diagnose a capture without a model
     Replay(speed::ReplayArgs),
     /// Milliseconds until an alert is durable
@@ -65,6 +70,7 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
         Action::PassUntil(args) => pass_until::pass_until(global, args).await,
         Action::Dbsherlock(args) => super::dbsherlock::dbsherlock(global, &args).await,
         Action::Dbot(args) => super::dbot::bench(global, &args).await,
+        Action::Rds { dir } => super::rds::bench(global, &dir).await.map(|_| ()),
         Action::Replay(args) => speed::replay(global, args).await,
         Action::Intake(args) => speed::intake(global, &args),
     }

@@ -7,14 +7,16 @@ mod results;
 mod scans;
 mod shape;
 mod top;
+mod wal_writers;
 mod writes;
 
 pub(crate) use scans::quoted;
+pub(crate) use wal_writers::is_wal;
 
 use crate::capture::Capture;
 use crate::model::Window;
 use crate::observe::facts::{self, time_by_statement};
-use crate::observe::{Observation, Scene};
+use crate::observe::{Observation, Scene, activity};
 use crate::sql::{Features, features};
 
 /// Name and help of every tool of this module; those that ask the target are marked.
@@ -27,6 +29,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("index_advice", "planner cost with a hypothetical index (asks the target)"),
     ("plan", "generic plan of the top statement (asks the target)"),
     ("index_overhead", "indexes of the most written table, and what a write costs"),
+    ("wal_writers", "the statement that writes WAL, and the one that only reads and takes CPU"),
     ("write_profile", "rows written, commits, and who writes"),
     ("results", "rows returned, and by whom"),
     ("temp_files", "temporary files and the statements that spill"),
@@ -45,6 +48,7 @@ pub async fn observe(name: &str, scene: &Scene<'_>) -> Option<Observation> {
         "index_advice" => advice::index_advice(scene).await,
         "plan" => advice::plan(scene).await,
         "index_overhead" => indexes::index_overhead(scene),
+        "wal_writers" => wal_writers::wal_writers(scene),
         "write_profile" => writes::write_profile(scene),
         "results" => results::results(scene),
         "temp_files" => results::temp_files(scene),
@@ -62,10 +66,16 @@ pub(crate) struct Loaded {
     pub features: Features,
 }
 
-/// Statements by load in a window, heaviest first: from the session history, else from counters (imports), else by calls.
+/// Statements by load in a window, heaviest first: from the session history, else from a service's averages,
+/// else from counters (imports), else by calls.
 pub(crate) fn loaded(capture: &Capture, window: Window) -> Vec<Loaded> {
     let mut time = time_by_statement(capture, Some(window));
     let work = facts::work(capture, Some(window));
+    if time.is_empty() {
+        for load in activity::by_statement(capture, window) {
+            *time.entry(load.query_id).or_insert(0.0) += load.sessions;
+        }
+    }
     if time.is_empty() {
         let by_time: f64 = work.values().map(|w| w.exec_ms).sum();
         let load = |w: &facts::Work| if by_time > 0.0 { w.exec_ms / 1000.0 / w.seconds } else { w.calls / w.seconds };

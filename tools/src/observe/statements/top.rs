@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use crate::observe::facts::{FactSheet, Work, active, looks, ratio, text_of, time_by_statement, window, work};
-use crate::observe::{Observation, Scene};
+use crate::observe::{Observation, Scene, activity};
 use crate::sql::features;
 
 use super::loaded;
 
 /// The statement with the largest growth of database time.
 pub(crate) fn top(scene: &Scene<'_>) -> Option<i64> {
-    let before = time_by_statement(scene.capture, scene.detection.baseline);
+    let mut before = time_by_statement(scene.capture, scene.detection.baseline);
+    for load in activity::before(scene.capture, scene.detection.baseline) {
+        *before.entry(load.query_id).or_insert(0.0) += load.sessions;
+    }
     let grown = loaded(scene.capture, window(scene)).into_iter().map(|s| (s.id, s.load - before.get(&s.id).copied().unwrap_or(0.0)));
     grown.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(id, _)| id)
 }
@@ -34,7 +37,32 @@ pub fn top_statement(scene: &Scene<'_>) -> Observation {
     }
     rates(&mut sheet, now, base);
     samples(scene, &mut sheet, id);
+    averages(scene, &mut sheet, id);
     sheet.finish("")
+}
+
+/// What a managed service says of the statement, where no session was sampled.
+fn averages(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, id: i64) {
+    let (capture, w) = (scene.capture, window(scene));
+    let of: Vec<activity::Load> = activity::by_statement(capture, w).into_iter().filter(|l| l.query_id == id).collect();
+    let total: f64 = of.iter().map(|l| l.sessions).sum();
+    if total <= 0.0 {
+        return;
+    }
+    let share = |class: &str| of.iter().filter(|l| class_of(&l.event) == class).map(|l| l.sessions).sum::<f64>() / total;
+    sheet.put("cpu_share", share("CPU")).put("io_share", share("IO")).put("lock_share", share("Lock")).put("client_share", share("Client"));
+    let top = of.iter().max_by(|a, b| a.sessions.total_cmp(&b.sessions));
+    sheet.put("top_event", top.map(|l| l.event.clone())).put("sessions", total);
+    sheet.put("calls_per_s", activity::calls_per_s(capture, id, w)).put("source", activity::source(capture));
+    if let Some(f) = text_of(capture, id).as_deref().and_then(features) {
+        let columns: Vec<String> = f.predicates.iter().map(|p| p.column.clone()).collect();
+        sheet.put("predicate_columns", (!columns.is_empty()).then_some(columns));
+    }
+}
+
+/// `IO` of `IO:DataFileRead`.
+pub(crate) fn class_of(event: &str) -> &str {
+    event.split(':').next().unwrap_or(event)
 }
 
 fn rates(sheet: &mut FactSheet<'_>, now: Option<Work>, base: Option<Work>) {

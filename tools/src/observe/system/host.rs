@@ -44,11 +44,43 @@ pub fn host(scene: &Scene<'_>) -> Observation {
     sheet.put("swap_pages_per_s", mean(capture, "node_swap_io_rate", window));
     sheet.put("psi_memory", mean(capture, "node_pressure_memory_ratio", window));
     sheet.put("filesystem_avail_share", middle(capture, "node_filesystem_avail_ratio", window));
-    sheet.signals(&["node_cpu_busy_ratio", "node_procs_running", "node_load1", "node_disk_util_ratio"]);
+    managed(scene, &mut sheet);
+    sheet.signals(&[
+        "instance_cpu_ratio",
+        "disk_queue_depth",
+        "node_cpu_busy_ratio",
+        "node_procs_running",
+        "node_load1",
+        "node_disk_util_ratio",
+    ]);
     sheet.culprit(
         CulpritKind::Host,
         if capture.manifest.target.is_empty() { "host" } else { &capture.manifest.target },
         "the database host",
     );
     sheet.finish("the host was not observed (the server is not local, or /proc cannot be read)")
+}
+
+/// A managed instance: it runs nothing but the database, so its CPU and its disks are the database's.
+fn managed(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
+    let capture = scene.capture;
+    let (window, base) = (Some(crate::observe::facts::window(scene)), scene.detection.baseline);
+    let cpu = mean(capture, "instance_cpu_ratio", window);
+    sheet.put_pair("instance_cpu", cpu, mean(capture, "instance_cpu_ratio", base), None);
+    sheet.put("instance_cpu_peak", peak(capture, "instance_cpu_ratio", window));
+    for (fact, signal, floor) in [
+        ("disk_queue", "disk_queue_depth", 1.0),
+        ("read_iops_per_s", "disk_read_iops", 100.0),
+        ("write_iops_per_s", "disk_write_iops", 100.0),
+        ("read_latency_s", "disk_read_latency_s", 0.002),
+        ("write_latency_s", "disk_write_latency_s", 0.002),
+    ] {
+        sheet.put_pair(fact, mean(capture, signal, window), mean(capture, signal, base), Some(floor));
+    }
+    sheet.put("memory_free_bytes", middle(capture, "memory_free_bytes", window));
+    sheet.put("memory_free_bytes_base", middle(capture, "memory_free_bytes", base));
+    sheet.put("swap_used_bytes", middle(capture, "swap_used_bytes", window));
+    if cpu.is_some() && capture.manifest.origin == "rds" {
+        sheet.put("source", "CloudWatch");
+    }
 }

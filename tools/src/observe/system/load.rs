@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::model::{SessionSample, Window};
 use crate::observe::facts::{FactSheet, active, largest, looks, mean, peak};
-use crate::observe::{Observation, Scene};
+use crate::observe::statements::is_wal;
+use crate::observe::{Observation, Scene, activity};
 
 const NOTHING: &str = "no active session was sampled: record with a role that may read pg_stat_activity";
 
@@ -13,17 +14,33 @@ struct Profile {
     total: f64,
     by_class: BTreeMap<String, f64>,
     by_event: BTreeMap<String, f64>,
+    /// What `total` and the rest are divided by to have sessions at a time.
+    looks: f64,
 }
 
 impl Profile {
     fn of(scene: &Scene<'_>, window: Option<Window>) -> Self {
-        let mut profile = Self { total: 0.0, by_class: BTreeMap::new(), by_event: BTreeMap::new() };
+        let mut profile =
+            Self { total: 0.0, by_class: BTreeMap::new(), by_event: BTreeMap::new(), looks: looks(scene.capture, window).max(1.0) };
         for sample in active(scene.capture, window) {
-            profile.total += 1.0;
-            *profile.by_class.entry(class_of(sample).to_owned()).or_insert(0.0) += 1.0;
-            *profile.by_event.entry(event_of(sample)).or_insert(0.0) += 1.0;
+            profile.add(class_of(sample), event_of(sample), 1.0);
+        }
+        if let Some(window) = window.filter(|_| !activity::sampled(scene.capture)) {
+            // Averages of a managed service, in sessions at a time.
+            let before = scene.detection.baseline == Some(window);
+            let loads = if before { activity::by_wait_before(scene.capture, window) } else { activity::by_wait(scene.capture, window) };
+            for (event, load) in loads {
+                let class = event.split(':').next().unwrap_or_default().to_owned();
+                profile.add(&class, event, load);
+            }
         }
         profile
+    }
+
+    fn add(&mut self, class: &str, event: String, time: f64) {
+        self.total += time;
+        *self.by_class.entry(class.to_owned()).or_insert(0.0) += time;
+        *self.by_event.entry(event).or_insert(0.0) += time;
     }
 
     fn share(&self, class: &str) -> Option<f64> {
@@ -34,6 +51,11 @@ impl Profile {
         let sum: f64 = self.by_event.iter().filter(|(event, _)| matches(event)).map(|(_, n)| n).sum();
         (self.total > 0.0).then(|| sum / self.total)
     }
+
+    /// Sessions at a time in a class of waits.
+    fn sessions(&self, class: &str) -> Option<f64> {
+        (self.total > 0.0).then(|| self.by_class.get(class).copied().unwrap_or(0.0) / self.looks)
+    }
 }
 
 fn class_of(sample: &SessionSample) -> &str {
@@ -42,12 +64,6 @@ fn class_of(sample: &SessionSample) -> &str {
 
 fn event_of(sample: &SessionSample) -> String {
     if sample.wait_class.is_empty() { "CPU".to_owned() } else { format!("{}:{}", sample.wait_class, sample.wait_event) }
-}
-
-fn is_wal(event: &str) -> bool {
-    // Spelled WALSync up to PostgreSQL 16, WalSync from 17 on.
-    let event = event.to_ascii_lowercase();
-    event.starts_with("io:wal") || event.starts_with("lwlock:wal")
 }
 
 /// `load_profile`: active sessions, wait classes, top events.
@@ -73,6 +89,12 @@ pub fn load_profile(scene: &Scene<'_>) -> Observation {
     let lwlocks: BTreeMap<String, f64> =
         now.by_event.iter().filter(|(e, _)| e.starts_with("LWLock:")).map(|(e, n)| (e.clone(), *n)).collect();
     sheet.put("top_lwlock", largest(&lwlocks).map(|(event, _)| event));
+    if !activity::sampled(capture) {
+        sheet
+            .put("source", activity::source(capture))
+            .put("cpu_sessions", now.sessions("CPU"))
+            .put("lwlock_sessions", now.sessions("LWLock"));
+    }
     sheet.put("wal_wait_share", now.event_share(is_wal));
     sheet.put("client_write_share", now.event_share(|e| e == "Client:ClientWrite"));
     sheet.put("data_read_share", now.event_share(|e| e == "IO:DataFileRead"));
@@ -96,7 +118,7 @@ pub fn wal(scene: &Scene<'_>) -> Observation {
     sheet.put("wal_wait_share", now.event_share(is_wal)).put("wal_wait_share_base", before.event_share(is_wal));
     let waiting: f64 = now.by_event.iter().filter(|(e, _)| is_wal(e)).map(|(_, n)| n).sum();
     if now.total > 0.0 {
-        sheet.put("commit_sessions", waiting / looks(capture, window).max(1.0));
+        sheet.put("commit_sessions", waiting / now.looks);
     }
     sheet.put_pair("commits_per_s", mean(capture, "tps", window), mean(capture, "tps", base), Some(5.0));
     sheet.put_pair("wal_bytes_per_s", mean(capture, "wal_bytes_rate", window), mean(capture, "wal_bytes_rate", base), Some(100_000.0));

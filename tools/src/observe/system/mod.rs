@@ -1,10 +1,12 @@
 //! Tools that look at sessions, locks, storage, settings and the host.
 
 mod blocking;
+mod events;
 mod host;
 mod load;
 mod server;
 mod storage;
+mod volume;
 
 use crate::observe::{Observation, Scene};
 
@@ -24,6 +26,8 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("archiver", "failed WAL archiving"),
     ("errors", "rollbacks, deadlocks, restarts"),
     ("settings", "settings that matter, and those that changed"),
+    ("events", "events of a managed service: those of the incident, and those that were over before"),
+    ("storage", "free storage of a managed instance, how fast it goes, and writes that have stopped"),
     ("traffic", "transactions and rows per second"),
 ];
 
@@ -44,6 +48,8 @@ pub fn observe(name: &str, scene: &Scene<'_>) -> Option<Observation> {
         "archiver" => server::archiver(scene),
         "errors" => server::errors(scene),
         "settings" => server::settings(scene),
+        "events" => events::events(scene),
+        "storage" => volume::storage(scene),
         "host" => host::host(scene),
         _ => return None,
     })

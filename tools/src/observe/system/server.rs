@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::CulpritKind;
+use crate::model::{CulpritKind, Window};
 use crate::observe::facts::{FactSheet, largest, looks, mean, peak, setting, setting_on};
-use crate::observe::{Observation, Scene};
+use crate::observe::{Observation, Scene, activity};
+
+use super::events;
 
 /// `connections`: how many, whose, how fast they come.
 pub fn connections(scene: &Scene<'_>) -> Observation {
@@ -36,6 +38,7 @@ pub fn connections(scene: &Scene<'_>) -> Observation {
         sheet.put("backup_program", name.clone()).put("backup_sessions", sessions);
         sheet.culprit(CulpritKind::Session, &name, "takes a backup");
     }
+    managed_connections(scene, &mut sheet);
     sheet.signals(&["connections_used_ratio", "sessions", "new_sessions_per_s"]);
     sheet.culprit(CulpritKind::Setting, "max_connections", &limit.map(|l| format!("{l:.0}")).unwrap_or_default());
     sheet.finish("sessions were not counted")
@@ -58,23 +61,56 @@ fn backup(scene: &Scene<'_>) -> Option<(String, f64)> {
     Some((name, count / looks(scene.capture, Some(window)).max(1.0)))
 }
 
+/// What a managed service says of connections: its events, and load that waits for clients.
+fn managed_connections(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
+    let (capture, window) = (scene.capture, crate::observe::facts::window(scene));
+    if activity::sampled(capture) {
+        return;
+    }
+    let near = events::of_kind(capture, "connections_near_limit", window);
+    sheet.put("limit_reported", events::reporter(capture).map(|_| !near.is_empty()));
+    sheet.put("limit_text", near.first().map(|e| events::told(e)));
+    let waits = activity::by_wait(capture, window);
+    let client: f64 = waits.iter().filter(|(event, _)| event.starts_with("Client:")).map(|(_, n)| n).sum();
+    let total: f64 = waits.values().sum();
+    if total > 0.0 {
+        sheet.put("client_wait_sessions", client).put("client_wait_share", client / total).put("source", activity::source(capture));
+    }
+    let mut holders = BTreeMap::new();
+    for load in activity::by_statement(capture, window).iter().filter(|l| l.event.starts_with("Client:")) {
+        *holders.entry(load.query_id).or_insert(0.0) += load.sessions;
+    }
+    if let Some((id, load)) = largest(&holders).filter(|(_, load)| *load > 0.5) {
+        sheet.put("waiting_sessions", load).statement("waiting_", id);
+    }
+    let users = activity::by_label(capture, "user_load", "user", window);
+    sheet.put("top_user", largest(&users).map(|(user, _)| user));
+}
+
 /// `replication`: lag and retained WAL.
 pub fn replication(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
     let window = crate::observe::facts::window(scene);
     let mut sheet = FactSheet::new("replication", scene);
-    if capture.manifest.server_version_num == 0 && capture.holders.is_empty() && !capture.series.contains_key("replica_lag_bytes") {
+    let measured =
+        ["replica_lag_bytes", "replica_lag_seconds", "replica_lag_reported_seconds"].iter().any(|s| capture.series.contains_key(*s));
+    if capture.manifest.server_version_num == 0 && capture.holders.is_empty() && !measured {
         return sheet.finish("replication was not observed");
     }
     let held: Vec<_> = capture.holders.iter().filter(|h| window.contains(h.at)).collect();
     let names: std::collections::BTreeSet<&str> = held.iter().filter(|h| h.kind == "replica").map(|h| h.name.as_str()).collect();
-    sheet.put("replicas", names.len());
-    let worst =
-        held.iter().filter(|h| h.kind == "replica").max_by(|a, b| a.lag_bytes.unwrap_or(0.0).total_cmp(&b.lag_bytes.unwrap_or(0.0)));
+    // Of a server that was asked: without an answer the number of replicas is not known.
+    sheet.put("replicas", (capture.manifest.server_version_num > 0 || !names.is_empty()).then_some(names.len()));
+    let behind = |h: &&&crate::model::HolderSample| (h.lag_bytes.unwrap_or(0.0), h.lag_ms.unwrap_or(0.0));
+    let worst = held.iter().filter(|h| h.kind == "replica").max_by(|a, b| {
+        let (a, b) = (behind(a), behind(b));
+        a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+    });
     sheet.put("replica_name", worst.map(|h| h.name.clone()));
     let lag = |w| peak(capture, "replica_lag_bytes", w);
     sheet.put_pair("lag_bytes_max", lag(Some(window)).or(worst.and_then(|h| h.lag_bytes)), lag(scene.detection.baseline), Some(1e6));
     sheet.put("lag_seconds_max", peak(capture, "replica_lag_seconds", Some(window)));
+    managed_lag(scene, &mut sheet, worst.is_none());
     let slots: Vec<_> = held.iter().filter(|h| h.kind == "slot" && !h.active).collect();
     let distinct: std::collections::BTreeSet<&str> = slots.iter().map(|h| h.name.as_str()).collect();
     sheet.put("inactive_slots", distinct.len());
@@ -82,6 +118,25 @@ pub fn replication(scene: &Scene<'_>) -> Observation {
     sheet.put("slot_name", largest.map(|h| h.name.clone())).put("slot_retained_bytes", largest.and_then(|h| h.lag_bytes));
     sheet.signals(&["replica_lag_bytes", "replica_lag_seconds", "slot_retained_bytes"]);
     sheet.finish("")
+}
+
+/// Lag before the incident, its growth, and what events of a managed service say of it.
+fn managed_lag(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, nameless: bool) {
+    let (capture, window) = (scene.capture, crate::observe::facts::window(scene));
+    sheet.put("lag_seconds_base", mean(capture, "replica_lag_seconds", scene.detection.baseline));
+    if let Some(values) = capture.series.get("replica_lag_seconds").map(|s| s.within(window)).filter(|v| v.len() >= 2) {
+        sheet.put("lag_seconds_first", values.first().copied()).put("lag_seconds_last", values.last().copied());
+    }
+    let reports = events::of_kind(capture, "replication_lag", window);
+    let Some(last) = reports.last() else { return };
+    let near = Window { start: window.start - 600_000, end: window.end + 600_000 };
+    sheet.put("reported_lag_s", peak(capture, "replica_lag_reported_seconds", Some(near)));
+    sheet.put("reported_text", events::told(last)).put("source", events::reporter(capture));
+    if nameless && !last.object.is_empty() {
+        sheet.put("replica_name", last.object.clone());
+    }
+    let gap = capture.manifest.missing.iter().find(|m| m.what == "ReplicaLag");
+    sheet.put("missing_metric", gap.map(|m| m.what.clone()));
 }
 
 /// `archiver`: failed attempts.
@@ -111,7 +166,7 @@ pub fn errors(scene: &Scene<'_>) -> Observation {
     let seen = |kind: &str| {
         capture.events.iter().filter(|e| e.at >= window.start - 30_000 && e.at < window.end && e.kind.starts_with(kind)).count()
     };
-    if capture.manifest.server_version_num > 0 || !capture.events.is_empty() {
+    if capture.manifest.server_version_num > 0 || capture.events.iter().any(|e| e.source != "rds") {
         sheet.put("restarted", seen("restart") > 0).put("role_changed", seen("role_changed") > 0).put("error_events", seen("error"));
     }
     sheet.signals(&["rollbacks_per_s", "deadlocks_per_s"]);

@@ -1,8 +1,13 @@
 //! Dead rows, vacuum, checkpoints and the buffer cache.
 
+use std::collections::BTreeMap;
+
 use crate::model::{CulpritKind, Window};
-use crate::observe::facts::{FactSheet, active, looks, mean, middle, peak, setting, setting_on, table_work, text_of};
-use crate::observe::{Observation, Scene};
+use crate::observe::facts::{FactSheet, active, largest, looks, mean, middle, peak, setting, setting_on, table_work, text_of};
+use crate::observe::{Observation, Scene, activity};
+use crate::sql::features;
+
+use super::events;
 
 /// `dead_rows`: the table that gains most dead rows.
 pub fn dead_rows(scene: &Scene<'_>) -> Observation {
@@ -68,6 +73,7 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
     if looks(capture, Some(window)) >= 1.0 {
         sheet.put("worker_share", workers / (all + workers).max(1.0));
     }
+    averages(scene, &mut sheet, window);
     oldest_snapshot(scene, &mut sheet, window);
     // The database's age counts: its oldest table may be a system catalog, which is not among the tables.
     let ages = capture.tables.iter().map(|t| t.frozen_xid_age).chain(peak(capture, "frozen_xid_age", Some(window)));
@@ -80,6 +86,35 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
     sheet.put("wraparound_share", frozen.zip(limit).map(|(f, l)| f / l.max(1.0)));
     sheet.signals(&["vacuum_workers", "oldest_xmin_age"]);
     sheet.finish("vacuum was not observed")
+}
+
+/// Load of vacuum as a managed service keeps it, and the table that it works on.
+fn averages(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
+    let capture = scene.capture;
+    let total: f64 = activity::by_wait(capture, window).values().sum();
+    let mut vacuums = BTreeMap::new();
+    for load in activity::by_statement(capture, window) {
+        if capture.texts.get(&load.query_id).and_then(|t| features(t)).is_some_and(|f| f.verb == "vacuum") {
+            *vacuums.entry(load.query_id).or_insert(0.0) += load.sessions;
+        }
+    }
+    if total <= 0.0 {
+        return;
+    }
+    let load: f64 = vacuums.values().sum();
+    sheet.put("worker_share", (load / total).min(1.0)).put("workers", load).put("source", activity::source(capture));
+    let Some((id, load)) = largest(&vacuums) else { return };
+    sheet.put("vacuum_sessions", load).statement("vacuum_", id);
+    let text = text_of(capture, id).unwrap_or_default();
+    let word = text.to_ascii_uppercase();
+    sheet.put("automatic", word.starts_with("AUTOVACUUM")).put("freeze", word.contains("FREEZE") || word.contains("WRAPAROUND"));
+    sheet.put("command", if word.contains("FREEZE") { "VACUUM FREEZE" } else { "VACUUM" });
+    sheet.put("vacuum_table", features(&text).and_then(|f| f.tables.first().cloned()));
+    let of: Vec<activity::Load> = activity::by_statement(capture, window).into_iter().filter(|l| l.query_id == id).collect();
+    let top = of.iter().max_by(|a, b| a.sessions.total_cmp(&b.sessions));
+    sheet.put("vacuum_top_wait", top.map(|l| l.event.clone())).put("vacuum_top_wait_sessions", top.map(|l| l.sessions));
+    let cpu: f64 = of.iter().filter(|l| l.event == "CPU").map(|l| l.sessions).sum();
+    sheet.put("vacuum_cpu_share", cpu / load.max(1e-9));
 }
 
 fn oldest_snapshot(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
@@ -116,8 +151,20 @@ pub fn checkpoints(scene: &Scene<'_>) -> Observation {
     sheet.put("full_page_writes", setting_on(capture, "full_page_writes"));
     let wal = |w| mean(capture, "wal_bytes_rate", w);
     sheet.put_pair("wal_bytes_per_s", wal(Some(window)), wal(scene.detection.baseline), Some(100_000.0));
+    reported(scene, &mut sheet, window);
     sheet.signals(&["checkpoints_requested_per_s", "checkpoint_buffers_per_s", "wal_bytes_rate"]);
     sheet.finish("checkpoints were not observed")
+}
+
+/// What the server's log says, where a managed service passes it on: checkpoints that follow each other too fast.
+fn reported(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
+    let capture = scene.capture;
+    let frequent = events::of_kind(capture, "checkpoint_frequent", window);
+    let Some(first) = frequent.first() else { return };
+    let near = Window { start: window.start - 600_000, end: window.end + 600_000 };
+    let interval = capture.series.get("checkpoint_reported_interval_s").and_then(|s| s.within(near).iter().copied().reduce(f64::min));
+    sheet.put("reported_interval_s", interval).put("reported_at", events::clock(first.at)).put("source", events::reporter(capture));
+    sheet.put("reported_starts", events::of_kind(capture, "checkpoint_started", window).len());
 }
 
 /// `cache`: hits, reads and how much of the database the cache covers.

@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 1000;
 
 /// See the file's first line.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Statement {
+pub(in crate::sources) struct Statement {
     /// Fingerprint of the parsed statement, or hash of the text where it does not parse; never 0.
     pub id: i64,
     /// One line, no literals, no comments.
@@ -26,7 +26,7 @@ pub(super) struct Statement {
 
 /// The index that a CREATE INDEX makes.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct CreatedIndex {
+pub(in crate::sources) struct CreatedIndex {
     pub name: String,
     pub table: String,
     pub columns: Vec<String>,

@@ -1,0 +1,39 @@
+//! What a healthy report rests on: the measures that were looked at and where they stood. "Nothing is wrong" is worth as
+//! much as the list of what was checked.
+
+use galen_tools::detect::LEAST_SAMPLES;
+
+use crate::driver::Case;
+use crate::report::Claim;
+
+/// Tool and sentence; a sentence whose facts are missing is not said.
+const SENTENCES: &[(&str, &str)] = &[
+    ("host", "The instance's CPU was {{ instance_cpu|pct }} busy, {{ instance_cpu_peak|pct }} at most."),
+    ("load_profile", "{{ aas|num }} sessions were active at a time."),
+    (
+        "connections",
+        "At most {{ used_peak|num }}{% if max_connections is defined %} of {{ max_connections|num }}{% endif %} connections were in use.",
+    ),
+    ("replication", "A replica lagged by {{ lag_seconds_max|secs }} at most."),
+    ("storage", "{{ free_bytes|bytes }} of storage are free."),
+    (
+        "events",
+        "{% if failures == 0 %}{{ source }} report no failure{% if kinds is defined %}; they report {{ kinds }}{% endif %}.{% endif %}",
+    ),
+];
+
+/// The sentences, each with its evidence.
+pub fn claims(case: &Case<'_>) -> Vec<Claim> {
+    let followed = case.capture.series.iter().filter(|(name, s)| !name.contains('{') && s.times.len() >= LEAST_SAMPLES).count();
+    let mut claims = Vec::new();
+    if let Some(id) = case.board.id_of("detector").filter(|_| followed > 0) {
+        let text = format!("All {followed} signals that were followed stayed within their normal bounds.");
+        claims.push(Claim { text, evidence: vec![id] });
+    }
+    for (tool, template) in SENTENCES {
+        if let Some((id, text)) = case.board.id_of(tool).zip(case.say(template, Some(tool))) {
+            claims.push(Claim { text, evidence: vec![id] });
+        }
+    }
+    claims
+}
