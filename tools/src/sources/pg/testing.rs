@@ -75,12 +75,12 @@ impl Cluster {
         self.directory.join("data").display().to_string()
     }
 
-    /// The server's log so far.
+    /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
-    /// `pg_ctl start`, `stop` or `restart`.
+    /// `pg_ctl start` or `restart`.
     pub fn control(&self, action: &str) {
         let (data, log) = (self.data(), self.directory.join("log").display().to_string());
         self.run("pg_ctl", &["-D", &data, "-l", &log, "-w", "-t", "60", action]);
