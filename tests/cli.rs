@@ -287,7 +287,8 @@ fn a_signal_ends_waiting_for_a_silent_server_at_once() {
     for (command, how, code) in [("diagnose", Signal::SIGINT, 130), ("record", Signal::SIGINT, 130), ("record", Signal::SIGTERM, 143)] {
         let arguments = [command, "--dsn", &dsn, "--out", out.to_str().unwrap()];
         let child = galen().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        silent.accept().unwrap();
+        // Held open: it is silent, not gone.
+        let _connection = silent.accept().unwrap();
         let asked = std::time::Instant::now();
         signal(&child, how);
         let output = child.wait_with_output().unwrap();

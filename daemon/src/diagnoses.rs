@@ -39,7 +39,7 @@ const FIRST_PERSISTENCE_S: f64 = 2.0;
 const REPORT_S: f64 = 55.0;
 /// The model always has this long, seconds: an old incident would else never be put to it.
 const LEAST_MODEL_S: f64 = 20.0;
-/// And this long while other incidents wait for it.
+/// And this long when several incidents want it at once.
 const LEAST_SHARED_S: f64 = 5.0;
 /// Longest wait for the connection that answers on-demand probes.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -137,6 +137,7 @@ async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Re
 async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Incident, capture: &mut Capture) -> Diagnosis {
     let id = incident.id;
     let provider = worker.provider(&state.config).await;
+    let crowded = worker.permit.available_permits() == 0;
     worker.waiting.fetch_add(1, Ordering::Relaxed);
     let _turn = worker.permit.acquire().await;
     let others = worker.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
@@ -151,7 +152,7 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
     let passed = (now_ms() - incident.opened_at) as f64 / 1000.0;
     let (provider, trouble) = match provider {
         Some(Ok(provider)) => {
-            let within = Within::new(Arc::clone(provider), Duration::from_secs_f64(patience(passed, others)));
+            let within = Within::new(Arc::clone(provider), Duration::from_secs_f64(patience(passed, others, crowded)));
             (Some(Arc::new(within) as Arc<dyn Provider>), None)
         }
         Some(Err(why)) => (None, Some(why.clone())),
@@ -167,8 +168,9 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
 }
 
 /// Seconds for the model when `passed` have gone since the alert: what is left, shared with the others that wait.
-fn patience(passed: f64, others: u32) -> f64 {
-    let least = if others == 0 { LEAST_MODEL_S } else { LEAST_SHARED_S };
+/// `crowded` when this incident had to wait itself.
+fn patience(passed: f64, others: u32, crowded: bool) -> f64 {
+    let least = if others > 0 || crowded { LEAST_SHARED_S } else { LEAST_MODEL_S };
     ((REPORT_S - passed) / f64::from(others + 1)).max(least)
 }
 
@@ -400,13 +402,10 @@ mod tests {
 
     #[test]
     fn incidents_that_wait_for_the_model_share_what_is_left_of_their_minute() {
-        assert_eq!(patience(12.0, 0), 43.0);
-        assert_eq!(patience(300.0, 0), LEAST_MODEL_S);
-        let (mut passed, mut last) = (12.0, 0.0);
-        for others in (0..5).rev() {
-            passed += patience(passed, others);
-            last = passed;
-        }
-        assert!((54.0..=REPORT_S).contains(&last), "five at once: the last after {last} s");
+        assert_eq!(patience(12.0, 0, false), 43.0);
+        assert_eq!(patience(300.0, 0, false), LEAST_MODEL_S, "an old incident");
+        // Five at once: each in its turn uses up its share.
+        let last = (0..5).rev().fold(12.0, |passed, others| passed + patience(passed, others, others < 4));
+        assert!((54.0..56.0).contains(&last), "the last after {last} s");
     }
 }

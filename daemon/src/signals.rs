@@ -1,4 +1,5 @@
-//! The signals that end a command: SIGINT, SIGTERM and SIGHUP alike, unless the caller had them ignored (`nohup`).
+//! The signals that end a command: SIGINT, SIGTERM and SIGHUP alike; a hang-up only where the caller does not have it
+//! ignored, as `nohup` does.
 
 use std::task::Poll;
 
@@ -33,7 +34,8 @@ impl Signals {
         let mut heard = Vec::new();
         for (kind, what) in ENDING {
             let number = kind.as_raw_value();
-            if ignored & (1 << (number - 1)) == 0 {
+            // A shell has SIGINT ignored for what it runs in the background; whoever sends it means it all the same.
+            if kind != SignalKind::hangup() || ignored & (1 << (number - 1)) == 0 {
                 let stream = signal(kind).map_err(|e| Failure::fault(format!("cannot wait for signals: {e}")))?;
                 heard.push((Ending { number, what }, stream));
             }
