@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use crate::support::{bench, galen, lines, repository, run};
+use crate::support::{bench, galen, lines, repository, run, signal};
 
 #[test]
 fn help_teaches_every_command() {
@@ -139,6 +139,17 @@ fn completions_version_and_role_can_be_used_as_they_are() {
     bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     assert!(bash.wait().unwrap().success() && script.contains("galen"));
     assert!(lines(&run(&["version", "--json"]).1)[0]["version"].is_string());
+    for shell in ["bash", "fish", "zsh", "elvish", "powershell"] {
+        let (code, script, _) = run(&["completions", shell]);
+        assert!(code == 0 && script.contains("init-role") && script.contains("data-dir"), "{shell}");
+        assert!(!script.contains("llm-worker"), "{shell}");
+    }
+    let role = lines(&run(&["init-role", "--json", "--name", "watcher"]).1).remove(0);
+    assert!(role["role"] == "watcher" && role["sql"].as_str().unwrap().contains("GRANT pg_monitor TO watcher;"));
+    let config = lines(&run(&["config", "example", "--json"]).1).remove(0);
+    assert_eq!((config["incident"]["settle_s"].as_u64(), config["model"]["name"].as_str()), (Some(12), Some("none")));
+    let (_, help, _) = run(&["diagnose", "--help"]);
+    assert!(help.contains("no history to read") && !help.contains("--since"), "{help}");
     let (_, sql, _) = run(&["init-role", "--name", "watcher"]);
     assert!(sql.contains("GRANT pg_monitor TO watcher;") && !sql.to_lowercase().contains("password '"));
     assert_eq!(run(&["init-role", "--name", "x; DROP"]).0, 2);
@@ -251,4 +262,55 @@ fn recordings_of_dbsherlock_are_imported_without_their_answers() {
     std::fs::write(&broken, "Epoch,a\n2,1\n1,1\n").unwrap();
     let (code, _, error) = run(&["import", "dbsherlock", broken.to_str().unwrap(), "-o", folder.path().join("x.galen").to_str().unwrap()]);
     assert_eq!((code, error.lines().count(), error.contains("does not increase")), (5, 1, true), "{error}");
+}
+
+#[test]
+fn what_cannot_be_written_is_said_before_anything_is_watched() {
+    let dsn = ["--dsn", "postgresql://u@127.0.0.1:1/x", "--duration", "5s"];
+    let refused = |command: &str, flag: &str, path: &str| {
+        let (code, _, error) = run(&[&[command], &dsn[..], &[flag, path]].concat());
+        assert!(code == 2 && error.contains(path) && error.lines().count() == 1, "{command} {flag} {path}: {code} {error}");
+    };
+    refused("record", "--out", "/nonexistent/x.galen");
+    refused("record", "--out", "/dev/null");
+    refused("diagnose", "--out", "/nonexistent/x.galen");
+    refused("diagnose", "--html", "/nonexistent/x.html");
+}
+
+#[test]
+fn a_signal_ends_waiting_for_a_silent_server_at_once() {
+    use nix::sys::signal::Signal;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dsn = format!("postgresql://u@{}/x", silent.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("x.galen");
+    for (command, how, code) in [("diagnose", Signal::SIGINT, 130), ("record", Signal::SIGINT, 130), ("record", Signal::SIGTERM, 143)] {
+        let arguments = [command, "--dsn", &dsn, "--out", out.to_str().unwrap()];
+        let child = galen().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Held open: it is silent, not gone.
+        let _connection = silent.accept().unwrap();
+        let asked = std::time::Instant::now();
+        signal(&child, how);
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(asked.elapsed().as_secs() < 5 && error.contains("before anything was seen") && !out.exists(), "{error}");
+    }
+}
+
+#[test]
+fn a_demo_with_a_damaged_model_starts_nothing() {
+    let model = lines(&run(&["model", "info", "smollm2-135m", "--json"]).1).remove(0);
+    let folder = tempfile::tempdir().unwrap();
+    let demo = || {
+        let output = galen().arg("demo").env("GALEN_MODELS_DIR", folder.path()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, error) = demo();
+    assert!(code == Some(6) && error.contains("make model MODEL=smollm2-135m") && error.lines().count() == 1, "{error}");
+    // The size is right, the content is not.
+    let file = std::fs::File::create(folder.path().join(model["file"].as_str().unwrap())).unwrap();
+    file.set_len(model["bytes"].as_u64().unwrap()).unwrap();
+    let (code, error) = demo();
+    assert!(code == Some(6) && error.lines().count() == 1 && !error.contains("starting"), "{error}");
 }

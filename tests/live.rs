@@ -81,8 +81,18 @@ fn workers(parent: u32) -> Vec<i32> {
     found
 }
 
+fn threads(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map(|tasks| tasks.count()).unwrap_or(0)
+}
+
+/// Processor time of a process so far, in clock ticks.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(11)?.parse().ok()).unwrap_or(0)
+}
+
 #[test]
-fn killing_or_freezing_the_model_costs_its_votes_and_never_the_diagnosis() {
+fn killing_the_model_costs_its_votes_and_never_the_diagnosis() {
     use nix::sys::signal::{Signal, kill};
     let capture = repository("examples/captures/missing_index.galen");
     let _stage = STAGE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -99,11 +109,7 @@ fn killing_or_freezing_the_model_costs_its_votes_and_never_the_diagnosis() {
     while Instant::now() < end && std::fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|s| !s.contains(") Z ")) {
         for pid in workers(child.id()) {
             // Not before it has loaded: death at the start is another failure (exit code 6, the model was demanded).
-            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map(|t| t.count()).unwrap_or(0);
-            let busy = std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                .ok()
-                .and_then(|s| s.rsplit(')').next()?.split_whitespace().nth(11)?.parse::<u64>().ok());
-            if killed > 0 || (threads > 1 && busy.unwrap_or(0) > 60) {
+            if killed > 0 || (threads(pid) > 1 && ticks(pid) > 60) {
                 killed += i32::from(kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).is_ok());
             }
         }
@@ -116,4 +122,41 @@ fn killing_or_freezing_the_model_costs_its_votes_and_never_the_diagnosis() {
     let report = &lines(&String::from_utf8_lossy(&output.stdout))[0];
     assert_eq!(report["root_causes"][0]["cause"], "missing_index");
     assert!(report["model_note"].as_str().unwrap_or_default().contains("without the model's votes"), "{}", report["model_note"]);
+}
+
+#[test]
+fn a_frozen_model_costs_its_votes_and_never_the_diagnosis() {
+    use nix::sys::signal::{Signal, kill};
+    let capture = repository("examples/captures/missing_index.galen");
+    let _stage = STAGE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let child = galen()
+        .args(["replay", "--json", "--model", "smollm2-135m", "--model-timeout", "2"])
+        .arg(&capture)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut frozen = std::collections::BTreeSet::new();
+    while Instant::now() < end && std::fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|s| !s.contains(") Z ")) {
+        for pid in workers(child.id()) {
+            // Once it has loaded and works: a request is under way, and stays so.
+            if !frozen.contains(&pid)
+                && ticks(pid) > 60
+                && threads(pid) > 1
+                && kill(nix::unistd::Pid::from_raw(pid), Signal::SIGSTOP).is_ok()
+            {
+                frozen.insert(pid);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!frozen.is_empty(), "the model was never seen: run make model; {log}");
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let report = &lines(&String::from_utf8_lossy(&output.stdout))[0];
+    assert_eq!(report["root_causes"][0]["cause"], "missing_index");
+    assert!(report["model_note"].as_str().unwrap_or_default().contains("within 2 s"), "{}", report["model_note"]);
+    assert!(frozen.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()), "a frozen process is left");
 }

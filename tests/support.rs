@@ -66,27 +66,44 @@ impl Daemon {
         Self::launch(data_dir, targets, shell)
     }
 
-    fn launch(data_dir: &Path, targets: &str, mut command: std::process::Command) -> Self {
+    fn launch(data_dir: &Path, targets: &str, command: std::process::Command) -> Self {
+        Self::launch_in(data_dir, data_dir, targets, command)
+    }
+
+    fn launch_in(folder: &Path, data_dir: &Path, targets: &str, mut command: std::process::Command) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let http = format!("127.0.0.1:{port}");
-        let config = data_dir.join("galen.toml");
+        let config = folder.join("galen.toml");
         let text =
             format!("data_dir = {:?}\n[http]\nlisten = {http:?}\n[incident]\nsettle_s = 1\n{targets}", data_dir.display().to_string());
         std::fs::write(&config, text).unwrap();
-        let log = std::fs::File::options().create(true).append(true).open(data_dir.join("log")).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
         let child = command.arg("serve").arg("--config").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let daemon = Self { child, http, socket: data_dir.join("galen.sock") };
         daemon.until("ready", || daemon.get("/readyz").0 == 200);
         daemon
     }
 
+    /// As [`Daemon::start`], with an environment variable.
+    pub fn start_with(data_dir: &Path, targets: &str, (name, value): (&str, &str)) -> Self {
+        let mut command = galen();
+        command.env(name, value);
+        Self::launch(data_dir, targets, command)
+    }
+
+    /// As [`Daemon::start`], with configuration and log in another folder than the data.
+    pub fn start_in(folder: &Path, data_dir: &Path, targets: &str) -> Self {
+        Self::launch_in(folder, data_dir, targets, galen())
+    }
+
     /// Waits for a condition, at most 20 s.
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
-        while !holds() {
-            assert!(Instant::now() < end, "not {what} within 20 s");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+    pub fn until(&self, what: &str, holds: impl FnMut() -> bool) {
+        until(what, holds);
+    }
+
+    /// The state of an incident.
+    pub fn state(&self, id: i64) -> String {
+        self.call("incidents.show", json!({"id": id}))["state"].as_str().unwrap_or_default().to_owned()
     }
 
     /// GET: status and body.
@@ -132,6 +149,20 @@ impl Daemon {
     }
 }
 
+/// Waits for a condition, at most 20 s.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "not {what} within 20 s");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Sends a signal to a process that a test started.
+pub fn signal(child: &Child, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -141,11 +172,17 @@ impl Drop for Daemon {
 
 /// An Alertmanager payload with one alert.
 pub fn payload(fingerprint: &str, starts_at: &str) -> Vec<u8> {
-    json!({
-        "version": "4", "status": "firing", "receiver": "galen", "groupKey": "x", "truncatedAlerts": 0,
-        "alerts": [{"status": "firing", "labels": {"alertname": "PostgresSlow"}, "annotations": {"summary": "slow"},
-                    "startsAt": starts_at, "endsAt": "0001-01-01T00:00:00Z", "fingerprint": fingerprint}],
-    })
-    .to_string()
-    .into_bytes()
+    alerts(&[(fingerprint, starts_at, "")])
+}
+
+/// An Alertmanager payload: fingerprint, start and label `target` (none when empty) of each alert.
+pub fn alerts(alerts: &[(&str, &str, &str)]) -> Vec<u8> {
+    let alert = |(fingerprint, starts_at, target): &(&str, &str, &str)| {
+        json!({"status": "firing", "labels": {"alertname": "PostgresSlow", "target": target}, "annotations": {"summary": "slow"},
+               "startsAt": starts_at, "endsAt": "0001-01-01T00:00:00Z", "fingerprint": fingerprint})
+    };
+    let alerts: Vec<Value> = alerts.iter().map(alert).collect();
+    json!({"version": "4", "status": "firing", "receiver": "galen", "groupKey": "x", "truncatedAlerts": 0, "alerts": alerts})
+        .to_string()
+        .into_bytes()
 }

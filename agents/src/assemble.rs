@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
 use galen_tools::capture::TARGET;
 use galen_tools::detect;
-use galen_tools::model::{Culprit, UnixMs, Window};
+use galen_tools::model::{Culprit, ProbeCost, UnixMs, Window};
 
 use crate::driver::{Case, describe};
 use crate::healthy;
@@ -84,8 +84,12 @@ fn bill(case: &Case<'_>, prompt_tokens: u64, generated_tokens: u64) -> Bill {
     let recorded: f64 = case.capture.answers.values().map(|a| a.cost_ms).sum();
     let collecting: f64 = case.capture.bill.iter().map(|cost| cost.total_ms).sum();
     let asked = if case.options.replay { recorded } else { case.probe_ms() };
+    let figures = |cost: &ProbeCost| ProbeCost { total_ms: round(cost.total_ms), max_ms: round(cost.max_ms), ..cost.clone() };
+    let mut probes: Vec<ProbeCost> = case.capture.bill.iter().map(figures).collect();
+    probes.sort_by(|a, b| b.total_ms.total_cmp(&a.total_ms).then_with(|| a.probe.cmp(&b.probe)));
     Bill {
         probe_ms: round(collecting + asked),
+        probes,
         prompt_tokens,
         generated_tokens,
         wall_ms: if case.options.replay { case.capture.manifest.diagnosed_in_ms.unwrap_or(0) } else { 0 },

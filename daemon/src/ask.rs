@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use galen_agents::report::{Claim, Report};
+use jiff::Timestamp;
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,26 +132,51 @@ enum Intent {
     Cause,
 }
 
-/// The report a question is about: the one whose window covers a time in the question, or is nearest to it; else the
-/// first (the newest). `reports` are in order, newest first.
-pub fn pick<'r>(question: &str, reports: &'r [(i64, Report)]) -> Option<(i64, &'r Report)> {
-    let newest = reports.first().map(|(id, r)| (*id, r));
-    let Some(asked) = clock(question) else { return newest };
-    let minute = |text: &str| {
-        let time = text.get(11..16)?;
-        clock(time)
-    };
-    let distance = |report: &Report| {
-        let (from, to) = (minute(&report.window.start)?, minute(&report.window.end)?);
-        Some(if from <= asked && asked <= to { 0 } else { from.abs_diff(asked).min(to.abs_diff(asked)) })
-    };
-    reports
-        .iter()
-        .filter_map(|(id, r)| Some((distance(r)?, *id, r)))
-        .min_by_key(|(d, id, _)| (*d, -*id))
-        .map(|(_, id, r)| (id, r))
-        .or(newest)
+/// The report that answers a question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picked<'r> {
+    /// Number of its incident.
+    pub id: i64,
+    /// The report.
+    pub report: &'r Report,
+    /// Says so when it is of another time than the one asked about.
+    pub note: Option<String>,
 }
+
+/// An incident that begins within this time after the moment asked about is taken to be meant.
+const FOLLOWS_S: i64 = 1_800;
+
+/// The report a question is about. A time of day in it means today's, or yesterday's while it is yet to come, in UTC as
+/// in the reports: the incident whose window covers it, else the next one that began soon after it. Where none does, and
+/// where no time is named, the first, with a note in the one case. `reports` are in order, newest first.
+pub fn pick<'r>(question: &str, reports: &'r [(i64, Report)], now: Timestamp) -> Option<Picked<'r>> {
+    let (id, report) = reports.first()?;
+    let newest = |note| Some(Picked { id: *id, report, note });
+    let Some(asked) = clock(question) else { return newest(None) };
+    let now = now.as_second();
+    let today = now - now.rem_euclid(DAY_S) + i64::from(asked) * 60;
+    let asked_at = if today > now { today - DAY_S } else { today };
+    // Seconds from the moment asked about to the incident; the minute asked about is meant as a whole.
+    let distance = |report: &Report| {
+        let second = |text: &str| text.parse::<Timestamp>().ok().map(Timestamp::as_second);
+        let (from, to) = (second(&report.window.start)?, second(&report.window.end)?);
+        let ahead = (from - asked_at - 59).max(0);
+        (to >= asked_at && ahead <= FOLLOWS_S).then_some(ahead)
+    };
+    let meant = reports.iter().filter_map(|(id, r)| Some((distance(r)?, *id, r))).min_by_key(|(ahead, id, _)| (*ahead, -*id));
+    match meant {
+        Some((_, id, report)) => Some(Picked { id, report, note: None }),
+        None => newest(Some(format!(
+            "No incident covers {:02}:{:02} UTC or begins soon after it; this is the newest, incident {id} of {}.",
+            asked / 60,
+            asked % 60,
+            report.window.words()
+        ))),
+    }
+}
+
+/// Seconds of a day.
+const DAY_S: i64 = 86_400;
 
 /// Minutes since midnight of the first `HH:MM` in a text.
 fn clock(text: &str) -> Option<u32> {
@@ -338,8 +364,18 @@ mod tests {
     fn a_time_picks_the_incident_that_covers_it() {
         let reports =
             [(2, report("2026-01-01T16:00:00Z", "2026-01-01T16:02:00Z")), (1, report("2026-01-01T14:04:00Z", "2026-01-01T14:06:00Z"))];
-        assert_eq!(pick("why was it slow at 14:05?", &reports).map(|(id, _)| id), Some(1));
-        assert_eq!(pick("why is it slow?", &reports).map(|(id, _)| id), Some(2));
-        assert!(pick("why?", &[]).is_none());
+        let now: Timestamp = "2026-01-01T18:00:00Z".parse().unwrap();
+        let picked = |question: &str| pick(question, &reports, now).unwrap();
+        assert_eq!((picked("why was it slow at 14:05?").id, picked("why was it slow at 14:05?").note), (1, None));
+        assert_eq!((picked("since 13:50?").id, picked("since 16:02?").id), (1, 2), "soon after, and in its last minute");
+        assert_eq!((picked("why is it slow?").id, picked("why is it slow?").note), (2, None));
+        for other in ["since 15:00?", "since 09:00?", "since 23:00?"] {
+            let picked = picked(other);
+            let note = picked.note.unwrap();
+            assert!(picked.id == 2 && note.contains("incident 2 of 2026-01-01, 16:00:00 to 16:02:00 UTC"), "{note}");
+        }
+        let tomorrow: Timestamp = "2026-01-02T18:00:00Z".parse().unwrap();
+        assert!(pick("since 14:05?", &reports, tomorrow).unwrap().note.is_some(), "that was yesterday");
+        assert!(pick("why?", &[], now).is_none());
     }
 }

@@ -231,10 +231,40 @@ impl Config {
                 return Err(format!("target `{}` is there twice", target.name));
             }
         }
-        if self.incident.history_s < 60 || self.incident.history_s > 86_400 {
-            return Err(format!("incident.history_s {} must lie between 60 and 86400", self.incident.history_s));
+        for target in &self.targets {
+            // The driver's own message may quote the string, which holds the password.
+            let read = target.dsn.expose().parse::<tokio_postgres::Config>();
+            if !read.is_ok_and(|dsn| !dsn.get_hosts().is_empty() || !dsn.get_hostaddrs().is_empty()) {
+                return Err(format!(
+                    "the dsn of target `{}` names no server; write postgresql://user:password@host:5432/database or host=.. user=.. dbname=..",
+                    target.name
+                ));
+            }
         }
-        Ok(())
+        if self.model.name != "none" {
+            galen_agents::llm::registry::Registry::builtin()
+                .and_then(|registry| registry.find(&self.model.name).map(|_| ()))
+                .map_err(|error| format!("model.name: {error}, none"))?;
+        }
+        self.check_ranges()
+    }
+
+    fn check_ranges(&self) -> Result<(), String> {
+        let warm_up = self.detector.warm_up_s;
+        if !(0.0..=3_600.0).contains(&warm_up) {
+            return Err(format!("detector.warm_up_s {warm_up} must lie between 0 and 3600"));
+        }
+        let whole = [
+            ("model.threads", u64::from(self.model.threads), 1, 256),
+            ("model.timeout_s", self.model.timeout_s, 1, 3_600),
+            ("incident.group_window_s", self.incident.group_window_s, 0, 86_400),
+            ("incident.settle_s", self.incident.settle_s, 1, 60),
+            ("incident.history_s", self.incident.history_s, 60, 86_400),
+        ];
+        match whole.into_iter().find(|(_, value, least, most)| value < least || value > most) {
+            Some((key, value, least, most)) => Err(format!("{key} {value} must lie between {least} and {most}")),
+            None => Ok(()),
+        }
     }
 
     /// A configuration with every key, its default and what it is for.
@@ -248,11 +278,11 @@ impl Config {
              # One block for each monitored database. `galen init-role` prints the SQL of the role.\n# [[target]]\n# name = \"shop\"\n\
              # dsn = \"postgresql://galen:password@db.internal:5432/shop\"\n# Work as a superuser when the role is one.\n# allow_superuser = false\n\
              # Sample statements and tables every 3 s instead of 10 s.\n# brisk = false\n\n\
-             [detector]\n# Raise incidents without being asked.\nenabled = {}\n# Seconds of samples before anything counts as unusual.\nwarm_up_s = {:?}\n\n\
+             [detector]\n# Raise incidents without being asked.\nenabled = {}\n# Seconds of samples before anything counts as unusual, 0 to 3600.\nwarm_up_s = {:?}\n\n\
              [model]\n# A name of `galen model list`, or \"none\".\nname = {:?}\n# Folder of model files; ~/.cache/galen/models when absent.\n\
-             # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process.\nthreads = {}\n# Seconds until a request to the model is given up.\ntimeout_s = {}\n\n\
-             [incident]\n# Alerts of one target within this many seconds are one incident.\ngroup_window_s = {}\n\
-             # Seconds of the anomaly to collect before the diagnosis.\nsettle_s = {}\n# Seconds of history kept in memory for each target.\nhistory_s = {}\n",
+             # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process, 1 to 256.\nthreads = {}\n# Seconds until a request to the model is given up, 1 to 3600.\ntimeout_s = {}\n\n\
+             [incident]\n# Alerts of one target within this many seconds (0 to 86400) are one incident.\ngroup_window_s = {}\n\
+             # Seconds of the anomaly to collect before the diagnosis, 1 to 60.\nsettle_s = {}\n# Seconds of history kept in memory for each target, 60 to 86400.\nhistory_s = {}\n",
             d.data_dir.display().to_string(),
             d.http.enabled,
             d.http.listen,
@@ -314,6 +344,28 @@ mod tests {
         for key in KEYS {
             assert!(example.contains(key), "{key} is not in the example");
         }
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_with_their_range() {
+        for (text, expected) in [
+            ("[incident]\nsettle_s = 100000", "incident.settle_s 100000 must lie between 1 and 60"),
+            ("[incident]\nsettle_s = 0", "between 1 and 60"),
+            ("[incident]\nhistory_s = 5", "between 60 and 86400"),
+            ("[incident]\ngroup_window_s = 100000", "between 0 and 86400"),
+            ("[model]\nthreads = 0", "model.threads 0 must lie between 1 and 256"),
+            ("[model]\ntimeout_s = 0", "between 1 and 3600"),
+            ("[model]\nname = \"nope\"", "no model 'nope' is known; there are: smollm2-135m"),
+            ("[detector]\nwarm_up_s = nan", "detector.warm_up_s NaN must lie between 0 and 3600"),
+            ("[detector]\nwarm_up_s = -1.0", "between 0 and 3600"),
+            ("[[target]]\nname = \"a\"\ndsn = \"garbage-hunter2\"", "the dsn of target `a` names no server"),
+            ("[[target]]\nname = \"a\"\ndsn = \"user=hunter2\"", "the dsn of target `a` names no server"),
+        ] {
+            let failure = load(text).unwrap_err();
+            assert!(failure.code == 3 && failure.message.contains(expected), "{text}: {failure}");
+            assert!(!failure.message.contains("hunter2") && failure.to_string().lines().count() == 1, "{failure}");
+        }
+        assert!(load("[model]\nname = \"smollm2-135m\"\n[incident]\nsettle_s = 60").is_ok());
     }
 
     #[test]

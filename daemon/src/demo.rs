@@ -13,6 +13,7 @@ use galen_tools::store;
 
 use crate::failure::Failure;
 use crate::lab::{Cluster, Scenario};
+use crate::signals::Signals;
 use crate::{output, rpc};
 
 /// Calm before the fault: the detector's warm-up and a baseline.
@@ -40,10 +41,11 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Runs the demo. Ctrl-C stops server, load and daemon and leaves nothing behind.
+/// Runs the demo. Ctrl-C, SIGTERM and SIGHUP stop server, load and daemon and leave nothing behind.
 ///
 /// # Errors
-/// No server binaries, a model that is not there, a daemon that does not report in time.
+/// No server binaries, a model that is not there or damaged, a daemon that does not report in time; and, once everything
+/// is shown, a report that does not name the fault first.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let scenario = Scenario::load(&args.fault).map_err(|e| Failure::usage(format!("{e:#}; `galen demo --list` names the faults")))?;
     if let Some(name) = &args.model {
@@ -51,20 +53,15 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         let registry = galen_agents::llm::registry::Registry::builtin().map_err(|e| Failure::model(e.to_string()))?;
         let model = registry.find(name).map_err(|e| Failure::model(e.to_string()))?;
         let path = model.path(&galen_agents::llm::registry::default_models_dir());
-        if !path.exists() {
-            return Err(Failure::model(format!(
-                "{} is not there; fetch it with `make model MODEL={name}`, or use --no-model",
-                path.display()
-            )));
-        }
+        model.verify(&path).map_err(|e| Failure::model(format!("{e}, or use --no-model")))?;
     }
-    tokio::select! {
-        done = play(&args, &scenario) => done,
-        _ = tokio::signal::ctrl_c() => {
-            eprintln!("galen: interrupted; the private server was stopped and removed");
-            Err(Failure::interrupted("interrupted"))
-        }
-    }
+    let mut signals = Signals::listen()?;
+    let played = tokio::select! {
+        done = play(&args, &scenario) => Ok(done),
+        ending = signals.next() => Err(ending),
+    };
+    // By now server, load and daemon are gone.
+    played.unwrap_or_else(|ending| Err(ending.failure("; the private server was stopped and removed")))
 }
 
 async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
@@ -115,11 +112,11 @@ async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
     daemon.stop().await;
     cluster.stop().await;
     stage.done();
-    show(args, scenario, &status, &files)?;
+    let named = show(args, scenario, &status, &files);
     if let Some(mb) = memory {
         eprintln!("daemon:  {mb:.0} MB of memory at the most, the model's process apart");
     }
-    Ok(())
+    if named { Ok(()) } else { Err(Failure::fault("the demo failed: its report does not name the fault first")) }
 }
 
 fn lab_failure(error: anyhow::Error) -> Failure {
@@ -135,7 +132,7 @@ struct Files {
 }
 
 /// Prints the report and says whether the fault was named first.
-fn show(args: &Args, scenario: &Scenario, status: &Value, files: &Files) -> Result<(), Failure> {
+fn show(args: &Args, scenario: &Scenario, status: &Value, files: &Files) -> bool {
     let first = files.report.root_causes.first().map(|c| (c.cause.as_str(), c.probability));
     let expected = &scenario.fault.causes;
     let named = first.is_some_and(|(cause, _)| expected.iter().any(|e| e == cause));
@@ -153,7 +150,7 @@ fn show(args: &Args, scenario: &Scenario, status: &Value, files: &Files) -> Resu
     eprintln!("{verdict}; first finding {} and report {} after the alert", seconds("first_finding_s"), seconds("report_s"));
     eprintln!("capture: {}", files.capture.display());
     eprintln!("report:  {}", files.html.display());
-    Ok(())
+    named
 }
 
 /// The daemon under demonstration: a child process, spoken to through its doors.
@@ -329,7 +326,7 @@ impl Stage {
 
     fn says(&self, text: &str) {
         let line = format!("[{:>3} s] {text}", self.started.elapsed().as_secs());
-        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+        if self.bar.is_hidden() { output::tell(&line) } else { self.bar.println(line) }
     }
 
     async fn waits(&self, text: &str, time: Duration) {

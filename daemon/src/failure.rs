@@ -10,7 +10,7 @@ pub const FAULT: u8 = 70;
 /// An exit code of the CLI contract and one line for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// 2 usage, 3 configuration, 4 target, 5 input, 6 model, 70 a fault of ours, 130 interrupted.
+    /// 2 usage, 3 configuration, 4 target, 5 input, 6 model, 70 a fault of ours, 128 and the number of a signal.
     pub code: u8,
     /// Lowercase, with the value that was wrong and what to do.
     pub message: String,
@@ -19,8 +19,7 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // One line, whatever a library put into its message; no control characters reach the terminal.
-        let line: String = self.message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        f.write_str(line.trim())
+        f.write_str(crate::output::plain(&self.message).trim())
     }
 }
 
@@ -42,7 +41,6 @@ kinds! {
     input 5 "A file cannot be read or understood.";
     model 6 "A model that was demanded is not available.";
     fault 70 "A fault of ours, or of the machine under us.";
-    interrupted 130 "The user stopped it: 128 and the number of SIGINT, as shells have it.";
 }
 
 impl From<StoreError> for Failure {

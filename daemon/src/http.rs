@@ -19,7 +19,6 @@ use galen_tools::model::{Alert, UnixMs};
 use galen_tools::store::Filter;
 
 use crate::state::{State, lock};
-use crate::target::now_ms;
 
 /// Largest payload, bytes.
 const MOST_BODY: usize = 1 << 20;
@@ -84,9 +83,8 @@ impl Incoming {
         if !matches!(self.status.as_str(), "firing" | "resolved") {
             return Err("status must be firing or resolved".into());
         }
-        let starts_at = millis(&self.starts_at).ok_or("startsAt is not RFC 3339")?;
-        // A clock far ahead would make every window empty.
-        let starts_at = starts_at.clamp(0, now_ms() + 60_000);
+        // It stays as sent, for it tells a repeated alert; an incident never opens later than now.
+        let starts_at = millis(&self.starts_at).ok_or("startsAt is not RFC 3339")?.max(0);
         let text = |key: &str| self.annotations.get(key).or_else(|| common.get(key)).cloned();
         let name = self.labels.get("alertname").cloned().unwrap_or_else(|| "alert".into());
         let fingerprint = if self.fingerprint.is_empty() {
@@ -108,7 +106,7 @@ impl Incoming {
 }
 
 fn cut(text: &str, most: usize) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+    crate::output::plain(text).chars().take(most).collect()
 }
 
 fn millis(text: &str) -> Option<UnixMs> {
@@ -132,27 +130,54 @@ async fn webhook(Extract(state): Extract<Arc<State>>, body: Bytes) -> Response {
         Ok(alerts) => alerts,
         Err(why) => return refuse(StatusCode::BAD_REQUEST, &why),
     };
-    let Some(target) = target_of(&state, &alerts) else {
-        let names: Vec<&str> = state.targets.keys().map(String::as_str).collect();
-        return refuse(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            &format!("no label names a target; set label target to one of: {}", names.join(", ")),
-        );
-    };
-    match state.intake(alerts, &target).await {
-        Ok(taken) => axum::Json(json!({"incident": taken.incident_id, "new": taken.new})).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "alerts could not be stored; the sender will try again");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
-        }
+    let names: Vec<&str> = state.targets.keys().map(String::as_str).collect();
+    match by_target(alerts, &names) {
+        Ok(parts) => take_in(&state, parts).await,
+        Err(why) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &why),
     }
 }
 
-/// The target that a label names, else the only one.
-fn target_of(state: &State, alerts: &[Alert]) -> Option<String> {
-    let named = alerts.iter().flat_map(|a| ["galen_target", "target", "instance", "datname"].iter().filter_map(|l| a.labels.get(*l)));
-    let known = named.into_iter().find(|value| state.targets.contains_key(*value)).cloned();
-    known.or_else(|| if state.targets.len() == 1 { state.targets.keys().next().cloned() } else { None })
+/// Takes in a payload's alerts, target by target. Where one part cannot be stored the sender is told to send all again:
+/// what was stored already is then known.
+async fn take_in(state: &State, parts: BTreeMap<String, Vec<Alert>>) -> Response {
+    let mut taken = Vec::new();
+    for (target, alerts) in parts {
+        match state.intake(alerts, &target).await {
+            Ok(intake) => taken.push(json!({"target": target, "incident": intake.incident_id, "new": intake.new})),
+            Err(error) => {
+                tracing::error!(%error, "alerts could not be stored; the sender will try again");
+                return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+            }
+        }
+    }
+    let first = taken.first().cloned().unwrap_or_default();
+    axum::Json(json!({"incident": first["incident"], "new": first["new"], "incidents": taken})).into_response()
+}
+
+/// A payload's alerts by target; an alert that cannot be placed refuses them all.
+fn by_target(alerts: Vec<Alert>, names: &[&str]) -> Result<BTreeMap<String, Vec<Alert>>, String> {
+    let mut parts: BTreeMap<String, Vec<Alert>> = BTreeMap::new();
+    for alert in alerts {
+        parts.entry(target_of(&alert, names)?).or_default().push(alert);
+    }
+    Ok(parts)
+}
+
+/// The target an alert is about: the one named by label `galen_target` or `target`, which must be known; else the one
+/// that `instance` or `datname` happens to name; else the only one.
+fn target_of(alert: &Alert, names: &[&str]) -> Result<String, String> {
+    let label = |key: &str| alert.labels.get(key).filter(|value| !value.is_empty());
+    let known = |value: &&String| names.contains(&value.as_str());
+    if let Some(named) = label("galen_target").or_else(|| label("target")) {
+        let unknown = || format!("there is no target `{named}`; set label target to one of: {}", names.join(", "));
+        return Some(named).filter(known).cloned().ok_or_else(unknown);
+    }
+    let hint = ["instance", "datname"].into_iter().find_map(|key| label(key).filter(known));
+    match (hint, names) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, _) => Err(format!("no label names a target; set label target to one of: {}", names.join(", "))),
+    }
 }
 
 fn escape(text: &str) -> String {

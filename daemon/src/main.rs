@@ -4,13 +4,17 @@ mod ask;
 mod cli;
 mod config;
 mod demo;
+mod diagnoses;
 mod engine;
 mod failure;
 mod http;
 mod lab;
 mod output;
+mod private;
+mod recording;
 mod rpc;
 mod serve;
+mod signals;
 mod state;
 mod target;
 
@@ -19,7 +23,7 @@ use clap::Parser;
 fn main() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
-        eprintln!("galen: a fault of ours{place}; please report it with the command you ran");
+        output::tell(&format!("galen: a fault of ours{place}; please report it with the command you ran"));
         tracing::debug!(%panic, "panic");
     }));
     let cli = cli::Cli::parse();
@@ -31,14 +35,14 @@ fn main() {
             match outcome {
                 Ok(Ok(())) => 0,
                 Ok(Err(failure)) => {
-                    eprintln!("galen: {failure}");
+                    output::tell(&format!("galen: {failure}"));
                     failure.code
                 }
                 Err(_) => failure::FAULT,
             }
         }
         Err(error) => {
-            eprintln!("galen: cannot start the runtime: {error}");
+            output::tell(&format!("galen: cannot start the runtime: {error}"));
             failure::FAULT
         }
     };

@@ -1,7 +1,10 @@
 //! Printing: results on standard output, everything else on standard error; a closed pipe ends quietly.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
+
+use crate::failure::Failure;
 
 /// Prints one line.
 pub fn line(text: &str) {
@@ -21,9 +24,48 @@ fn write(text: &str) {
     }
 }
 
+/// Writes a line to standard error; a terminal that is gone is no reason to fail.
+pub fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Colours only on a terminal, and not where NO_COLOR is set.
 pub fn colours() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    coloured(std::io::stdout().is_terminal(), std::env::var_os("NO_COLOR"))
+}
+
+/// As [`colours`], for the log on standard error.
+pub fn log_colours() -> bool {
+    coloured(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR"))
+}
+
+fn coloured(terminal: bool, no_color: Option<std::ffi::OsString>) -> bool {
+    terminal && no_color.is_none_or(|value| value.is_empty())
+}
+
+/// Text on one line that cannot steer a terminal: control characters become blanks, and what turns the direction of
+/// writing or has no width is left out.
+pub fn plain(text: &str) -> String {
+    let hidden =
+        |c: &char| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    text.chars().filter(|c| !hidden(c)).map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
+}
+
+/// Checks that a file can be written, before the work whose result it is to hold. Leaves no trace.
+///
+/// # Errors
+/// Usage, with the path and why.
+pub fn writable(path: &Path) -> Result<(), Failure> {
+    let fail = |why: &dyn std::fmt::Display| Failure::usage(format!("cannot write {}: {why}; choose another file", path.display()));
+    match std::fs::metadata(path) {
+        Ok(about) if !about.is_file() => return Err(fail(&"it is there and no plain file")),
+        Ok(_) => drop(std::fs::File::options().append(true).open(path).map_err(|e| fail(&e))?),
+        Err(_) if path.file_name().is_none() => return Err(fail(&"it names no file")),
+        Err(_) => {}
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new().prefix(".galen-").tempfile_in(folder).map_err(|e| fail(&e.kind()))?;
+    Ok(())
 }
 
 /// Columns of the terminal, 100 where there is none.
@@ -60,6 +102,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_cannot_steer_a_terminal() {
+        assert_eq!(plain("a\u{1b}[31m\u{202e}b\u{2066}c\u{200f}\nd"), "a [31mbc d");
+        assert!(coloured(true, None) && coloured(true, Some("".into())));
+        assert!(!coloured(true, Some("1".into())) && !coloured(false, None));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_refused_beforehand() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = folder.path().join("x.galen");
+        assert!(writable(&new).is_ok() && !new.exists());
+        for bad in [folder.path().join("none/x.galen"), folder.path().to_owned(), "/dev/null".into(), "/".into()] {
+            let failure = writable(&bad).unwrap_err();
+            assert!(failure.code == 2 && failure.message.contains(&bad.display().to_string()), "{failure}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -1,6 +1,10 @@
 //! The socket door: JSON-RPC 2.0, one object a line, for people of this machine.
+//!
+//! Who may come in is decided by the socket's mode (0660) alone: to connect takes the right to write to it, which the
+//! kernel grants to its user, to root, and to every member of its group, supplementary ones included. Credentials of
+//! the peer would tell the primary group only.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,9 +45,6 @@ pub async fn serve(state: Arc<State>, path: &Path, stop: impl Future<Output = ()
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        if !allowed(&stream, path) {
-            continue;
-        }
         let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else { continue };
         let state = Arc::clone(&state);
         tokio::spawn(async move {
@@ -70,13 +71,6 @@ async fn bind(path: &Path) -> Result<UnixListener, Failure> {
     std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o660)).map_err(fail)?;
     std::fs::rename(&hidden, path).map_err(fail)?;
     Ok(listener)
-}
-
-/// Same user, root, or the group of the socket.
-fn allowed(stream: &UnixStream, path: &Path) -> bool {
-    let Ok(peer) = stream.peer_cred() else { return false };
-    let group = std::fs::metadata(path).map(|m| m.gid()).ok();
-    peer.uid() == 0 || peer.uid() == nix::unistd::Uid::effective().as_raw() || group == Some(peer.gid())
 }
 
 async fn converse(state: &Arc<State>, stream: UnixStream) -> std::io::Result<()> {
@@ -216,6 +210,9 @@ async fn show(state: &Arc<State>, id: i64) -> Outcome {
         value["first_finding"] = json!({"cause": cause, "seconds": seconds});
         value["first_finding_s"] = json!(seconds);
     }
+    if let Some(why) = lock(&state.troubles).get(&id) {
+        value["error"] = json!(format!("{why}; tried again by itself"));
+    }
     if let Some(saved) = reported {
         value["report_s"] = json!((saved.at - incident.opened_at) as f64 / 1000.0);
     }
@@ -236,11 +233,14 @@ async fn question(state: &Arc<State>, params: &Value) -> Outcome {
             reports.push((id, report));
         }
     }
-    let Some((id, report)) = ask::pick(question, &reports) else {
+    let now = jiff::Timestamp::now();
+    let Some(ask::Picked { id, report, note }) = ask::pick(question, &reports, now) else {
         return Err((-32000, "there is no report to answer from yet; `galen incidents list` shows what is under way".to_owned()));
     };
+    // Who names an incident does not ask for another.
+    let note = note.filter(|_| params["incident"].is_null());
     let answer = ask::answer(question, report);
-    Ok(json!({"incident": id, "answered": answer.answered, "sentences": answer.sentences, "headline": report.headline}))
+    Ok(json!({"incident": id, "note": note, "answered": answer.answered, "sentences": answer.sentences, "headline": report.headline}))
 }
 
 /// Calls a method of the daemon that listens on `path`.
@@ -248,8 +248,12 @@ async fn question(state: &Arc<State>, params: &Value) -> Outcome {
 /// # Errors
 /// Code 4 when no daemon listens or it refuses; its own message otherwise.
 pub async fn call(path: &Path, method: &str, params: Value) -> Result<Value, Failure> {
-    let nobody =
-        |e: std::io::Error| Failure::target(format!("no daemon listens on {} ({e}); start one with `galen serve`", path.display()));
+    let nobody = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            Failure::target(format!("you may not use {}; become a member of its group (`ls -l` shows it)", path.display()))
+        }
+        _ => Failure::target(format!("no daemon listens on {} ({e}); start one with `galen serve`", path.display())),
+    };
     let stream = UnixStream::connect(path).await.map_err(nobody)?;
     let (read, mut write) = stream.into_split();
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
@@ -261,7 +265,7 @@ pub async fn call(path: &Path, method: &str, params: Value) -> Result<Value, Fai
         .map_err(|_| Failure::target("the daemon does not answer; look at its log".to_owned()))?
         .map_err(nobody)?;
     let answer: Value = serde_json::from_str(&line)
-        .map_err(|_| Failure::target("the daemon closed the connection (are you in the group of its socket?)".to_owned()))?;
+        .map_err(|_| Failure::target("the daemon closed the connection; it serves 32 clients at a time, try again".to_owned()))?;
     if let Some(message) = answer["error"]["message"].as_str() {
         let code = answer["error"]["code"].as_i64().unwrap_or(0);
         return Err(if code == -32602 { Failure::usage(message.to_owned()) } else { Failure::target(message.to_owned()) });

@@ -27,6 +27,8 @@ pub struct State {
     pub counters: Counters,
     /// First finding of incidents under diagnosis: cause, and seconds after the alert.
     pub first_findings: Mutex<BTreeMap<i64, (String, f64)>>,
+    /// Why incidents under way wait, where only the disk keeps them from going on.
+    pub troubles: Mutex<BTreeMap<i64, String>>,
 }
 
 /// What is known of a target right now.
@@ -76,6 +78,7 @@ impl State {
             wake: Notify::new(),
             counters: Counters::default(),
             first_findings: Mutex::default(),
+            troubles: Mutex::default(),
         }
     }
 
@@ -103,9 +106,10 @@ impl State {
             let until = now_ms() + (self.config.incident.settle_s as i64 + 10) * 1000;
             known.attend_until.fetch_max(until, Ordering::Relaxed);
         }
+        let count = alerts.len() as u64;
         let (target, window) = (target.to_owned(), self.config.incident.group_window_s as i64 * 1000);
         let taken = self.with_store(move |store| store.intake(&alerts, &target, window)).await?;
-        Counters::count(&self.counters.alerts);
+        self.counters.alerts.fetch_add(count, Ordering::Relaxed);
         self.wake.notify_one();
         Ok(taken)
     }

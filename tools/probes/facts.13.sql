@@ -4,6 +4,8 @@ SELECT /* galen */
     current_user::text AS role,
     current_database()::text AS database,
     (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) AS superuser,
+    (SELECT min(r.rolname)::text FROM pg_catalog.pg_roles r
+      WHERE r.rolsuper AND pg_has_role(current_user, r.oid, 'MEMBER')) AS superuser_of,
     pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS reads_stats,
     extract(epoch FROM pg_postmaster_start_time())::float8 * 1000 AS started_ms,
     pg_backend_pid() AS pid,

@@ -81,7 +81,7 @@ impl Model {
     /// [`LlmError::Unavailable`] that says what is wrong and what to do.
     pub fn verify(&self, path: &Path) -> Result<(), LlmError> {
         let size = fs::metadata(path)
-            .map_err(|e| LlmError::Unavailable(format!("{}: {e}; run `galen model pull {}`", path.display(), self.name)))?
+            .map_err(|e| LlmError::Unavailable(format!("{}: {e}; fetch it with `make model MODEL={}`", path.display(), self.name)))?
             .len();
         if size != self.bytes {
             return Err(self.wrong(path, &format!("it has {size} bytes, not {}", self.bytes)));
@@ -92,7 +92,7 @@ impl Model {
     }
 
     fn wrong(&self, path: &Path, why: &str) -> LlmError {
-        LlmError::Unavailable(format!("{} is not {}: {why}; remove it and run `galen model pull {}`", path.display(), self.name, self.name))
+        LlmError::Unavailable(format!("{} is not {}: {why}; remove it and run `make model MODEL={}`", path.display(), self.name, self.name))
     }
 }
 
@@ -202,6 +202,6 @@ mod tests {
         fs::write(&path, "GGUF").unwrap();
         let registry = Registry::builtin().unwrap();
         let error = registry.find("smollm2-135m").unwrap().verify(&path).unwrap_err().to_string();
-        assert!(error.contains("4 bytes") && error.contains("galen model pull smollm2-135m"), "{error}");
+        assert!(error.contains("4 bytes") && error.contains("make model MODEL=smollm2-135m"), "{error}");
     }
 }

@@ -44,7 +44,7 @@ pub fn diff(before: &Report, after: &Report) -> Vec<Change> {
     let summary = |r: &Report| r.summary.iter().map(|c| c.text.as_str()).collect::<Vec<_>>().join(" ");
     changes.pair("summary", &summary(before), &summary(after));
     let cost = |r: &Report| {
-        let (tree, bill) = (r.tree, r.bill);
+        let (tree, bill) = (r.tree, &r.bill);
         format!("{} nodes, {} tests, {} prompt tokens, {} generated", tree.nodes, tree.tests, bill.prompt_tokens, bill.generated_tokens)
     };
     changes.pair("cost", &cost(before), &cost(after));

@@ -61,7 +61,8 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Claim, Evidence, Remedy, RootCause, Status};
+    use crate::report::{Bill, Claim, Evidence, Remedy, RootCause, Status};
+    use galen_tools::model::ProbeCost;
 
     #[test]
     fn a_hostile_report_stays_text_and_nothing_comes_from_outside() {
@@ -83,10 +84,12 @@ mod tests {
                 ..RootCause::default()
             }],
             evidence: vec![Evidence { id: "E1".into(), lines: vec![nasty.into()], ..Evidence::default() }],
+            bill: Bill { probes: vec![ProbeCost { probe: "sessions".into(), total_ms: 20.54, ..ProbeCost::default() }], ..Bill::default() },
             ..Report::default()
         };
         let page = render(&report, &[TreeNode { kind: "hypothesis".into(), label: nasty.into(), ..TreeNode::default() }]);
         assert!(page.contains("id=\"E1\"") && page.contains("href=\"#E1\""), "evidence is linked");
+        assert!(page.contains("by probe") && page.contains("<td class=\"id\">sessions<td>0<td>0<td>20.5"), "the bill");
         assert!(!page.contains("<script") && !page.contains("onload=\"x"));
         assert!(!page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org").count());
     }

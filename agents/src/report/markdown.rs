@@ -57,6 +57,12 @@ pub fn render(report: &Report) -> String {
         b.wall_ms,
         inline(report.model.as_deref().unwrap_or("none"))
     );
+    if !b.probes.is_empty() {
+        out.push_str("\n| probe | runs | failed | ms in all | slowest, ms |\n|---|---|---|---|---|\n");
+    }
+    for p in &b.probes {
+        let _ = writeln!(out, "| {} | {} | {} | {:.1} | {:.1} |", inline(&p.probe), p.runs, p.failures, p.total_ms, p.max_ms);
+    }
     if let Some(note) = &report.model_note {
         let _ = writeln!(out, "\n{}.", inline(note));
     }
@@ -151,6 +157,22 @@ fn block(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bill_lists_each_probe() {
+        let mut report = Report::default();
+        assert!(!render(&report).contains("| probe |"));
+        let cost = |probe: &str, total_ms: f64| galen_tools::model::ProbeCost {
+            probe: probe.into(),
+            runs: 90,
+            failures: 1,
+            total_ms,
+            max_ms: 2.25,
+        };
+        report.bill.probes = vec![cost("sessions", 20.5), cost("a|b", 3.0)];
+        let text = render(&report);
+        assert!(text.contains("| sessions | 90 | 1 | 20.5 | 2.2 |\n| a\\|b | 90 | 1 | 3.0 | 2.2 |"), "{text}");
+    }
 
     #[test]
     fn hostile_text_does_not_leave_its_place() {

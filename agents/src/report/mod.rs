@@ -11,7 +11,7 @@ use jiff::fmt::strtime;
 use serde::{Deserialize, Serialize};
 
 use galen_tools::capture::Missing;
-use galen_tools::model::{Culprit, UnixMs};
+use galen_tools::model::{Culprit, ProbeCost, UnixMs};
 use galen_tools::observe::Observation;
 
 /// A diagnosis report. Its JSON is the contract of `replay --json`: same capture, seed and model, same bytes.
@@ -260,10 +260,14 @@ pub struct TreeSize {
 
 /// What the diagnosis cost. In a replay, `probe_ms` and `wall_ms` are those of the recording (0 when it was
 /// never diagnosed live), so that the same capture gives the same bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Bill {
     pub probe_ms: f64,
+    /// What collecting cost, by probe, the dearest first. The rest of `probe_ms` are on-demand probes; each of these
+    /// stands with its evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeCost>,
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
     pub wall_ms: u64,

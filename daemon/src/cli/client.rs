@@ -83,7 +83,7 @@ pub async fn incidents(global: &Global, args: IncidentsArgs) -> Result<(), Failu
 }
 
 fn clean(value: &Value) -> String {
-    value.as_str().unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    output::plain(value.as_str().unwrap_or_default())
 }
 
 fn row(i: &Value) -> String {
@@ -136,7 +136,7 @@ fn branch(node: &Value) -> String {
 pub struct AskArgs {
     /// The question
     question: String,
-    /// Incident to ask about; by default the one at a time in the question, else the newest
+    /// Incident to ask about; by default the one at the time of today (UTC) in the question, else the newest
     #[arg(long)]
     incident: Option<i64>,
 }
@@ -148,6 +148,9 @@ pub async fn ask(global: &Global, args: AskArgs) -> Result<(), Failure> {
     if global.json {
         output::line(&answer.to_string());
         return Ok(());
+    }
+    if answer["note"].is_string() {
+        output::line(&clean(&answer["note"]));
     }
     output::line(&format!("incident {}: {}", answer["incident"], clean(&answer["headline"])));
     for sentence in answer["sentences"].as_array().into_iter().flatten() {

@@ -70,10 +70,7 @@ pub async fn record(global: &Global, args: DbotArgs) -> Result<(), Failure> {
         failed.set(failed.get() + usize::from(matches!(outcome, lab::Outcome::Failed(_))));
         told(global, spec, outcome);
     });
-    tokio::select! {
-        done = recording => done.map_err(|e| Failure::target(format!("{e:#}")))?,
-        _ = tokio::signal::ctrl_c() => return Err(Failure::interrupted("interrupted; what was recorded is kept, the same command goes on")),
-    }
+    recording.await.map_err(|e| Failure::target(format!("{e:#}")))?;
     if args.diagnose {
         bench(global, &BenchDbotArgs { dir: args.out, part: None, jobs: args.jobs }).await?;
     }

@@ -18,6 +18,7 @@ use crate::lab::batch::{self, Case, Step};
 use crate::lab::check::{self, Checked, Standing};
 use crate::lab::suite::Suite;
 use crate::lab::{self, Cluster, Folder, Parameters, Phase, Phases, Recorded, Run, Scenario};
+use crate::signals::Signals;
 use crate::{engine, output};
 
 #[derive(Debug, Args)]
@@ -139,6 +140,8 @@ fn parameter(text: &str) -> Result<(String, i64), String> {
 
 /// Runs the subcommand; Ctrl-C stops and removes every server that it started.
 pub async fn lab(global: &Global, args: LabArgs) -> Result<(), Failure> {
+    // On somebody's server an interrupted run has to clean up: it listens for itself.
+    let listens = matches!(&args.command, LabCommand::Run(run) if run.dsn.is_some());
     let work = async {
         match args.command {
             LabCommand::List(args) => list(global, &args),
@@ -148,22 +151,13 @@ pub async fn lab(global: &Global, args: LabArgs) -> Result<(), Failure> {
             LabCommand::Check(args) => check(global, &args).await,
         }
     };
+    if listens {
+        return work.await;
+    }
+    let mut signals = Signals::listen()?;
     tokio::select! {
         done = work => done,
-        () = stopped() => Err(Failure::interrupted("interrupted; the lab's servers were stopped and removed, finished cases stay")),
-    }
-}
-
-/// Returns at Ctrl-C or SIGTERM.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
-        }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
+        ending = signals.next() => Err(ending.failure("; the lab's servers were stopped and removed, finished cases stay")),
     }
 }
 
@@ -235,10 +229,11 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
 
 /// A run on somebody's server, which is left as it was also when the run fails or is interrupted.
 async fn handed_over(dsn: &str, scenario: &Scenario, plan: &Run, say: impl Fn(Phase)) -> anyhow::Result<Recorded> {
+    let mut signals = Signals::listen().map_err(|e| anyhow::anyhow!(e.message))?;
     let cluster = Cluster::adopt(dsn, scenario, &plan.parameters).await?;
     let recorded = tokio::select! {
         recorded = lab::record(&cluster, scenario, plan, say) => recorded,
-        () = stopped() => Err(anyhow::anyhow!("interrupted; what the lab made on the server was removed")),
+        _ = signals.next() => Err(anyhow::anyhow!("interrupted; what the lab made on the server was removed")),
     };
     if recorded.is_err() {
         // The fault's own teardown has not run.

@@ -25,6 +25,7 @@ enum ConfigAction {
 /// `galen config`.
 pub fn config(global: &Global, args: &ConfigArgs) -> Result<(), Failure> {
     match &args.action {
+        ConfigAction::Example if global.json => output::line(&serde_json::to_string(&Config::default()).unwrap_or_default()),
         ConfigAction::Example => output::text(&Config::example()),
         ConfigAction::Check { file } => {
             let config = Config::load(file.as_deref().or(global.config.as_deref()))?;
@@ -50,14 +51,14 @@ pub struct InitRoleArgs {
 }
 
 /// `galen init-role`.
-pub fn init_role(args: &InitRoleArgs) -> Result<(), Failure> {
+pub fn init_role(global: &Global, args: &InitRoleArgs) -> Result<(), Failure> {
     let plain = args.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && args.name.starts_with(|c: char| c.is_ascii_lowercase());
     if !plain || args.name.len() > 63 {
         return Err(Failure::usage(format!("`{}` is not a plain role name: lower-case letters, digits and `_`", args.name)));
     }
     let n = &args.name;
-    output::text(&format!(
+    let sql = format!(
         "-- A role for Galen: it sees statistics and settings, and writes nothing.\n\
          CREATE ROLE {n} LOGIN CONNECTION LIMIT 4;\n\
          ALTER ROLE {n} SET default_transaction_read_only = on;\n\
@@ -68,7 +69,12 @@ pub fn init_role(args: &InitRoleArgs) -> Result<(), Failure> {
          CREATE EXTENSION IF NOT EXISTS pg_stat_statements;\n\
          -- Where the package is installed: CREATE EXTENSION IF NOT EXISTS hypopg;\n\
          -- Set the password in psql, where it is not logged: \\password {n}\n"
-    ));
+    );
+    if global.json {
+        output::line(&json!({"role": n, "sql": sql}).to_string())
+    } else {
+        output::text(&sql)
+    }
     Ok(())
 }
 
@@ -83,7 +89,11 @@ pub struct CompletionsArgs {
 /// `galen completions`.
 pub fn completions(args: &CompletionsArgs) {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "galen", &mut script);
+    // Some shells would offer hidden commands too: they are left out beforehand.
+    let all = Cli::command();
+    let offered = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut shown = clap::Command::new("galen").version(env!("CARGO_PKG_VERSION")).args(all.get_arguments().cloned()).subcommands(offered);
+    clap_complete::generate(args.shell, &mut shown, "galen", &mut script);
     output::text(&String::from_utf8_lossy(&script));
 }
 

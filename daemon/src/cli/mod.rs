@@ -35,7 +35,8 @@ use crate::{demo, output};
   galen replay captures/ --json                    diagnose recorded incidents again
 
 Exit codes: 0 done, 2 usage, 3 configuration, 4 target unreachable or refused, 5 input unreadable,
-6 model unavailable where one was demanded, 70 a fault of ours, 130 interrupted.")]
+6 model unavailable where one was demanded, 70 a fault of ours (or a demo whose fault was not named first),
+128 and its number after a signal (130: interrupted).")]
 pub struct Cli {
     /// Print JSON lines on standard output; everything else goes to standard error
     #[arg(long, global = true)]
@@ -96,7 +97,10 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   galen demo --fault bulk_delete --no-model
-  galen demo --list")]
+  galen demo --list
+
+Ends with 0 when the report names the fault first, with 70 when it does not, with 6 when the model is not there or
+damaged.")]
 struct DemoArgs {
     /// Fault to inject; see --list
     #[arg(long, default_value = "missing_index")]
@@ -158,7 +162,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Incidents(args) => client::incidents(&global, args).await,
         Command::Ask(args) => client::ask(&global, args).await,
         Command::Config(args) => misc::config(&global, &args),
-        Command::InitRole(args) => misc::init_role(&args),
+        Command::InitRole(args) => misc::init_role(&global, &args),
         Command::Model(args) => model::model(&global, args).await,
         Command::Learn(args) => learn::learn(&global, &args),
         Command::Bench(args) => bench::bench(&global, args).await,
@@ -182,9 +186,9 @@ fn log(json: bool, daemon: bool) {
     use tracing_subscriber::EnvFilter;
     let level = if daemon { "info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let _ = if json { builder.json().try_init() } else { builder.with_ansi(terminal).try_init() };
+    // A line that cannot be written is lost: to complain about it on the same stream would panic.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
+    let _ = if json { builder.json().try_init() } else { builder.with_ansi(output::log_colours()).try_init() };
 }
 
 async fn demonstrate(global: &Global, args: DemoArgs) -> Result<(), Failure> {

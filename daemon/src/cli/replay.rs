@@ -30,6 +30,9 @@ pub struct ReplayArgs {
     /// Language model to use
     #[arg(long, conflicts_with = "no_model")]
     model: Option<String>,
+    /// Seconds until a request to the model is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    model_timeout: u64,
     /// Go without a language model (the default)
     #[arg(long)]
     no_model: bool,
@@ -59,7 +62,7 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     }
     let library = Arc::new(library);
     let provider = match &args.model {
-        Some(name) => Some(engine::provider(name, None, 2, 120).await?),
+        Some(name) => Some(engine::provider(name, None, 2, args.model_timeout).await?),
         None => None,
     };
     if let Some(dir) = &args.html {

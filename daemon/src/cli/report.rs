@@ -91,7 +91,7 @@ fn alone(global: &Global, name: &str, path: &Path) {
     if global.json {
         output::line(&json!({"capture": name, "only_in": path}).to_string());
     } else {
-        output::line(&format!("{}: only in {}", plain(name), path.display()));
+        output::line(&format!("{}: only in {}", output::plain(name), path.display()));
     }
 }
 
@@ -99,19 +99,14 @@ fn show(global: &Global, name: &str, changes: &[Change]) {
     if global.json {
         output::line(&json!({"capture": name, "changes": changes}).to_string());
     } else if !changes.is_empty() {
-        output::line(&plain(name));
+        output::line(&output::plain(name));
         for change in changes {
-            output::line(&format!("  {}", plain(&change.what)));
+            output::line(&format!("  {}", output::plain(&change.what)));
             for (sign, side) in [('-', &change.before), ('+', &change.after)] {
                 if let Some(text) = side {
-                    output::line(&format!("    {sign} {}", plain(text)));
+                    output::line(&format!("    {sign} {}", output::plain(text)));
                 }
             }
         }
     }
-}
-
-/// Reports quote databases: no control characters reach the terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

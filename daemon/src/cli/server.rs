@@ -1,10 +1,10 @@
 //! `galen serve`.
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::Global;
 use crate::failure::Failure;
+use crate::signals::Signals;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -25,19 +25,15 @@ impl ServeArgs {
     }
 }
 
-/// Runs the daemon until SIGINT or SIGTERM.
+/// Runs the daemon until SIGINT, SIGTERM or SIGHUP.
 pub async fn serve(global: &Global, _args: ServeArgs) -> Result<(), Failure> {
     let config = global.load()?;
     if config.targets.is_empty() {
         tracing::warn!("no [[target]] is configured: nothing is watched, alerts are refused");
     }
-    let fail = |e: std::io::Error| Failure::fault(format!("cannot wait for signals: {e}"));
-    let (mut term, mut int) = (signal(SignalKind::terminate()).map_err(fail)?, signal(SignalKind::interrupt()).map_err(fail)?);
+    let mut signals = Signals::listen()?;
     let shutdown = async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+        signals.next().await;
     };
     crate::serve::run(config, shutdown, |_| {}).await
 }

@@ -126,6 +126,8 @@ fn place_fresh(db: &Connection, waiting: &Waiting, fresh: &[&Alert]) -> Result<O
     let Some(start) = firing.or_else(|| fresh.iter().map(|alert| alert.starts_at).min()) else {
         return Ok(None);
     };
+    // A sender's clock may be ahead: what has begun has begun by now.
+    let start = start.min(now());
     if let Some(incident_id) = unfinished(db, &waiting.target, start, waiting.window_ms)? {
         return Ok(Some(Intake { incident_id, new: false }));
     }

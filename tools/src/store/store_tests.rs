@@ -40,6 +40,16 @@ fn alerts_of_one_target_within_the_window_are_one_incident() {
 }
 
 #[test]
+fn an_alert_of_the_future_opens_an_incident_now_and_is_known_again() {
+    let (_dir, store) = store();
+    let ahead = [alert("a", now() + 3_600_000, "firing")];
+    let first = store.intake(&ahead, "shop", MINUTE).unwrap();
+    assert!(first.new && store.incident(first.incident_id).unwrap().opened_at <= now());
+    assert!(!store.intake(&ahead, "shop", MINUTE).unwrap().new);
+    assert_eq!(store.alerts_of(first.incident_id).unwrap().len(), 1);
+}
+
+#[test]
 fn an_incident_is_resolved_with_its_last_alert() {
     let (_dir, store) = store();
     let id = store.intake(&[alert("a", 0, "firing"), alert("b", 0, "firing")], "shop", MINUTE).unwrap().incident_id;
@@ -93,6 +103,18 @@ fn a_diagnosis_is_claimed_once_survives_a_crash_and_is_saved() {
     assert_eq!(store.tree(id).unwrap(), "[]");
     store.label(id, "stale_statistics", "it was ANALYZE").unwrap();
     assert_eq!(store.feedback(id).unwrap()[0].cause, "stale_statistics");
+}
+
+#[test]
+fn incidents_are_claimed_in_order_also_beside_each_other_and_after_a_crash() {
+    let (_dir, store) = store();
+    let open = |target: &str| store.intake(&[alert("a", 0, "firing")], target, MINUTE).unwrap().incident_id;
+    let ids = [open("one"), open("two"), open("three")];
+    let claim = || store.claim_next_to_diagnose().unwrap().map(|incident| incident.id);
+    assert_eq!([claim(), claim()], [Some(ids[0]), Some(ids[1])], "two at a time");
+    store.set_state(ids[1], State::Diagnosing, None).unwrap();
+    assert_eq!(store.recover_interrupted().unwrap(), 2);
+    assert_eq!([claim(), claim(), claim(), claim()], [Some(ids[0]), Some(ids[1]), Some(ids[2]), None]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub fn case_line(report: &Report, answer: Answer, chunks: &[KnowledgeChunk]) -> 
         window: window(report),
         grounding: faithfulness::check(report),
         knowledge: cited(report, &answer, chunks),
-        bill: report.bill,
+        bill: report.bill.clone(),
         model_note: report.model_note.clone(),
         answer,
         ..CaseLine::default()

@@ -15,6 +15,8 @@ use super::probes::FACTS;
 use super::row::{get, text};
 use super::tls;
 
+/// Limit of a statement when a session begins, milliseconds; the one in [`LIMITS`].
+pub(super) const FIRST_TIMEOUT_MS: u32 = 2_000;
 /// Set by the server itself when the session begins, so that nothing can run without them.
 const LIMITS: &str = "-c default_transaction_read_only=on -c statement_timeout=2000 -c lock_timeout=100 \
      -c idle_in_transaction_session_timeout=10000 -c standard_conforming_strings=on";
@@ -45,6 +47,8 @@ pub(super) struct Facts {
     pub role: String,
     pub database: String,
     pub superuser: bool,
+    /// A superuser role that this one may become by SET ROLE; itself when it is one.
+    pub superuser_of: Option<String>,
     pub reads_stats: bool,
     pub started_ms: f64,
     pub pid: i32,
@@ -134,14 +138,13 @@ fn check_version(place: &str, version: &str) -> Result<(), SourceError> {
 }
 
 fn check_role(place: &str, facts: &Facts, allow_superuser: bool) -> Result<(), SourceError> {
-    if !facts.superuser || allow_superuser {
-        return Ok(());
-    }
+    let Some(superuser) = facts.superuser_of.as_ref().filter(|_| !allow_superuser) else { return Ok(()) };
     let role = &facts.role;
+    let what = if facts.superuser { "a superuser".to_owned() } else { format!("a member of superuser {superuser}") };
     Err(SourceError::new(
         SourceErrorKind::Refused,
         format!(
-            "{place}: role {role} is a superuser; connect as a role with pg_monitor only (galen init-role prints the sql) \
+            "{place}: role {role} is {what}; connect as a role with pg_monitor only (galen init-role prints the sql) \
              or set allow_superuser"
         ),
     ))
@@ -156,6 +159,7 @@ async fn facts(client: &Client) -> Result<Facts, tokio_postgres::Error> {
         role: text(&row, "role"),
         database: text(&row, "database"),
         superuser: get(&row, "superuser").unwrap_or(false),
+        superuser_of: get(&row, "superuser_of"),
         reads_stats: get(&row, "reads_stats").unwrap_or(false),
         started_ms: get(&row, "started_ms").unwrap_or(0.0),
         pid: get(&row, "pid").unwrap_or(0),

@@ -20,6 +20,7 @@ pub(super) async fn answer(
     statement: &Plannable,
     table: &str,
     columns: &[String],
+    open: &mut bool,
 ) -> Result<Value, String> {
     if columns.is_empty() || columns.len() > MOST_COLUMNS {
         return Err(format!("an index on {} columns is not tried; name 1 to {MOST_COLUMNS}", columns.len()));
@@ -30,6 +31,7 @@ pub(super) async fn answer(
     let answer = with_index(client, facts, statement, &hypopg, &definition).await;
     // Hypothetical indexes live as long as the session and know no transactions.
     client.batch_execute("ROLLBACK").await.map_err(|error| reason(&error))?;
+    *open = false;
     client.batch_execute(&format!("SELECT {hypopg}.hypopg_reset()")).await.map_err(|error| reason(&error))?;
     let (after, name, bytes) = answer?;
     Ok(json!({

@@ -48,26 +48,32 @@ impl PgProber {
             Some(session) => session,
             None => open(&self.config).await.map_err(|error| error.to_string())?,
         };
-        let answer = self.put(&link.client, &facts, call).await;
-        let ended = link.client.batch_execute("ROLLBACK").await;
+        let mut open = false;
+        let answer = self.put(&link.client, &facts, call, &mut open).await;
+        // Without a transaction a rollback is a warning in the target's log.
+        let ended = if open { link.client.batch_execute("ROLLBACK").await } else { Ok(()) };
         if ended.is_ok() {
             *held = Some((link, facts));
         }
         answer
     }
 
-    async fn put(&self, client: &Client, facts: &Facts, call: &ProbeCall) -> Result<Value, String> {
+    /// `open` says afterwards whether a transaction is left open.
+    async fn put(&self, client: &Client, facts: &Facts, call: &ProbeCall, open: &mut bool) -> Result<Value, String> {
         let (ProbeCall::Plan { query_id } | ProbeCall::HypotheticalIndex { query_id, .. }) = call;
         let text = match self.texts.get(query_id).cloned() {
             Some(text) => text,
-            None => look_up(client, facts, *query_id).await?,
+            None => look_up(client, facts, *query_id, open).await?,
         };
         let statement = plannable(&text)?;
+        *open = true;
         client.batch_execute("BEGIN READ ONLY").await.map_err(|error| reason(&error))?;
         safe(client, facts, &statement).await?;
         match call {
             ProbeCall::Plan { .. } => explain(client, facts, &statement).await,
-            ProbeCall::HypotheticalIndex { table, columns, .. } => hypothetical::answer(client, facts, &statement, table, columns).await,
+            ProbeCall::HypotheticalIndex { table, columns, .. } => {
+                hypothetical::answer(client, facts, &statement, table, columns, open).await
+            }
         }
     }
 }
@@ -125,14 +131,16 @@ async fn explain_prepared(client: &Client, statement: &Plannable) -> Result<Vec<
     plan
 }
 
-async fn look_up(client: &Client, facts: &Facts, query_id: i64) -> Result<String, String> {
+async fn look_up(client: &Client, facts: &Facts, query_id: i64, open: &mut bool) -> Result<String, String> {
     let unknown = || format!("the text of statement {query_id} is not known");
     let schema = facts.statements_schema.as_ref().ok_or_else(unknown)?.replace('"', "\"\"");
     let sql = STATEMENT_TEXTS.sql(facts.version_num).ok_or_else(unknown)?;
     let path = format!("BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, \"{schema}\"");
+    *open = true;
     client.batch_execute(&path).await.map_err(|error| reason(&error))?;
     let rows = client.query(sql, &[&vec![query_id]]).await.map_err(|error| reason(&error))?;
     client.batch_execute("ROLLBACK").await.map_err(|error| reason(&error))?;
+    *open = false;
     let row = rows.first().ok_or_else(unknown)?;
     Ok(normalise(&super::row::text(row, "query")))
 }

@@ -11,7 +11,7 @@ use tokio_postgres::{Row, Statement};
 use crate::capture::Missing;
 use crate::model::{ProbeCost, UnixMs};
 
-use super::connect::Link;
+use super::connect::{FIRST_TIMEOUT_MS, Link};
 use super::error::{SourceError, SourceErrorKind, reason};
 use super::probes::Probe;
 
@@ -29,7 +29,10 @@ pub(super) struct Runner {
     /// SQLSTATE of the error that ended the session, if there was one.
     pub last_words: Option<SqlState>,
     statements: HashMap<&'static str, Statement>,
+    /// The session's `statement_timeout`, milliseconds.
     timeout_ms: u32,
+    /// The last probe took more than a fifth of its limit.
+    slow: bool,
     health: HashMap<&'static str, Health>,
     bill: BTreeMap<&'static str, ProbeCost>,
     missing: Vec<Missing>,
@@ -50,7 +53,8 @@ impl Runner {
             place,
             last_words: None,
             statements: HashMap::new(),
-            timeout_ms: 0,
+            timeout_ms: FIRST_TIMEOUT_MS,
+            slow: false,
             health: HashMap::new(),
             bill: BTreeMap::new(),
             missing: Vec::new(),
@@ -63,7 +67,7 @@ impl Runner {
         self.version_num = version_num;
         self.last_words = None;
         self.statements.clear();
-        self.timeout_ms = 0;
+        self.timeout_ms = FIRST_TIMEOUT_MS;
     }
 
     /// Brings a probe forward to `now`, unless it was put off for what it costs.
@@ -111,6 +115,7 @@ impl Runner {
         let started = Instant::now();
         let limit = Duration::from_millis(u64::from(probe.timeout_ms) + 3_000);
         let answer = tokio::time::timeout(limit, self.query(probe, sql, params)).await;
+        self.slow = started.elapsed() > Duration::from_millis(u64::from(probe.timeout_ms) / 5);
         self.charge(probe.name, started.elapsed(), !matches!(answer, Ok(Ok(_))));
         match answer {
             Ok(Ok(rows)) => {
@@ -147,7 +152,9 @@ impl Runner {
     }
 
     async fn query(&mut self, probe: &'static Probe, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, tokio_postgres::Error> {
-        if self.timeout_ms != probe.timeout_ms {
+        // Each change is a statement of the target's: while it answers quickly, a higher limit than the probe's own stays.
+        let wanted = if self.slow { self.timeout_ms != probe.timeout_ms } else { self.timeout_ms < probe.timeout_ms };
+        if wanted {
             self.link.client.batch_execute(&format!("SET statement_timeout = {}", probe.timeout_ms)).await?;
             self.timeout_ms = probe.timeout_ms;
         }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::T0;
-use crate::capture::Capture;
+use crate::capture::{Capture, TARGET};
+use crate::probe::{ProbeCall, Prober};
 use crate::sources::pg::testing::{Cluster, turns};
-use crate::sources::pg::{Collector, Intervals, PgConfig, SourceErrorKind, connect};
+use crate::sources::pg::{Collector, Intervals, PgConfig, PgProber, SourceErrorKind, connect, record};
 
 #[tokio::test]
 async fn a_session_cannot_write_and_has_its_limits() {
@@ -52,6 +53,26 @@ async fn a_probe_that_would_wait_gives_up_rests_and_is_billed() {
     assert!(!capture.settings.is_empty(), "it recovers by itself");
 }
 
+#[tokio::test]
+async fn the_log_of_a_quiet_target_holds_no_warning_and_its_limits_are_set_once() {
+    let settings = "shared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.track_utility = on";
+    let cluster = Cluster::start_with(settings, true).await;
+    let admin = cluster.client("postgres", "shop").await;
+    admin.batch_execute("GRANT SELECT ON accounts TO watcher; SELECT pg_stat_statements_reset()").await.expect("prepare");
+    let mut collector = Collector::connect(cluster.config()).await.expect("connect");
+    let (capture, _) = turns(&mut collector, T0, 8).await;
+    let texts = [(1, "SELECT * FROM accounts WHERE owner = $1".to_owned()), (2, "DROP TABLE accounts".to_owned())].into();
+    let prober = PgProber::connect(&cluster.config(), &Capture { texts, ..capture }).await.expect("connect");
+    let index = ProbeCall::HypotheticalIndex { query_id: 1, table: "public.accounts".into(), columns: vec!["owner".into()] };
+    for call in [ProbeCall::Plan { query_id: 1 }, ProbeCall::Plan { query_id: 2 }, ProbeCall::Plan { query_id: 99 }, index] {
+        prober.ask(&call).await;
+    }
+    assert!(!cluster.log().contains("WARNING"), "{}", cluster.log());
+    let sql = "SELECT coalesce(sum(calls), 0)::int8 FROM pg_stat_statements WHERE query LIKE 'SET statement_timeout%'";
+    let changes: i64 = admin.query_one(sql, &[]).await.expect("count").get(0);
+    assert!(changes <= 4, "{changes} changes of the limit in 8 s");
+}
+
 /// Turns until one succeeds: the collector waits between its attempts.
 async fn next_frame(collector: &mut Collector, from: i64) -> crate::capture::Frame {
     for second in 0..30 {
@@ -92,4 +113,55 @@ async fn restarts_and_crashes_are_survived_and_reported() {
     let frame = next_frame(&mut collector, T0 + 61_000).await;
     let crash = frame.events.iter().any(|event| event.kind == "restart" && event.text.contains("crashed"));
     assert!(crash, "{:?}", frame.events);
+}
+
+#[tokio::test]
+async fn a_recording_goes_on_while_the_server_is_away_and_says_so() {
+    let cluster = Cluster::start().await;
+    let stop = |action: &'static str| {
+        let cluster = &cluster;
+        move || cluster.control(action)
+    };
+    // Away at the end: the capture is kept, and names the gap.
+    let mut down = false;
+    let halt = stop("stop");
+    let capture = record(cluster.config(), Duration::from_secs(6), |elapsed| {
+        if !down && elapsed > Duration::from_secs(2) {
+            down = true;
+            halt();
+        }
+        true
+    })
+    .await
+    .expect("kept");
+    let gap = capture.manifest.missing.iter().find(|gap| gap.what == TARGET).expect("named");
+    assert!(gap.at.is_some() && gap.why.contains("away since"), "{gap:?}");
+    assert!(!capture.series["tps"].values.is_empty());
+    // Back before the end: the gap has an end, and the samples go on after it.
+    cluster.control("start");
+    let mut restarted = false;
+    let again = stop("restart");
+    let capture = record(cluster.config(), Duration::from_secs(9), |elapsed| {
+        if !restarted && elapsed > Duration::from_secs(2) {
+            restarted = true;
+            again();
+        }
+        true
+    })
+    .await
+    .expect("kept");
+    let missing: Vec<&str> = capture.manifest.missing.iter().map(|gap| gap.what.as_str()).collect();
+    assert!(missing.contains(&"connection") && !missing.contains(&TARGET), "{missing:?}");
+    let (last, end) = (*capture.series["tps"].times.last().expect("samples"), capture.manifest.span.expect("span").end);
+    assert!(end - last < 3_000, "sampled to the end");
+}
+
+#[tokio::test]
+async fn a_recording_can_be_stopped_while_a_silent_server_is_awaited() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = silent.local_addr().expect("address").port();
+    let config = PgConfig::new("t", format!("host=127.0.0.1 port={port} user=u dbname=d"));
+    let began = std::time::Instant::now();
+    let outcome = record(config, Duration::from_secs(60), |_| began.elapsed() < Duration::from_millis(500)).await;
+    assert!(outcome.is_err() && began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

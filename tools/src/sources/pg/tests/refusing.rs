@@ -23,6 +23,16 @@ async fn each_refusal_says_where_what_and_what_to_do() {
     let config = PgConfig { allow_superuser: true, ..PgConfig::new("shop", cluster.dsn("postgres", "shop")) };
     assert!(Collector::connect(config).await.is_ok());
 
+    // SET ROLE would make a superuser of it, whatever it inherits.
+    let admin = cluster.client("postgres", "shop").await;
+    let sql = format!(
+        "CREATE ROLE deputy LOGIN NOINHERIT PASSWORD '{PASSWORD}'; CREATE ROLE bosses; GRANT postgres TO bosses; GRANT bosses TO deputy"
+    );
+    admin.batch_execute(&sql).await.expect("roles");
+    let (kind, text) = refusal(cluster.dsn("deputy", "shop")).await;
+    assert_eq!(kind, SourceErrorKind::Refused);
+    assert!(text.contains("role deputy is a member of superuser postgres") && text.contains("allow_superuser"), "{text}");
+
     let (kind, text) = refusal(cluster.dsn("watcher", "shop").replace(PASSWORD, "wrong-one")).await;
     assert_eq!(kind, SourceErrorKind::Authentication);
     assert!(text.contains(&place) && text.contains("watcher"), "{text}");

@@ -1,0 +1,411 @@
+//! From a claimed incident to a saved report. Incidents are collected side by side; one at a time is diagnosed.
+
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::task::JoinSet;
+
+use galen_agents::driver::{Diagnosis, Library, Options, Progress, diagnose};
+use galen_agents::llm::{Provider, Within};
+use galen_agents::report::{Status, html, markdown};
+use galen_tools::capture::{Capture, Missing, TARGET};
+use galen_tools::detect::DetectOptions;
+use galen_tools::model::{Alert, Window};
+use galen_tools::probe::{Prober, Recorded};
+use galen_tools::sources::pg::PgProber;
+use galen_tools::store::{self, Incident, NewDiagnosis, Store, StoreError, StoreErrorKind};
+
+use crate::config::Config;
+use crate::engine;
+use crate::failure::Failure;
+use crate::recording::Recording;
+use crate::state::{Counters, State, lock};
+use crate::target::{now_ms, pg_config};
+
+/// Incidents under way at a time; each holds its capture in memory.
+const MOST_AT_ONCE: usize = 16;
+/// A capture reaches this far back before the first alert, at most the configured history.
+const BEFORE_ALERT_MS: i64 = 300_000;
+/// Seconds after the alert from which on first looks are taken, one a second, until a cause shows.
+const FIRST_LOOK_S: u64 = 1;
+/// An anomaly of this length, seconds, is enough for them: that there is one is known from the alert.
+const FIRST_PERSISTENCE_S: f64 = 2.0;
+/// Seconds from the alert within which the report must be there, with the model's share or without it.
+const REPORT_S: f64 = 55.0;
+/// The model always has this long, seconds: an old incident would else never be put to it.
+const LEAST_MODEL_S: f64 = 20.0;
+/// And this long when several incidents want it at once.
+const LEAST_SHARED_S: f64 = 5.0;
+/// Longest wait for the connection that answers on-demand probes.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Pause before what could not be written is tried again; it doubles ...
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// ... up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What diagnoses share.
+pub struct Worker {
+    library: Arc<Library>,
+    /// Started once; its failure is remembered as a sentence.
+    provider: OnceCell<Result<Arc<dyn Provider>, String>>,
+    /// The one permit for the diagnosis proper: model and processor. Handed out in the order of asking.
+    permit: Semaphore,
+    /// How many wait for it.
+    waiting: AtomicU32,
+}
+
+/// Claims incidents, the oldest first, and sees each through.
+pub async fn diagnoses(state: Arc<State>, worker: Arc<Worker>) {
+    // Loading takes seconds: not when the first alert is there, and alerts do not wait for it.
+    tokio::join!(worker.provider(&state.config), claims(&state, &worker));
+}
+
+async fn claims(state: &Arc<State>, worker: &Arc<Worker>) {
+    let slots = Arc::new(Semaphore::new(MOST_AT_ONCE));
+    let mut under_way = JoinSet::new();
+    loop {
+        while under_way.try_join_next().is_some() {}
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match state.with_store(Store::claim_next_to_diagnose).await {
+            Ok(Some(incident)) => {
+                let (state, worker) = (Arc::clone(state), Arc::clone(worker));
+                under_way.spawn(async move {
+                    let _slot = slot;
+                    handle(&state, &worker, incident).await;
+                });
+            }
+            Ok(None) => {
+                let _ = tokio::time::timeout(Duration::from_secs(10), state.wake.notified()).await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store cannot be read");
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        }
+    }
+}
+
+async fn handle(state: &Arc<State>, worker: &Worker, incident: Incident) {
+    let id = incident.id;
+    tracing::info!(incident = id, target = incident.target, "diagnosing");
+    let examined = AssertUnwindSafe(examine(state, worker, &incident)).catch_unwind().await;
+    match examined.unwrap_or_else(|_| Err(Failure::fault("a fault of ours; the log says where"))) {
+        Ok(path) => {
+            Counters::count(&state.counters.diagnoses);
+            tracing::info!(incident = id, report = %path.display(), "reported");
+        }
+        Err(failure) => {
+            Counters::count(&state.counters.failures);
+            tracing::error!(incident = id, error = %failure, "the diagnosis failed");
+            let why = Arc::new(failure.to_string());
+            let fail = || {
+                let why = Arc::clone(&why);
+                state.with_store(move |s| s.set_state(id, store::State::Failed, Some(&why)))
+            };
+            let _ = insist(state, id, fail).await;
+        }
+    }
+}
+
+/// From a claimed incident to a saved report; returns the path of its page. What only the disk keeps it from is tried
+/// until it works: the alert was acknowledged.
+async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Result<PathBuf, Failure> {
+    let id = incident.id;
+    let alerts = insist(state, id, || state.with_store(move |s| s.alerts_of(id))).await?;
+    first_look(state, worker, incident, &alerts).await;
+    settle(state, incident, state.config.incident.settle_s).await;
+    let mut capture = freeze(state, incident, alerts);
+    let file = &incident.capture_path;
+    // Kept before anything else may go wrong; without it the report comes all the same.
+    passing(id, write_capture(&capture, file).await)?;
+    let mut diagnosis = examine_in_turn(state, worker, incident, &mut capture).await;
+    let written = passing(id, write_capture(&capture, file).await)?;
+    diagnosis.report.bill.wall_ms = capture.manifest.diagnosed_in_ms.unwrap_or_default();
+    let page = save(state, id, diagnosis).await?;
+    if written.is_none() {
+        insist(state, id, || write_capture(&capture, file)).await?;
+    }
+    Ok(page)
+}
+
+/// The diagnosis proper, once it is this incident's turn. Leaves the target's answers in the capture.
+async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Incident, capture: &mut Capture) -> Diagnosis {
+    let id = incident.id;
+    let provider = worker.provider(&state.config).await;
+    let crowded = worker.permit.available_permits() == 0;
+    worker.waiting.fetch_add(1, Ordering::Relaxed);
+    let _turn = worker.permit.acquire().await;
+    let others = worker.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
+    let started = Instant::now();
+    if let Err(error) = state.with_store(move |s| s.set_state(id, store::State::Diagnosing, None)).await {
+        tracing::warn!(incident = id, %error, "its state could not be noted");
+    }
+    let live = live_prober(state, incident, capture).await;
+    let frozen = Recorded(capture);
+    let recording = Recording::new(live.as_deref().unwrap_or(&frozen));
+    let progress = |step: Progress| note(state, incident, step);
+    let passed = (now_ms() - incident.opened_at) as f64 / 1000.0;
+    let (provider, trouble) = match provider {
+        Some(Ok(provider)) => {
+            let within = Within::new(Arc::clone(provider), Duration::from_secs_f64(patience(passed, others, crowded)));
+            (Some(Arc::new(within) as Arc<dyn Provider>), None)
+        }
+        Some(Err(why)) => (None, Some(why.clone())),
+        None => (None, None),
+    };
+    let mut diagnosis = diagnose(capture, &worker.library, &recording, provider, &Options::default(), &progress).await;
+    if diagnosis.report.model_note.is_none() {
+        diagnosis.report.model_note = trouble.map(|why| format!("{why}; diagnosed without a model"));
+    }
+    capture.answers = recording.take();
+    capture.manifest.diagnosed_in_ms = Some(started.elapsed().as_millis() as u64);
+    diagnosis
+}
+
+/// Seconds for the model when `passed` have gone since the alert: what is left, shared with the others that wait.
+/// `crowded` when this incident had to wait itself.
+fn patience(passed: f64, others: u32, crowded: bool) -> f64 {
+    let least = if others > 0 || crowded { LEAST_SHARED_S } else { LEAST_MODEL_S };
+    ((REPORT_S - passed) / f64::from(others + 1)).max(least)
+}
+
+/// True for failures that may pass by themselves: a full disk, a folder that cannot be written to.
+fn may_pass(error: &StoreError) -> bool {
+    use StoreErrorKind::{DiskFull, Io, Permission};
+    matches!(error.kind, DiskFull | Io | Permission)
+}
+
+/// None, with a warning, for a failure that may pass; other failures stay failures.
+fn passing<T>(id: i64, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if may_pass(&error) => {
+            tracing::warn!(incident = id, %error, "the capture is not written yet");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Tries again, with growing pauses, what only the disk keeps from working.
+async fn insist<T, F>(state: &State, id: i64, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match attempt().await {
+            Err(error) if may_pass(&error) => {
+                tracing::warn!(incident = id, %error, again_in_s = pause.as_secs(), "what was found cannot be stored; it is tried again");
+                lock(&state.troubles).insert(id, error.to_string());
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            done => {
+                lock(&state.troubles).remove(&id);
+                return done;
+            }
+        }
+    }
+}
+
+/// A finding within seconds: searches what is there already, without the model and without asking the target.
+async fn first_look(state: &State, worker: &Worker, incident: &Incident, alerts: &[Alert]) {
+    let detect = DetectOptions { persistence_s: FIRST_PERSISTENCE_S, ..DetectOptions::default() };
+    let options = Options { detect, ..Options::default() };
+    let last = state.config.incident.settle_s.saturating_sub(1);
+    let passed = u64::try_from((now_ms() - incident.opened_at) / 1000).unwrap_or(0);
+    // Of an old incident everything is there: one look.
+    for seconds in passed.clamp(FIRST_LOOK_S, last.max(FIRST_LOOK_S))..=last {
+        settle(state, incident, seconds).await;
+        let capture = freeze(state, incident, alerts.to_vec());
+        let report = diagnose(&capture, &worker.library, &Recorded(&capture), None, &options, &|_| {}).await.report;
+        if report.status == Status::Diagnosed
+            && let Some(first) = report.root_causes.into_iter().next()
+        {
+            note(state, incident, Progress::Finding { cause: first.cause, probability: first.probability, summary: first.summary });
+            return;
+        }
+        if !reachable(state, incident) {
+            return;
+        }
+    }
+}
+
+fn reachable(state: &State, incident: &Incident) -> bool {
+    state.targets.get(&incident.target).is_some_and(|t| lock(&t.down).is_none())
+}
+
+/// Waits until enough of the anomaly has been collected, while the collector goes on.
+async fn settle(state: &State, incident: &Incident, seconds: u64) {
+    let until = incident.opened_at + seconds as i64 * 1000;
+    let wait = (until - now_ms()).clamp(0, 60_000);
+    if reachable(state, incident) {
+        tokio::time::sleep(Duration::from_millis(wait as u64)).await;
+    }
+}
+
+/// The slice of history that belongs to the incident, frozen.
+fn freeze(state: &State, incident: &Incident, alerts: Vec<Alert>) -> Capture {
+    let Some(target) = state.targets.get(&incident.target) else { return Capture::default() };
+    let reach = BEFORE_ALERT_MS.min(state.config.incident.history_s as i64 * 1000);
+    let mut capture = lock(&target.history).since(incident.opened_at - reach);
+    capture.alerts = alerts;
+    capture.manifest.name = format!("incident-{}", incident.id);
+    capture.manifest.target.clone_from(&incident.target);
+    if capture.manifest.origin.is_empty() {
+        capture.manifest.origin = "live".into();
+        capture.manifest.format = galen_tools::capture::FORMAT;
+    }
+    let times = capture.series.values().filter_map(|s| Some((*s.times.first()?, *s.times.last()?)));
+    capture.manifest.span = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).map(|(start, end)| Window { start, end: end + 1 });
+    if let Some(why) = lock(&target.down).clone() {
+        let fix = "see why it cannot be reached; the report rests on what was collected before";
+        capture.manifest.missing.push(Missing::new(TARGET, why, fix));
+    }
+    capture
+}
+
+async fn write_capture(capture: &Capture, path: &Path) -> Result<(), StoreError> {
+    let (copy, path) = (capture.clone(), path.to_owned());
+    let write = move || {
+        // Somebody may have removed the folder; when it cannot be made, writing says why.
+        let _ = path.parent().map(std::fs::create_dir_all);
+        store::file::write(&copy, &path)
+    };
+    match tokio::task::spawn_blocking(write).await {
+        Ok(written) => written,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// A prober on the target's second connection; without it the diagnosis does with what was collected.
+async fn live_prober(state: &State, incident: &Incident, capture: &Capture) -> Option<Box<dyn Prober>> {
+    let target = state.config.targets.iter().find(|t| t.name == incident.target)?;
+    if !reachable(state, incident) {
+        return None;
+    }
+    // Others wait for their turn meanwhile.
+    let why = match tokio::time::timeout(CONNECT, PgProber::connect(&pg_config(target), capture)).await {
+        Ok(Ok(prober)) => return Some(Box::new(prober)),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no connection within {} s", CONNECT.as_secs()),
+    };
+    tracing::warn!(target = target.name, why, "no on-demand probes for this diagnosis");
+    None
+}
+
+/// Keeps the first finding and logs it.
+fn note(state: &State, incident: &Incident, step: Progress) {
+    if let Progress::Finding { cause, probability, summary } = &step {
+        let seconds = (now_ms() - incident.opened_at) as f64 / 1000.0;
+        let mut findings = lock(&state.first_findings);
+        findings.entry(incident.id).or_insert_with(|| {
+            tracing::info!(incident = incident.id, cause, probability, seconds, summary, "first finding");
+            (cause.clone(), seconds)
+        });
+        if findings.len() > 1000 {
+            findings.pop_first();
+        }
+    }
+}
+
+/// A diagnosis in the forms in which it is kept.
+struct Forms {
+    json: String,
+    tree: String,
+    text: String,
+    html: String,
+    headline: String,
+    top: Option<(String, f64)>,
+}
+
+impl Forms {
+    fn of(diagnosis: &Diagnosis) -> Result<Self, Failure> {
+        let (report, fault) = (&diagnosis.report, |e: serde_json::Error| Failure::fault(e.to_string()));
+        Ok(Self {
+            json: serde_json::to_string(report).map_err(fault)?,
+            tree: serde_json::to_string(&diagnosis.tree).map_err(fault)?,
+            text: markdown::render(report),
+            html: html::render(report, &diagnosis.tree),
+            headline: report.headline.clone(),
+            top: report.root_causes.first().map(|c| (c.cause.clone(), c.probability)),
+        })
+    }
+
+    fn keep(&self, store: &Store, id: i64) -> Result<(), StoreError> {
+        store.save_diagnosis(
+            id,
+            &NewDiagnosis {
+                report_json: &self.json,
+                tree_json: &self.tree,
+                markdown: &self.text,
+                html: &self.html,
+                headline: &self.headline,
+                top_cause: self.top.as_ref().map(|(cause, _)| cause.as_str()),
+                probability: self.top.as_ref().map(|(_, probability)| *probability),
+            },
+        )
+    }
+}
+
+/// Saves a diagnosis in the store and as files.
+async fn save(state: &State, id: i64, diagnosis: Diagnosis) -> Result<PathBuf, Failure> {
+    let forms = Arc::new(Forms::of(&diagnosis)?);
+    let folder = state.config.data_dir.join("reports");
+    // The files first: whoever sees the incident as reported finds them. The store has it all, so that a file that
+    // cannot be written is a pity, not a failure.
+    for (end, content) in [("json", &forms.json), ("md", &forms.text), ("html", &forms.html)] {
+        let path = folder.join(format!("{id}.{end}"));
+        if let Err(error) = std::fs::write(&path, content) {
+            tracing::warn!(path = %path.display(), %error, "the report's file could not be written; it is in the store");
+        }
+    }
+    insist(state, id, || {
+        let forms = Arc::clone(&forms);
+        state.with_store(move |store| forms.keep(store, id))
+    })
+    .await?;
+    Ok(folder.join(format!("{id}.html")))
+}
+
+impl Worker {
+    /// Nothing is loaded yet.
+    pub fn new(library: Arc<Library>) -> Self {
+        Self { library, provider: OnceCell::new(), permit: Semaphore::new(1), waiting: AtomicU32::new(0) }
+    }
+
+    /// The provider, started once; none when no model is configured.
+    async fn provider(&self, config: &Config) -> Option<&Result<Arc<dyn Provider>, String>> {
+        if config.model.name == "none" {
+            return None;
+        }
+        let start = || async {
+            let dir = config.model.models_dir.as_deref();
+            engine::start(&config.model.name, dir, config.model.threads, config.model.timeout_s).await.map_err(|error| {
+                tracing::warn!(%error, "going on without a model");
+                error.to_string()
+            })
+        };
+        Some(self.provider.get_or_init(start).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incidents_that_wait_for_the_model_share_what_is_left_of_their_minute() {
+        assert_eq!(patience(12.0, 0, false), 43.0);
+        assert_eq!(patience(300.0, 0, false), LEAST_MODEL_S, "an old incident");
+        // Five at once: each in its turn uses up its share.
+        let last = (0..5).rev().fold(12.0, |passed, others| passed + patience(passed, others, others < 4));
+        assert!((54.0..56.0).contains(&last), "the last after {last} s");
+    }
+}
