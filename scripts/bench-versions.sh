@@ -9,7 +9,7 @@ echo "| PostgreSQL | case | injected | named | standing | culprits | window IoU 
 echo "|---|---|---|---|---|---|---|"
 for major in 13 14 15 16 17 18; do
     if "$galen" lab record --suite "$suite" --out "$out/$major" --server-bin "$major" ${BENCH_FLAGS:-} 2>"$out/$major.log"; then
-        "$galen" lab check "$out/$major" 2>/dev/null | sed -n "s/^| \([^-]\)/| $major | \1/p" | grep -v "| case |"
+        "$galen" lab check "$out/$major" 2>/dev/null | awk -v version="$major" 'NR > 2 { print "| " version " " $0 }'
     else
         echo "| $major | $(tail -n 1 "$out/$major.log" | tr '|' '/') | | | | | |"
     fi
