@@ -5,7 +5,7 @@ GALEN_MODELS_DIR ?= $(HOME)/.cache/galen/models
 export GALEN_MODELS_DIR
 GALEN = $(or $(CARGO_TARGET_DIR),target)/release/galen
 
-.PHONY: help demo test lint bench bench-faults build model deps clean
+.PHONY: help demo test lint bench bench-faults bench-lab bench-versions build model servers deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -34,11 +34,24 @@ bench: build ## print the figures of the speed budget
 	$(GALEN) bench replay
 	$(GALEN) bench intake
 	cargo test --release --locked --package galen-tools the_bill_of_a_minute -- --ignored --nocapture
+	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
+	$(GALEN) demo --fault blocking_transaction --no-model 2>&1 >/dev/null | grep -E 'named|daemon:'
+	$(GALEN) demo --fault blocking_transaction --model smollm2-135m 2>&1 >/dev/null | grep -E 'named|daemon:'
 
 bench-faults: build ## live results of every demo fault for each model, as a table (about 40 minutes)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
 	scripts/bench-faults.sh $(GALEN)
+
+servers: ## fetch PostgreSQL 13 to 18 for the lab: make servers VERSIONS="16 18"
+	@scripts/servers.sh $(VERSIONS)
+
+bench-lab: build ## record and diagnose a suite of the lab: make bench-lab SUITE=all OUT=captures (all: about two hours)
+	$(GALEN) lab record --suite $(or $(SUITE),quick) --out $(or $(OUT),lab-captures)
+	$(GALEN) lab check $(or $(OUT),lab-captures)
+
+bench-versions: build servers ## record and diagnose a fault on PostgreSQL 13 to 18, as a table (about 12 minutes)
+	@scripts/bench-versions.sh $(GALEN)
 
 clean: ## remove what was built
 	cargo clean

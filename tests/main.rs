@@ -6,5 +6,8 @@
 mod cli;
 mod dbot;
 mod doors;
+mod evaluation;
+mod lab;
+mod learn;
 mod live;
 mod support;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use jiff::fmt::strtime;
 
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
 use galen_tools::capture::TARGET;
@@ -15,12 +14,14 @@ use crate::llm::Provider;
 use crate::narrate;
 use crate::panel::Opinion;
 use crate::report::{
-    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, Status, TreeSize,
+    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, Status, TreeSize, clock,
 };
 use crate::search::{Hypothesis, Search, round};
 
 /// A cause is named from this probability on.
 const NAMED: f64 = 0.5;
+/// A cause is ruled out below this probability.
+const RULED_OUT: f64 = 0.2;
 /// At most this many root causes are named.
 const MOST_CAUSES: usize = 4;
 /// At most this many charts and culprits a cause.
@@ -97,8 +98,8 @@ fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
     report.root_causes = root_causes;
     if let Some(first) = report.root_causes.first() {
         report.status = Status::Diagnosed;
-        let clock = first.since.clone().unwrap_or_else(|| report.window.start.clone());
-        report.headline = format!("{}: {} Since {}.", first.title, first.summary, clock_of(&clock));
+        let since = first.since.clone().unwrap_or_else(|| report.window.start.clone());
+        report.headline = format!("{}: {} Since {}.", first.title, first.summary, clock(&since));
     } else if let Some(why) = unseen(case) {
         report.status = Status::Undetermined;
         report.headline = why;
@@ -109,6 +110,10 @@ fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
             format!("No signal left its usual range, but {:.0} % of the load comes from statements that cannot be parsed.", unread * 100.0);
         report.collect_next = collect_next(case);
         report.collect_next.push("the texts of these statements as the server ran them (pg_stat_statements keeps them whole)".into());
+    } else if let Some(why) = doubt(case).filter(|_| quiet) {
+        report.status = Status::Undetermined;
+        report.headline = why;
+        report.collect_next = collect_next(case);
     } else if quiet {
         report.status = Status::Healthy;
         report.headline = format!("Nothing is wrong with {}: no signal left its usual range.", case.capture.manifest.target);
@@ -126,9 +131,41 @@ fn unseen(case: &Case<'_>) -> Option<String> {
     if let Some(gap) = manifest.missing.iter().find(|m| m.what == TARGET) {
         return Some(format!("{} cannot be reached: {}.", manifest.target, gap.why.trim_end_matches('.')));
     }
+    // A role that sees neither sessions nor their waits misses whoever queues behind a lock.
+    let quiet = case.detection.abnormal.is_empty();
+    if let Some(gap) = manifest.missing.iter().find(|m| quiet && m.what == "pg_monitor" && m.at.is_none()) {
+        return Some(format!("No signal left its usual range, but {}.", gap.why.trim_end_matches('.')));
+    }
     // Below this the detector cannot tell usual from unusual.
     let nothing = case.capture.series.values().all(|s| s.times.len() < detect::LEAST_SAMPLES) && case.capture.sessions.is_empty();
     (nothing && case.capture.statements.is_empty()).then(|| format!("Too little was seen of {} to tell.", manifest.target))
+}
+
+/// Why a capture without abnormal signals is not called healthy: it is too short, Galen's own detector had raised the
+/// alarm, or the server is as busy as it can be and nothing shows whether it always is.
+fn doubt(case: &Case<'_>) -> Option<String> {
+    let manifest = &case.capture.manifest;
+    let seconds = case.capture.span().map_or(0.0, |s| s.seconds());
+    if seconds < case.options.detect.warm_up_s {
+        return Some(format!("Only {seconds:.0} s of {} were seen: too little to tell usual from unusual.", manifest.target));
+    }
+    let quiet = case.detection.quiet.as_deref().unwrap_or("no signal left its usual range");
+    if let Some(alarm) = case.capture.alerts.iter().find(|a| a.source == "detector") {
+        return Some(format!("The detector raised the alarm ({}), but over the whole window {quiet}.", alarm.summary));
+    }
+    let fact = |name: &str| case.board.facts().get(name).and_then(serde_json::Value::as_f64);
+    let (cpus, active) = (f64::from(manifest.cpus?), fact("load_profile.aas")?);
+    if manifest.origin != "live" || active < cpus {
+        return None;
+    }
+    let heaviest = case.say("; statement {{ top_statement.query_id }} takes {{ top_statement.share|pct }} of the time", None);
+    Some(format!(
+        "Nothing changed while {} was watched, but {} sessions are active at a time on {cpus} CPUs{}: without a calm stretch to compare with, \
+         whether that is usual cannot be told.",
+        manifest.target,
+        galen_knowledge::template::number(active),
+        heaviest.unwrap_or_default()
+    ))
 }
 
 /// Share of the load in statements that cannot be parsed.
@@ -160,8 +197,13 @@ fn collect_next(case: &Case<'_>) -> Vec<String> {
     let mut open: Vec<(&String, &Hypothesis)> = case.search.hypotheses().iter().collect();
     open.sort_by(|a, b| b.1.belief.probability().total_cmp(&a.1.belief.probability()));
     for (id, hypothesis) in open.into_iter().take(4) {
-        for tested in hypothesis.with_verdict(Verdict::Inconclusive).take(1) {
-            wanted.push(format!("{id} ({:.0} %): {}", hypothesis.belief.probability() * 100.0, tested.outcome.reason));
+        let Some(cause) = case.library.catalog.get(id) else { continue };
+        let unseen = hypothesis.with_verdict(Verdict::Inconclusive).map(|t| &cause.test[t.test]).find_map(|test| {
+            let why = case.board.of_tool(&test.tool)?.observation.no_data.clone()?;
+            Some(format!("what {} needs: {why}", test.tool))
+        });
+        if let Some(need) = unseen {
+            wanted.push(format!("{}, to settle {} ({:.0} %)", need, cause.title.to_lowercase(), hypothesis.belief.probability() * 100.0));
         }
     }
     if case.detection.baseline.is_none() {
@@ -272,10 +314,10 @@ fn remedy(case: &Case<'_>, recipe: &Recipe) -> Option<Remedy> {
     let measured = recipe.measured.as_deref().and_then(|m| case.say(m, None));
     Some(Remedy {
         title: case.say(&recipe.title, None)?,
-        sql: case.say(&recipe.sql, None)?,
+        sql: case.say_sql(&recipe.sql)?,
         lock: case.say(&recipe.lock, None)?,
-        rollback: case.say(&recipe.rollback, None)?,
-        verify: case.say(&recipe.verify, None)?,
+        rollback: case.say_sql(&recipe.rollback)?,
+        verify: case.say_sql(&recipe.verify)?,
         evidence: if measured.is_some() { case.board.id_of("index_advice").into_iter().collect() } else { Vec::new() },
         effect: measured.or_else(|| case.say(&recipe.effect, None))?,
     })
@@ -290,7 +332,8 @@ fn reviews(case: &Case<'_>, cause: &Cause, hypothesis: &Hypothesis, opinion: &Op
         let strongest = rivals.iter().max_by(|a, b| a.1.belief.probability().total_cmp(&b.1.belief.probability()));
         let Some((rival, belief)) = strongest.map(|(id, h)| (*id, h.belief.probability())) else { continue };
         let explained = cause.explains.iter().any(|e| e.cause == **rival);
-        let contested = belief >= NAMED && !explained;
+        // A rival that is neither ruled out nor explained by this cause leaves its expert undecided.
+        let contested = belief >= RULED_OUT && !explained;
         let vote = opinion.votes.iter().find(|v| v.expert == invited.expert.id && v.cause == cause.id);
         let mut reason = format!("the strongest rival of its domain, {rival}, stands at {:.0} %", belief * 100.0);
         if explained && belief >= NAMED {
@@ -328,7 +371,7 @@ fn ruled_out(case: &Case<'_>, named: &[String], consequences: &[Consequence]) ->
         .search
         .hypotheses()
         .iter()
-        .filter(|(id, h)| !named.contains(id) && !consequences.iter().any(|c| c.cause == **id) && h.belief.probability() < 0.2)
+        .filter(|(id, h)| !named.contains(id) && !consequences.iter().any(|c| c.cause == **id) && h.belief.probability() < RULED_OUT)
         .filter_map(|(id, h)| {
             let refuting = h.with_verdict(Verdict::Refuted).next()?;
             let entry = RuledOut {
@@ -375,6 +418,8 @@ fn charts(case: &Case<'_>, causes: &[RootCause], window: Window) -> Vec<Chart> {
     if wanted.is_empty() {
         wanted.extend(["active_sessions", "tps"].map(|s| (s.to_owned(), vec!["E1".to_owned()])));
     }
+    // A quiet capture has no stretch to shade.
+    let shade = if case.detection.abnormal.is_empty() { Window { start: 0, end: 0 } } else { window };
     let mut charts: Vec<Chart> = Vec::new();
     for (signal, evidence) in wanted {
         let Some(series) = case.capture.series.get(&signal).filter(|s| s.values.len() > 2) else { continue };
@@ -385,8 +430,8 @@ fn charts(case: &Case<'_>, causes: &[RootCause], window: Window) -> Vec<Chart> {
             unit: series.unit.clone(),
             times: series.times.clone(),
             values: series.values.iter().map(|v| round(*v)).collect(),
-            from: window.start,
-            to: window.end,
+            from: shade.start,
+            to: shade.end,
             baseline: case.detection.abnormal.iter().find(|a| a.signal == signal).and_then(|a| a.baseline),
             signal,
             evidence,
@@ -402,7 +447,7 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     if !strongest.is_empty() {
         let text = format!(
             "Since {}, {} abnormal: {}.",
-            clock_of(&report.window.start),
+            clock(&report.window.start),
             counted(case.detection.abnormal.len()),
             strongest.join("; ")
         );
@@ -418,7 +463,8 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let first = report.root_causes.first().and_then(|c| case.library.catalog.get(&c.cause));
     let alike = |r: &&RuledOut| first.is_some_and(|c| c.confused_with.iter().any(|x| x.cause == r.cause)) && !r.evidence.is_empty();
     for entry in report.ruled_out.iter().filter(alike).take(2) {
-        claims.push(Claim { text: format!("Not {}: {}", entry.cause, entry.reason), evidence: entry.evidence.clone() });
+        let title = case.library.catalog.get(&entry.cause).map_or_else(|| entry.cause.clone(), |c| c.title.to_lowercase());
+        claims.push(Claim { text: format!("Not {title}: {}", entry.reason), evidence: entry.evidence.clone() });
     }
     claims
 }
@@ -446,9 +492,4 @@ pub fn span_text(window: Window) -> Span {
 /// RFC 3339 in UTC, to the second (or millisecond where there is one).
 pub fn rfc3339(at: UnixMs) -> String {
     Timestamp::from_millisecond(at).map(|t| t.to_string()).unwrap_or_default()
-}
-
-/// `14:05:03 UTC` of an RFC 3339 text.
-fn clock_of(text: &str) -> String {
-    text.parse::<Timestamp>().ok().and_then(|t| strtime::format("%H:%M:%S UTC", t).ok()).unwrap_or_else(|| text.to_owned())
 }

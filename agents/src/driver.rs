@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use galen_knowledge::catalog::Catalog;
 use galen_knowledge::cause::{Cause, Test, Verdict};
 use galen_knowledge::chunk::KnowledgeChunk;
-use galen_knowledge::condition::Condition;
 use galen_knowledge::graph::CauseGraph;
-use galen_knowledge::template::Sentences;
 use galen_tools::capture::Capture;
 use galen_tools::detect::{self, Abnormal, DetectOptions, Detection, Direction};
 use galen_tools::model::Window;
@@ -27,6 +25,7 @@ use crate::llm::skill::Skills;
 use crate::panel;
 use crate::report::Report;
 use crate::search::{Outcome, Search, Step};
+use crate::signature::{self, Signatures};
 
 /// How to diagnose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,6 +115,8 @@ pub struct Library {
     pub signals: SignalTable,
     /// Measured skill of models.
     pub skill: Skills,
+    /// Learnt signatures; `signature::extend` gives the catalog the tests that ask for them.
+    pub signatures: Signatures,
 }
 
 /// Diagnoses a capture. The same call serves a live target (its prober asks the server) and a replay
@@ -129,8 +130,17 @@ pub async fn diagnose(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Diagnosis {
     let mut detection = detect::detect(capture, &library.signals, &options.detect);
-    let called_from_outside = capture.alerts.iter().any(|a| a.source != "detector");
-    let worth_a_search = detection.window.is_some() || called_from_outside || capture.manifest.origin != "live";
+    // The live detector watched for longer than the capture reaches back, and saw bursts that a median passes over.
+    let noticed = capture.alerts.iter().filter(|a| a.source == "detector").map(|a| a.starts_at).min();
+    if let Some(began) = noticed.filter(|_| detection.window.is_none()) {
+        let quiet = detection.quiet.take();
+        detection = Detection { quiet, ..detect::detect_since(capture, &library.signals, &options.detect, began) };
+    }
+    // Whoever raised the alert, Galen's own detector included, is owed a search.
+    // A crash may be over so fast that no signal shows it.
+    let restarted = capture.events.iter().any(|e| e.kind == "restart" || e.kind.starts_with("role_changed"));
+    let asked = !capture.alerts.is_empty() || restarted || capture.manifest.origin != "live";
+    let worth_a_search = detection.window.is_some() || asked;
     if detection.window.is_none() && worth_a_search {
         detection.window = capture.span();
         detection.baseline = None;
@@ -173,7 +183,6 @@ pub struct Case<'a> {
     pub panel: Vec<(Invited, u64)>,
     prober: &'a dyn Prober,
     progress: &'a (dyn Fn(Progress) + Send + Sync),
-    sentences: Sentences,
     probe_ms: f64,
 }
 
@@ -198,7 +207,6 @@ impl<'a> Case<'a> {
             panel: Vec::new(),
             prober,
             progress,
-            sentences: Sentences::default(),
             probe_ms: 0.0,
         }
     }
@@ -210,13 +218,19 @@ impl<'a> Case<'a> {
 
     /// Renders a sentence of the catalog; none when a fact it needs is missing.
     pub fn say(&self, template: &str, tool: Option<&str>) -> Option<String> {
-        let text = self.sentences.render(template, self.board.context_for(tool)).ok()?;
+        let text = self.library.catalog.prepared().sentences().render_value(template, self.board.context_for(tool)).ok()?;
+        Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    }
+
+    /// Renders a statement of a remedy, with every value quoted as its place demands.
+    pub fn say_sql(&self, template: &str) -> Option<String> {
+        let text = self.library.catalog.prepared().statements().render(template, self.board.context_for(None)).ok()?;
         Some(text.trim().to_owned()).filter(|t| !t.is_empty())
     }
 
     /// Judges a condition over all facts, namespaced by tool.
     pub fn holds(&self, condition: &str) -> Option<bool> {
-        Condition::parse(condition).ok()?.holds(self.board.facts())
+        self.library.catalog.prepared().holds(condition, self.board.facts())
     }
 
     /// Milliseconds that probes of this diagnosis cost the target.
@@ -251,9 +265,10 @@ impl<'a> Case<'a> {
         }
         self.tell(Progress::ExpertsChosen { experts: experts.iter().map(|i| i.expert.id.clone()).collect() });
         let first = self.panel.len();
+        let abnormal = directions(self.detection);
         for invited in experts {
             for cause in self.library.catalog.iter().filter(|c| invited.expert.owns(&c.domain)) {
-                self.search.open(&invited.expert.id, &cause.id, symptoms(cause, self.detection));
+                self.search.open(&invited.expert.id, &cause.id, symptoms(cause, &abnormal));
             }
             self.panel.push((invited, 0));
         }
@@ -281,7 +296,14 @@ impl<'a> Case<'a> {
         let wanted: BTreeSet<&str> = tools.iter().copied().filter(|t| !self.board.has(t)).collect();
         let scene = Scene { capture: self.capture, detection: self.detection, prober: self.prober };
         let affordable = self.probe_ms < self.options.max_probe_ms;
-        let calls = wanted.iter().map(|tool| async { if affordable { observe::observe(tool, &scene).await } else { refused(tool) } });
+        let (table, learnt) = (&self.library.signals, &self.library.signatures);
+        let calls = wanted.iter().map(|tool| async {
+            match *tool {
+                signature::TOOL => signature::observe(scene.capture, scene.detection, learnt, table),
+                tool if affordable => observe::observe(tool, &scene).await,
+                tool => refused(tool),
+            }
+        });
         for observation in join_all(calls).await {
             self.probe_ms += observation.cost_ms;
             self.board.publish(observation);
@@ -291,7 +313,8 @@ impl<'a> Case<'a> {
     fn judge(&mut self, expert: usize, step: &Step) {
         let Some(test) = self.test_of(step) else { return };
         let facts = self.board.facts_for(&test.tool);
-        let holds = |condition: &str| Condition::parse(condition).ok().and_then(|c| c.holds(&facts)) == Some(true);
+        let prepared = self.library.catalog.prepared();
+        let holds = |condition: &str| prepared.holds(condition, &facts) == Some(true);
         let verdict = if holds(&test.supports) {
             Verdict::Supported
         } else if test.refutes.as_deref().is_some_and(holds) {
@@ -331,7 +354,11 @@ impl<'a> Case<'a> {
         };
         template.and_then(|t| self.say(t, Some(&test.tool))).unwrap_or_else(|| {
             let seen = self.board.of_tool(&test.tool).map(|e| e.lines.join("; ")).unwrap_or_default();
-            if seen.is_empty() { format!("{} does not decide it.", test.tool) } else { seen }
+            match verdict {
+                _ if seen.is_empty() => format!("{} does not decide it.", test.tool),
+                Verdict::Inconclusive => format!("{} does not decide it: {seen}", test.tool),
+                decided => format!("{} {} it: {seen}", test.tool, if decided == Verdict::Supported { "supports" } else { "refutes" }),
+            }
         })
     }
 
@@ -364,17 +391,22 @@ fn refused(tool: &str) -> Observation {
     }
 }
 
+/// Abnormal signals, with and without their labels, and whether they rose.
+fn directions(detection: &Detection) -> BTreeSet<(&str, bool)> {
+    let rose = |a: &Abnormal| a.direction == Direction::Up;
+    let names = detection.abnormal.iter().flat_map(|a| {
+        let bare = a.signal.split('{').next().unwrap_or_default();
+        [(a.signal.as_str(), rose(a)), (bare, rose(a))]
+    });
+    names.collect()
+}
+
 /// Likelihood ratio of the symptoms: what a cause predicts and is abnormal speaks for it, mildly.
-fn symptoms(cause: &Cause, detection: &Detection) -> f64 {
-    if detection.abnormal.is_empty() {
+fn symptoms(cause: &Cause, abnormal: &BTreeSet<(&str, bool)>) -> f64 {
+    if abnormal.is_empty() {
         return 1.0;
     }
-    let matches = |signal: &str, direction: &str| {
-        detection.abnormal.iter().any(|a| {
-            let bare = a.signal.split('{').next().unwrap_or_default();
-            (a.signal == signal || bare == signal) && (a.direction == Direction::Up) == (direction == "up")
-        })
-    };
+    let matches = |signal: &str, direction: &str| abnormal.contains(&(signal, direction == "up"));
     match cause.symptom.iter().filter(|s| matches(&s.signal, &s.direction)).count() {
         0 => 0.5,
         1 => 1.4,
@@ -397,7 +429,9 @@ fn detector_observation(detection: &Detection, capture: &Capture) -> Observation
         observation.facts.insert("window_s".into(), ((end - start) / 1000).into());
     }
     let lines: Vec<serde_json::Value> = detection.abnormal.iter().take(8).map(|a| describe(a).into()).collect();
-    observation.facts.insert("signals".into(), lines.into());
+    if !lines.is_empty() {
+        observation.facts.insert("signals".into(), lines.into());
+    }
     if let Some(quiet) = &detection.quiet {
         observation.facts.insert("quiet".into(), quiet.clone().into());
     }
@@ -414,7 +448,7 @@ pub fn describe(abnormal: &Abnormal) -> String {
         "1/s" => format!("{}/s", galen_knowledge::template::number(value)),
         unit => format!("{} {unit}", galen_knowledge::template::number(value)).trim().to_owned(),
     };
-    match abnormal.baseline {
+    match abnormal.baseline.filter(|b| quantity(*b) != quantity(abnormal.observed)) {
         Some(baseline) => format!("{} {verb} from {} to {}", abnormal.signal, quantity(baseline), quantity(abnormal.observed)),
         None => format!("{} is at {}", abnormal.signal, quantity(abnormal.observed)),
     }

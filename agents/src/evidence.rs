@@ -2,10 +2,11 @@
 //! what the others found; nobody makes the same call twice.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde_json::Value;
+use minijinja::value::{Object, Serde, Value};
 
-use galen_knowledge::condition::Facts;
+use galen_knowledge::condition::{Facts, Lookup};
 use galen_tools::observe::{Observation, digest};
 
 use crate::report::Evidence;
@@ -17,6 +18,34 @@ pub struct Board {
     by_tool: BTreeMap<String, usize>,
     /// Facts of all tools, namespaced `tool.fact`.
     facts: Facts,
+    /// Facts by tool, for sentences.
+    shown: Arc<BTreeMap<String, Value>>,
+}
+
+/// Facts that a test sees: its own tool's first, all others namespaced.
+pub struct Seen<'b> {
+    own: Option<&'b Facts>,
+    all: &'b Facts,
+}
+
+impl Lookup for Seen<'_> {
+    fn fact(&self, name: &str) -> Option<&serde_json::Value> {
+        self.own.and_then(|own| own.get(name)).or_else(|| self.all.get(name))
+    }
+}
+
+/// What a sentence sees: `{tool: {fact: value}}`, with the facts of one tool at top level too.
+#[derive(Debug)]
+struct Shown {
+    own: Option<Value>,
+    tools: Arc<BTreeMap<String, Value>>,
+}
+
+impl Object for Shown {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let own = self.own.as_ref().and_then(|own| own.get_item(key).ok()).filter(|v| !v.is_undefined());
+        own.or_else(|| self.tools.get(key.as_str()?).cloned())
+    }
 }
 
 impl Board {
@@ -34,6 +63,7 @@ impl Board {
         for (name, value) in &observation.facts {
             self.facts.insert(format!("{}.{name}", observation.tool), value.clone());
         }
+        Arc::make_mut(&mut self.shown).insert(observation.tool.clone(), Value::from(Serde(&observation.facts)));
         self.by_tool.insert(observation.tool.clone(), self.entries.len());
         let lines = match &observation.no_data {
             Some(reason) => vec![format!("no data: {reason}")],
@@ -64,12 +94,8 @@ impl Board {
     }
 
     /// Facts a test sees: its own tool's at top level, all others namespaced.
-    pub fn facts_for(&self, tool: &str) -> Facts {
-        let mut facts = self.facts.clone();
-        if let Some(entry) = self.of_tool(tool) {
-            facts.extend(entry.observation.facts.clone());
-        }
-        facts
+    pub fn facts_for(&self, tool: &str) -> Seen<'_> {
+        Seen { own: self.of_tool(tool).map(|entry| &entry.observation.facts), all: &self.facts }
     }
 
     /// All facts, namespaced `tool.fact`.
@@ -79,14 +105,7 @@ impl Board {
 
     /// All facts as a tree `{tool: {fact: value}}`, with those of `tool` at top level too: what sentences see.
     pub fn context_for(&self, tool: Option<&str>) -> Value {
-        let mut root = serde_json::Map::new();
-        for entry in &self.entries {
-            let facts: serde_json::Map<String, Value> = entry.observation.facts.clone().into_iter().collect();
-            root.insert(entry.observation.tool.clone(), Value::Object(facts));
-        }
-        if let Some(entry) = tool.and_then(|t| self.of_tool(t)) {
-            root.extend(entry.observation.facts.clone());
-        }
-        Value::Object(root)
+        let own = tool.and_then(|t| self.shown.get(t)).cloned();
+        Value::from_object(Shown { own, tools: Arc::clone(&self.shown) })
     }
 }

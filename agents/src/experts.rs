@@ -1,5 +1,8 @@
 //! Experts are data: a domain of causes and a way to ask. They are chosen by what is abnormal.
 
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use galen_knowledge::catalog::Catalog;
@@ -34,7 +37,8 @@ pub struct Expert {
 impl Expert {
     /// All shipped experts, in a fixed order.
     pub fn all() -> Vec<Self> {
-        FILES.iter().filter_map(|text| toml::from_str(text).ok()).collect()
+        static ALL: LazyLock<Vec<Expert>> = LazyLock::new(|| FILES.iter().filter_map(|text| toml::from_str(text).ok()).collect());
+        ALL.clone()
     }
 
     /// True when the expert owns causes of this domain.
@@ -55,11 +59,12 @@ pub struct Invited {
 /// Splits the experts into those invited at once and those on call, by how many abnormal signals
 /// belong to causes of their domain.
 pub fn choose(abnormal: &[Abnormal], catalog: &Catalog, graph: &CauseGraph<'_>) -> (Vec<Invited>, Vec<Invited>) {
+    let domains: Vec<BTreeSet<&str>> = abnormal.iter().map(|a| domains_of(&a.signal, catalog, graph)).collect();
     let mut ranked: Vec<(usize, Invited)> = Expert::all()
         .into_iter()
         .map(|expert| {
-            let hits: Vec<&str> =
-                abnormal.iter().filter(|a| concerns(&expert, &a.signal, catalog, graph)).map(|a| a.signal.as_str()).collect();
+            let concerned = abnormal.iter().zip(&domains).filter(|(_, domains)| domains.iter().any(|d| expert.owns(d)));
+            let hits: Vec<&str> = concerned.map(|(a, _)| a.signal.as_str()).collect();
             let because = match hits.len() {
                 0 => "invited to complete the panel".to_owned(),
                 n => format!("{n} abnormal signals of its domain, {} first", hits[0]),
@@ -74,8 +79,9 @@ pub fn choose(abnormal: &[Abnormal], catalog: &Catalog, graph: &CauseGraph<'_>) 
     (strip(ranked), strip(on_call))
 }
 
-fn concerns(expert: &Expert, signal: &str, catalog: &Catalog, graph: &CauseGraph<'_>) -> bool {
-    graph.causes_of_signal(signal).iter().filter_map(|id| catalog.get(id)).any(|cause| expert.owns(&cause.domain))
+/// Domains of the causes that move a signal.
+fn domains_of<'c>(signal: &str, catalog: &'c Catalog, graph: &CauseGraph<'_>) -> BTreeSet<&'c str> {
+    graph.causes_of_signal(signal).iter().filter_map(|id| catalog.get(id)).map(|cause| cause.domain.as_str()).collect()
 }
 
 #[cfg(test)]

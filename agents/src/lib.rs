@@ -12,3 +12,4 @@ mod narrate;
 pub mod panel;
 pub mod report;
 pub mod search;
+pub mod signature;

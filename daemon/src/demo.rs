@@ -110,11 +110,16 @@ async fn play(args: &Args, scenario: &Scenario) -> Result<(), Failure> {
     };
     let status = daemon.report(&stage, incident).await?;
     let files = daemon.collect(incident, &args.fault, &scenario.fault.causes, args.out.as_deref()).await?;
+    let memory = daemon.peak_memory_mb();
     steady.stop().await;
     daemon.stop().await;
     cluster.stop().await;
     stage.done();
-    show(args, scenario, &status, &files)
+    show(args, scenario, &status, &files)?;
+    if let Some(mb) = memory {
+        eprintln!("daemon:  {mb:.0} MB of memory at the most, the model's process apart");
+    }
+    Ok(())
 }
 
 fn lab_failure(error: anyhow::Error) -> Failure {
@@ -188,6 +193,13 @@ impl Daemon {
         let daemon = Self { child, socket: folder.join("galen.sock"), folder: folder.to_owned(), http };
         daemon.ready().await?;
         Ok(daemon)
+    }
+
+    /// Most memory the daemon's process ever held (`VmHWM`), megabytes.
+    fn peak_memory_mb(&self) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
+        let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kb| kb * 1024.0 / 1e6)
     }
 
     async fn ready(&self) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use galen_agents::driver::Library;
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, Provider};
+use galen_agents::signature::{self, Signatures};
 use galen_knowledge::catalog::Catalog;
 use galen_tools::signals::SignalTable;
 
@@ -15,6 +16,8 @@ use crate::failure::Failure;
 
 /// Name of the file in the data folder that holds the skill measured on this machine.
 pub const SKILL_FILE: &str = "skill.toml";
+/// Name of the file in the data folder that holds signatures learnt with `galen learn`.
+pub const SIGNATURES_FILE: &str = "signatures.toml";
 
 /// Causes, runbooks, signals as shipped, and the skill of models: as shipped, and as measured here where it was.
 ///
@@ -33,7 +36,23 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
             Skills::load(&measured).map_err(|e| Failure::config(format!("{e}; measure again with `galen model calibrate --write`")))?;
         skill.overlay(here);
     }
-    Ok(Library { chunks, skill, signals, catalog })
+    let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default() };
+    let learnt = data_dir.join(SIGNATURES_FILE);
+    if learnt.exists() { with_signatures(library, &learnt) } else { Ok(library) }
+}
+
+/// The library with learnt signatures from a file, instead of those that it had.
+///
+/// # Errors
+/// Configuration, when the file cannot be read.
+pub fn with_signatures(mut library: Library, file: &Path) -> Result<Library, Failure> {
+    let signatures = Signatures::load(file).map_err(Failure::config)?;
+    if !library.signatures.is_empty() {
+        library.catalog = Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+    }
+    signature::extend(&mut library.catalog, &signatures);
+    library.signatures = signatures;
+    Ok(library)
 }
 
 /// Starts a model in its supervised process.

@@ -2,16 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::cause::Cause;
 use crate::error::KnowledgeError;
+use crate::prepared::Prepared;
 
 include!(concat!(env!("OUT_DIR"), "/causes.rs"));
 
 /// All causes by id.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Catalog {
     causes: BTreeMap<String, Cause>,
+    prepared: Arc<Prepared>,
+}
+
+impl PartialEq for Catalog {
+    fn eq(&self, other: &Self) -> bool {
+        self.causes == other.causes
+    }
 }
 
 impl Catalog {
@@ -45,7 +54,13 @@ impl Catalog {
 
     /// Adds or replaces one cause.
     pub fn add(&mut self, cause: Cause) {
+        Arc::make_mut(&mut self.prepared).add(&cause);
         self.causes.insert(cause.id.clone(), cause);
+    }
+
+    /// Its conditions and sentences, parsed.
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
     }
 
     /// A cause by id.

@@ -8,6 +8,18 @@ use serde_json::Value;
 /// Named facts, as an observation gives them.
 pub type Facts = BTreeMap<String, Value>;
 
+/// Somebody who knows facts by name.
+pub trait Lookup {
+    /// A fact; none where it is missing.
+    fn fact(&self, name: &str) -> Option<&Value>;
+}
+
+impl Lookup for Facts {
+    fn fact(&self, name: &str) -> Option<&Value> {
+        self.get(name)
+    }
+}
+
 /// A parsed condition such as `seq_tup_read_ratio > 4 and not index_exists`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
@@ -45,7 +57,7 @@ impl Condition {
     }
 
     /// Evaluates over facts: `None` when it depends on a fact that is missing.
-    pub fn holds(&self, facts: &Facts) -> Option<bool> {
+    pub fn holds(&self, facts: &impl Lookup) -> Option<bool> {
         truth(&eval(&self.root, facts)?)
     }
 
@@ -84,11 +96,11 @@ fn truth(value: &Value) -> Option<bool> {
     }
 }
 
-fn eval(expr: &Expr, facts: &Facts) -> Option<Value> {
+fn eval(expr: &Expr, facts: &impl Lookup) -> Option<Value> {
     match expr {
-        Expr::Fact(name) => facts.get(name).filter(|v| !v.is_null()).cloned(),
+        Expr::Fact(name) => facts.fact(name).filter(|v| !v.is_null()).cloned(),
         Expr::Const(value) => Some(value.clone()),
-        Expr::Known(name) => Some(Value::Bool(facts.get(name).is_some_and(|v| !v.is_null()))),
+        Expr::Known(name) => Some(Value::Bool(facts.fact(name).is_some_and(|v| !v.is_null()))),
         Expr::Not(inner) => Some(Value::Bool(!truth(&eval(inner, facts)?)?)),
         Expr::And(a, b) => kleene(a, b, facts, false),
         Expr::Or(a, b) => kleene(a, b, facts, true),
@@ -107,7 +119,7 @@ fn eval(expr: &Expr, facts: &Facts) -> Option<Value> {
 }
 
 /// Conjunction and disjunction that are decided by one side alone where one side is unknown.
-fn kleene(a: &Expr, b: &Expr, facts: &Facts, decisive: bool) -> Option<Value> {
+fn kleene(a: &Expr, b: &Expr, facts: &impl Lookup, decisive: bool) -> Option<Value> {
     let a = eval(a, facts).and_then(|v| truth(&v));
     if a == Some(decisive) {
         return Some(Value::Bool(decisive));

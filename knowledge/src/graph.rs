@@ -1,5 +1,7 @@
 //! The cause graph: which causes follow from which, which signals belong to which (petgraph).
 
+use std::collections::BTreeMap;
+
 use petgraph::graphmap::DiGraphMap;
 
 use crate::catalog::Catalog;
@@ -18,15 +20,19 @@ pub enum Link {
 /// Causes and signals by name, linked.
 pub struct CauseGraph<'c> {
     graph: DiGraphMap<&'c str, Link>,
+    /// Causes by the signal that they move.
+    movers: BTreeMap<&'c str, Vec<&'c str>>,
 }
 
 impl<'c> CauseGraph<'c> {
     /// Builds the graph of a catalog.
     pub fn new(catalog: &'c Catalog) -> Self {
         let mut graph = DiGraphMap::new();
+        let mut movers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for cause in catalog.iter() {
             for symptom in &cause.symptom {
                 graph.add_edge(cause.id.as_str(), symptom.signal.as_str(), Link::Moves);
+                movers.entry(&symptom.signal).or_default().push(&cause.id);
             }
             for confusion in &cause.confused_with {
                 graph.add_edge(cause.id.as_str(), confusion.cause.as_str(), Link::ConfusedWith);
@@ -35,19 +41,18 @@ impl<'c> CauseGraph<'c> {
                 graph.add_edge(cause.id.as_str(), follow.cause.as_str(), Link::Explains);
             }
         }
-        Self { graph }
+        Self { graph, movers }
     }
 
     /// Ids of the causes that move a signal; labels of the signal may be left out on either side.
     pub fn causes_of_signal(&self, signal: &str) -> Vec<&'c str> {
         let bare = signal.split('{').next().unwrap_or(signal);
-        let mut causes: Vec<&'c str> = self
-            .graph
-            .all_edges()
-            .filter(|(_, to, link)| **link == Link::Moves && (*to == signal || *to == bare))
-            .map(|(from, _, _)| from)
-            .collect();
+        let mut causes: Vec<&'c str> = self.movers.get(signal).into_iter().flatten().copied().collect();
+        if bare != signal {
+            causes.extend(self.movers.get(bare).into_iter().flatten());
+        }
         causes.sort_unstable();
+        causes.dedup();
         causes
     }
 

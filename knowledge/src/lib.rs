@@ -8,4 +8,6 @@ pub mod chunk;
 pub mod condition;
 pub mod error;
 pub mod graph;
+pub mod prepared;
+pub mod remedy_sql;
 pub mod template;

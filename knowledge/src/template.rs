@@ -1,11 +1,16 @@
 //! Sentences of the catalog: minijinja templates over facts, with filters that print numbers for people.
 
-use minijinja::value::Serde;
+use std::collections::HashMap;
+
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior};
 
 /// Renders the sentences of the catalog.
+#[derive(Debug, Clone)]
 pub struct Sentences {
     env: Environment<'static>,
+    /// Names of the templates that are parsed already, by source. The name itself says nothing: an ending would set escaping.
+    names: HashMap<String, String>,
 }
 
 impl Default for Sentences {
@@ -14,14 +19,8 @@ impl Default for Sentences {
         // A sentence about a fact that is not there is not said at all.
         env.set_undefined_behavior(UndefinedBehavior::Strict);
         env.set_fuel(Some(200_000));
-        env.add_filter("bytes", bytes);
-        env.add_filter("pct", |n: f64| format!("{} %", number(n * 100.0)));
-        env.add_filter("num", number);
-        env.add_filter("ms", millis);
-        env.add_filter("secs", |n: f64| millis(n * 1000.0));
-        env.add_filter("times", |n: f64| format!("{} times", number(n)));
-        env.add_filter("short", |text: String| short(&text, 120));
-        Self { env }
+        add_filters(&mut env);
+        Self { env, names: HashMap::new() }
     }
 }
 
@@ -31,7 +30,29 @@ impl Sentences {
     /// # Errors
     /// One line, when the template does not parse or names a fact that is missing.
     pub fn render(&self, template: &str, context: impl serde::Serialize) -> Result<String, String> {
-        self.env.render_str(template, Serde(context)).map_err(|e| e.to_string())
+        self.render_value(template, Value::from(Serde(context)))
+    }
+
+    /// As [`Sentences::render`], over a value of the template engine that can be used again.
+    ///
+    /// # Errors
+    /// As [`Sentences::render`].
+    pub fn render_value(&self, template: &str, context: Value) -> Result<String, String> {
+        let known = self.names.get(template).and_then(|name| self.env.get_template(name).ok());
+        match known {
+            Some(parsed) => parsed.render(context),
+            None => self.env.render_str(template, context),
+        }
+        .map_err(|e| e.to_string())
+    }
+
+    /// Parses a template once, for all its uses.
+    pub fn prepare(&mut self, template: &str) {
+        let name = format!("sentence {}", self.names.len());
+        // One that does not parse fails where it is used.
+        if !self.names.contains_key(template) && self.env.add_template_owned(name.clone(), template.to_owned()).is_ok() {
+            self.names.insert(template.to_owned(), name);
+        }
     }
 
     /// Checks that a template parses.
@@ -41,6 +62,17 @@ impl Sentences {
     pub fn check(&self, template: &str) -> Result<(), String> {
         self.env.template_from_str(template).map(|_| ()).map_err(|e| e.to_string())
     }
+}
+
+/// The filters that print values for people.
+pub(crate) fn add_filters(env: &mut Environment<'static>) {
+    env.add_filter("bytes", bytes);
+    env.add_filter("pct", |n: f64| format!("{} %", number(n * 100.0)));
+    env.add_filter("num", number);
+    env.add_filter("ms", millis);
+    env.add_filter("secs", |n: f64| millis(n * 1000.0));
+    env.add_filter("times", times);
+    env.add_filter("short", |text: String| short(&text, 120));
 }
 
 /// At most three significant digits, thousands grouped: `1,234,000`, `12.3`, `0.05`.
@@ -69,6 +101,11 @@ fn group(n: f64) -> String {
         out.push(digit);
     }
     if n < 0.0 { format!("-{out}") } else { out }
+}
+
+/// A ratio as `41.2 times`. Facts cap ratios at 1000: from there on the true one may be larger.
+fn times(n: f64) -> String {
+    if n >= 1000.0 { "more than 1,000 times".to_owned() } else { format!("{} times", number(n)) }
 }
 
 /// Bytes in binary units: `512 kB`, `64 MB`, `1.5 GB`.
@@ -127,6 +164,7 @@ mod tests {
         let sentences = Sentences::default();
         let facts = serde_json::json!({"table": "public.orders", "ratio": 41.2});
         assert_eq!(sentences.render("{{ table }} {{ ratio|times }}", &facts).unwrap(), "public.orders 41.2 times");
+        assert_eq!(times(1000.0), "more than 1,000 times");
         assert!(sentences.render("{{ nothing }}", &facts).is_err());
         assert!(sentences.render("{{ table", &facts).is_err());
     }

@@ -1,6 +1,25 @@
 //! Evaluation: what a benchmark measured, as scores in a hierarchy of capability, task and dataset.
 
+pub mod bootstrap;
+pub mod calibration;
+pub mod compare;
 pub mod dbot;
+pub mod dbsherlock;
+pub mod density;
+pub mod faithfulness;
+pub mod leaderboard;
+pub mod numeric;
+pub mod pass_until;
+pub mod plots;
+pub mod question;
+pub mod record;
+pub mod remedy;
+pub mod scaling;
+pub mod score;
+#[cfg(test)]
+mod score_fixture;
+pub mod split;
+pub mod tasks;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +46,29 @@ pub enum Capability {
     Remedy,
     /// Results that hold with missing metrics, red herrings and noise.
     Robustness,
+    /// Probabilities that keep their word.
+    Calibration,
     /// Time, probes and tokens.
     Cost,
+}
+
+impl Capability {
+    /// Name in snake case, as JSON has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Detection => "detection",
+            Self::Localisation => "localisation",
+            Self::RootCause => "root_cause",
+            Self::MultiCause => "multi_cause",
+            Self::Abstention => "abstention",
+            Self::Knowledge => "knowledge",
+            Self::Faithfulness => "faithfulness",
+            Self::Remedy => "remedy",
+            Self::Robustness => "robustness",
+            Self::Calibration => "calibration",
+            Self::Cost => "cost",
+        }
+    }
 }
 
 /// One measured figure, beside what a trivial method reaches on the same cases.

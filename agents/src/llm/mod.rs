@@ -6,6 +6,7 @@ mod gguf;
 mod lane;
 pub mod local;
 mod protocol;
+pub mod quantise;
 pub mod recorded;
 pub mod registry;
 pub mod skill;

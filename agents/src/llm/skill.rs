@@ -114,7 +114,7 @@ pub fn debias(scores: &[f64], null_scores: &[f64]) -> Vec<f64> {
 }
 
 /// Probabilities in proportion to the exponentials.
-pub(super) fn softmax(logs: &[f64]) -> Vec<f64> {
+pub(crate) fn softmax(logs: &[f64]) -> Vec<f64> {
     let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = logs.iter().map(|l| (l - top).exp()).collect();
     let sum: f64 = weights.iter().sum();

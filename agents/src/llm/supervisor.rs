@@ -221,6 +221,9 @@ impl Process {
             .args(["--context", &config.context.to_string()])
             .args(["--parent", &std::process::id().to_string()])
             .env_clear()
+            // Waiting threads give the processor back instead of spinning on it: beside a busy server the model is some
+            // ten times faster so (17-21 s instead of 137-231 s beside six busy processes on 2 cores).
+            .env("OMP_WAIT_POLICY", "passive")
             .envs(std::env::vars_os().filter(|(name, _)| harmless(&name.to_string_lossy())))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -52,15 +52,20 @@ fn draw(chart: &Chart, out: &mut String) -> Option<()> {
         .y_label_formatter(&|v| quantity(*v, &chart.unit))
         .draw()
         .ok()?;
-    let window = [(chart.from.max(first), 0.0), (chart.to.min(last), top)];
-    context.draw_series([Rectangle::new(window, SHADE.mix(0.12).filled())]).ok()?;
+    let shaded = chart.from < chart.to;
+    if shaded {
+        let window = [(chart.from.max(first), 0.0), (chart.to.min(last), top)];
+        context.draw_series([Rectangle::new(window, SHADE.mix(0.12).filled())]).ok()?;
+    }
     if let Some(baseline) = chart.baseline {
         context.draw_series(DashedLineSeries::new([(first, baseline), (last, baseline)], 5, 4, QUIET.stroke_width(1))).ok()?;
     }
     let points = chart.times.iter().copied().zip(chart.values.iter().copied());
     context.draw_series(LineSeries::new(points, LINE.stroke_width(2))).ok()?;
-    let style = ("sans-serif", 11).into_font().color(&SHADE).pos(Pos::new(HPos::Left, VPos::Top));
-    context.draw_series([Text::new("anomaly", (chart.from.max(first), top), style)]).ok()?;
+    if shaded {
+        let style = ("sans-serif", 11).into_font().color(&SHADE).pos(Pos::new(HPos::Left, VPos::Top));
+        context.draw_series([Text::new("anomaly", (chart.from.max(first), top), style)]).ok()?;
+    }
     root.present().ok()?;
     drop(context);
     drop(root);
@@ -103,6 +108,8 @@ mod tests {
         let drawn = svg(&chart);
         assert!(drawn.starts_with("<svg") && drawn.contains("MB/s") && drawn.contains("anomaly"));
         assert!(!drawn.contains("<script"));
+        (chart.from, chart.to) = (0, 0);
+        assert!(!svg(&chart).contains("anomaly"), "nothing is shaded where nothing is abnormal");
         chart.times.truncate(1);
         assert_eq!(svg(&chart), "");
     }

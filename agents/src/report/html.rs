@@ -16,6 +16,8 @@ pub fn render(report: &Report, tree: &[TreeNode]) -> String {
     env.set_auto_escape_callback(|_| AutoEscape::Html);
     env.add_filter("pct", |n: f64| format!("{:.0} %", n * 100.0));
     env.add_filter("pct1", |n: f64| format!("{:.1} %", n * 100.0));
+    env.add_filter("clock", |text: String| super::clock(&text));
+    env.add_filter("ticks", |text: String| Value::from_safe_string(ticks(&text)));
     env.add_filter("human", |value: Value, name: String| {
         let json = serde_json::to_value(&value).unwrap_or_default();
         galen_tools::observe::digest::humanise(&name, &json)
@@ -33,12 +35,23 @@ pub fn render(report: &Report, tree: &[TreeNode]) -> String {
         .collect();
     let mut branches = branches;
     branches.sort_by(|a, b| b["node"]["probability"].as_f64().unwrap_or(0.0).total_cmp(&a["node"]["probability"].as_f64().unwrap_or(0.0)));
-    let context = json!({"r": report, "charts": drawn, "branches": branches, "healthy": report.status == super::Status::Healthy});
+    let context = json!({"r": report, "charts": drawn, "branches": branches,
+        "title": report.title(), "window": report.window.words(), "healthy": report.status == super::Status::Healthy});
     let page = env.template_from_str(PAGE).and_then(|t| t.render(Serde(&context)));
     page.unwrap_or_else(|error| {
         tracing::error!(%error, "the page could not be rendered");
         format!("<!doctype html><pre>{}</pre>", escape(&super::markdown::render(report)))
     })
+}
+
+/// Escaped text in which words between single backquotes are code.
+fn ticks(text: &str) -> String {
+    let parts: Vec<String> = text.split('`').map(escape).collect();
+    if parts.len().is_multiple_of(2) {
+        return parts.join("`");
+    }
+    let marked = parts.iter().enumerate().map(|(i, part)| if i % 2 == 1 { format!("<code>{part}</code>") } else { part.clone() });
+    marked.collect()
 }
 
 fn escape(text: &str) -> String {

@@ -6,6 +6,8 @@ pub mod html;
 pub mod markdown;
 pub mod terminal;
 
+use jiff::Timestamp;
+use jiff::fmt::strtime;
 use serde::{Deserialize, Serialize};
 
 use galen_tools::capture::Missing;
@@ -55,6 +57,45 @@ pub struct Report {
     pub model: Option<String>,
     /// What happened to the model, when something did (`model process died: ...; went on without its votes`).
     pub model_note: Option<String>,
+}
+
+impl Report {
+    /// A few words for the top of a page: the root causes and since when; the headline where no cause is named.
+    pub fn title(&self) -> String {
+        match self.root_causes.first() {
+            Some(first) if self.status == Status::Diagnosed => {
+                let titles: Vec<&str> = self.root_causes.iter().map(|c| c.title.as_str()).collect();
+                let since = first.since.as_deref().unwrap_or(&self.window.start);
+                format!("{} since {}", titles.join("; "), clock(since))
+            }
+            _ => self.headline.clone(),
+        }
+    }
+
+    /// True when the summary has this very sentence: no need to print it again.
+    pub fn says(&self, sentence: &str) -> bool {
+        self.summary.iter().any(|claim| claim.text == sentence)
+    }
+}
+
+impl Span {
+    /// `2026-03-27, 02:38:13 to 02:38:24 UTC`; with both days when they differ, and as it stands when it is no time.
+    pub fn words(&self) -> String {
+        let day = |text: &str| text.split('T').next().unwrap_or_default().to_owned();
+        let (from, to) = (day(&self.start), day(&self.end));
+        if self.start.is_empty() {
+            String::new()
+        } else if from == to {
+            format!("{from}, {} to {}", clock(&self.start).trim_end_matches(" UTC"), clock(&self.end))
+        } else {
+            format!("{from}, {} to {to}, {}", clock(&self.start), clock(&self.end))
+        }
+    }
+}
+
+/// `14:05:03 UTC` of an RFC 3339 text; the text itself when it is none.
+pub fn clock(text: &str) -> String {
+    text.parse::<Timestamp>().ok().and_then(|t| strtime::format("%H:%M:%S UTC", t).ok()).unwrap_or_else(|| text.to_owned())
 }
 
 /// Start and end as RFC 3339 text in UTC.
@@ -193,7 +234,7 @@ pub struct Chart {
     pub unit: String,
     pub times: Vec<UnixMs>,
     pub values: Vec<f64>,
-    /// Anomalous window, to shade.
+    /// Anomalous window, to shade; empty (`from == to`) where nothing is abnormal.
     pub from: UnixMs,
     pub to: UnixMs,
     pub baseline: Option<f64>,
@@ -226,4 +267,24 @@ pub struct Bill {
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
     pub wall_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_and_windows_are_for_people() {
+        let span = |start: &str, end: &str| Span { start: start.into(), end: end.into() };
+        let mut report = Report { headline: "Nothing is wrong".into(), ..Report::default() };
+        assert_eq!(report.title(), "Nothing is wrong");
+        report.status = Status::Diagnosed;
+        report.window = span("2026-03-01T10:00:03.11Z", "2026-03-01T10:01:00Z");
+        report.root_causes = ["Bloat", "Spill"].map(|t| RootCause { title: t.into(), ..RootCause::default() }).to_vec();
+        assert_eq!(report.title(), "Bloat; Spill since 10:00:03 UTC");
+        assert_eq!(report.window.words(), "2026-03-01, 10:00:03 to 10:01:00 UTC");
+        let night = span("2026-03-01T23:59:00Z", "2026-03-02T00:01:00Z").words();
+        assert_eq!(night, "2026-03-01, 23:59:00 UTC to 2026-03-02, 00:01:00 UTC");
+        assert_eq!((span("", "").words(), clock("soon")), (String::new(), "soon".to_owned()));
+    }
 }

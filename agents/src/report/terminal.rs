@@ -7,6 +7,8 @@ use super::{Report, RootCause, Status};
 
 /// Ruled-out causes shown.
 const MOST_RULED_OUT: usize = 6;
+/// Lines of a remedy's statement shown.
+const MOST_LINES: usize = 8;
 
 struct Paint(bool);
 
@@ -32,15 +34,15 @@ impl Paint {
 pub fn render(report: &Report, colours: bool, width: usize) -> String {
     let paint = Paint(colours);
     let mut out = String::new();
-    let headline = wrap(&report.headline, width, "");
+    let headline = wrap(&report.title(), width, "");
     let shown = if report.status == Status::Healthy { paint.good(&headline) } else { paint.warn(&headline) };
     let _ = writeln!(out, "\n{shown}");
-    let _ = writeln!(out, "{}\n", paint.dim(&plain(&format!("{} · {} to {}", report.target, report.window.start, report.window.end))));
+    let _ = writeln!(out, "{}\n", paint.dim(&plain(&format!("{} · {}", report.target, report.window.words()))));
     for claim in &report.summary {
         let _ = writeln!(out, "{}", wrap(&format!("{} [{}]", claim.text, claim.evidence.join(" ")), width, "  "));
     }
     for cause in &report.root_causes {
-        root_cause(&mut out, cause, &paint, width);
+        root_cause(&mut out, report, cause, &paint, width);
     }
     for line in &report.collect_next {
         let _ = writeln!(out, "{}", wrap(&format!("collect: {line}"), width, "  "));
@@ -69,11 +71,13 @@ pub fn render(report: &Report, colours: bool, width: usize) -> String {
     out
 }
 
-fn root_cause(out: &mut String, cause: &RootCause, paint: &Paint, width: usize) {
+fn root_cause(out: &mut String, report: &Report, cause: &RootCause, paint: &Paint, width: usize) {
     let filled = (cause.probability * 20.0).round() as usize;
     let bar = format!("{}{}", "█".repeat(filled.min(20)), "░".repeat(20 - filled.min(20)));
     let _ = writeln!(out, "\n{} {bar} {:.0} %", paint.bold(&plain(&cause.title)), cause.probability * 100.0);
-    let _ = writeln!(out, "{}", wrap(&cause.summary, width, "  "));
+    if !report.says(&cause.summary) {
+        let _ = writeln!(out, "{}", wrap(&cause.summary, width, "  "));
+    }
     for claim in &cause.claims {
         let _ = writeln!(out, "{}", wrap(&format!("- {} [{}]", claim.text, claim.evidence.join(" ")), width, "  "));
     }
@@ -87,11 +91,17 @@ fn root_cause(out: &mut String, cause: &RootCause, paint: &Paint, width: usize) 
     }
     for remedy in cause.remedies.iter().take(2) {
         let _ = writeln!(out, "\n  {}", paint.bold(&format!("→ {}", plain(&remedy.title))));
-        for line in remedy.sql.lines().take(8) {
+        for line in remedy.sql.lines().take(MOST_LINES) {
             let _ = writeln!(out, "      {}", paint.with("36", &plain(line)));
+        }
+        let more = remedy.sql.lines().count().saturating_sub(MOST_LINES);
+        if more > 0 {
+            let _ = writeln!(out, "      {}", paint.dim(&format!("and {more} more lines in the full report")));
         }
         let _ = writeln!(out, "{}", wrap(&format!("lock: {}", remedy.lock), width, "    "));
         let _ = writeln!(out, "{}", wrap(&format!("effect: {}", remedy.effect), width, "    "));
+        let _ = writeln!(out, "{}", wrap(&format!("undo: {}", remedy.rollback), width, "    "));
+        let _ = writeln!(out, "{}", wrap(&format!("verify: {}", remedy.verify), width, "    "));
     }
 }
 

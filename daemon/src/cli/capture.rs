@@ -151,6 +151,9 @@ fn summarise(global: &Global, capture: &Capture, out: &std::path::Path) {
 pub struct DiagnoseArgs {
     #[command(flatten)]
     place: Place,
+    /// Learnt signatures to use instead of those in the data folder
+    #[arg(long, value_name = "FILE")]
+    signatures: Option<PathBuf>,
     /// How long to watch
     #[arg(long, alias = "since", default_value = "30s", value_parser = duration)]
     duration: Duration,
@@ -168,7 +171,10 @@ pub struct DiagnoseArgs {
 /// Watches a server and diagnoses it live.
 pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> Result<(), Failure> {
     let config = args.place.config(global)?;
-    let library = engine::library(&global.load()?.data_dir)?;
+    let mut library = engine::library(&global.load()?.data_dir)?;
+    if let Some(file) = &args.signatures {
+        library = engine::with_signatures(library, file)?;
+    }
     let provider = match &args.model {
         Some(name) => Some(engine::provider(name, None, 2, 60).await?),
         None => None,

@@ -15,8 +15,9 @@ use galen_tools::probe::Recorded as Answers;
 use super::{Global, duration};
 use crate::failure::Failure;
 use crate::lab::batch::{self, Case, Step};
+use crate::lab::check::{self, Checked, Standing};
 use crate::lab::suite::Suite;
-use crate::lab::{Folder, Parameters, Phase, Phases, Run, Scenario};
+use crate::lab::{self, Cluster, Folder, Parameters, Phase, Phases, Recorded, Run, Scenario};
 use crate::{engine, output};
 
 #[derive(Debug, Args)]
@@ -40,6 +41,8 @@ enum LabCommand {
     Record(RecordArgs),
     /// Run D-Bot's anomaly specifications for real, record and score them
     Dbot(super::dbot::DbotArgs),
+    /// Diagnose recorded cases and compare what is named with what was injected
+    Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -54,11 +57,11 @@ struct ListArgs {
 
 #[derive(Debug, Args)]
 struct Shape {
-    /// Calm before the fault
-    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    /// Calm before the fault; longer than the fault, since the detector takes the longer part for the ordinary day
+    #[arg(long, default_value = "45s", value_parser = duration, value_name = "TIME")]
     baseline: Duration,
     /// How long the fault is at work
-    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, default_value = "25s", value_parser = duration, value_name = "TIME")]
     duration: Duration,
     /// Seed of the clients' random numbers
     #[arg(long, default_value_t = 1)]
@@ -88,6 +91,12 @@ struct RunArgs {
     /// Keep capture and answer in this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Run on this server, as its superuser, instead of on a private one; needs --i-own-this-server
+    #[arg(long, value_name = "DSN", requires = "i_own_this_server", conflicts_with = "server_bin")]
+    dsn: Option<String>,
+    /// The server of --dsn may be harmed: faults lock, load and reconfigure it until they are taken out again
+    #[arg(long)]
+    i_own_this_server: bool,
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +124,13 @@ struct RecordArgs {
     shape: Shape,
 }
 
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Folders or files that `galen lab record` wrote
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+}
+
 fn parameter(text: &str) -> Result<(String, i64), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=NUMBER"))?;
     let number = value.trim().parse().map_err(|_| format!("`{value}` is not a whole number"))?;
@@ -129,6 +145,7 @@ pub async fn lab(global: &Global, args: LabArgs) -> Result<(), Failure> {
             LabCommand::Run(args) => run(global, args).await,
             LabCommand::Record(args) => record(global, args).await,
             LabCommand::Dbot(args) => super::dbot::record(global, args).await,
+            LabCommand::Check(args) => check(global, &args).await,
         }
     };
     tokio::select! {
@@ -188,7 +205,11 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     eprintln!("{}: {}", scenario.fault.name, scenario.fault.title);
     let began = Instant::now();
     let say = |phase: Phase| eprintln!("[{:>3} s] {}", began.elapsed().as_secs(), phase.words());
-    let recorded = batch::fresh(&scenario, &plan, args.shape.server_bin, say).await.map_err(lab_failure)?;
+    let recorded = match &args.dsn {
+        None => batch::fresh(&scenario, &plan, args.shape.server_bin, say).await,
+        Some(dsn) => handed_over(dsn, &scenario, &plan, say).await,
+    };
+    let recorded = recorded.map_err(lab_failure)?;
     if let Some(folder) = &folder {
         folder.save(&scenario.fault.name, &recorded).map_err(|e| Failure::fault(format!("{e:#}")))?;
     }
@@ -210,6 +231,61 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     let last = load.last_error.as_deref().map(|error| format!(", the last: {error}")).unwrap_or_default();
     eprintln!("the fault's clients ran {} statements, {} failed{last}", load.statements, load.errors);
     Ok(())
+}
+
+/// A run on somebody's server, which is left as it was also when the run fails or is interrupted.
+async fn handed_over(dsn: &str, scenario: &Scenario, plan: &Run, say: impl Fn(Phase)) -> anyhow::Result<Recorded> {
+    let cluster = Cluster::adopt(dsn, scenario, &plan.parameters).await?;
+    let recorded = tokio::select! {
+        recorded = lab::record(&cluster, scenario, plan, say) => recorded,
+        () = stopped() => Err(anyhow::anyhow!("interrupted; what the lab made on the server was removed")),
+    };
+    if recorded.is_err() {
+        // The fault's own teardown has not run.
+        scenario.fault.undo(&cluster, &plan.parameters).await;
+    }
+    cluster.stop().await;
+    recorded
+}
+
+async fn check(global: &Global, args: &CheckArgs) -> Result<(), Failure> {
+    let library = engine::library(&global.load()?.data_dir)?;
+    let (mut first, mut named, mut all, mut failed) = (0, 0, 0, 0);
+    if !global.json {
+        output::line("| case | injected | named | standing | culprits | window IoU |\n|---|---|---|---|---|---|");
+    }
+    for path in super::replay::expand(&args.paths)? {
+        let row = match check::check(&path, &library).await {
+            Ok(row) => row,
+            Err(error) => {
+                failed += 1;
+                eprintln!("galen: {error:#}");
+                continue;
+            }
+        };
+        all += 1;
+        named += usize::from(row.standing >= Standing::Named);
+        first += usize::from(row.standing == Standing::First);
+        output::line(&if global.json { serde_json::to_string(&row).map_err(|e| Failure::fault(e.to_string()))? } else { table_row(&row) });
+    }
+    eprintln!("{first} of {all} named first, {named} named");
+    match failed {
+        0 => Ok(()),
+        failed => Err(Failure::input(format!("{failed} cases could not be read; each is named above"))),
+    }
+}
+
+fn table_row(row: &Checked) -> String {
+    let named: Vec<String> = row.named.iter().map(|(cause, p)| format!("{cause} {:.0} %", p * 100.0)).collect();
+    let standing = match row.standing {
+        Standing::First => "first",
+        Standing::Named => "named",
+        Standing::Missed => "missed",
+    };
+    let culprits = if row.culprits.1 == 0 { "-".to_owned() } else { format!("{}/{}", row.culprits.0, row.culprits.1) };
+    let iou = row.window_iou.map_or("-".to_owned(), |iou| format!("{iou:.2}"));
+    let named = if named.is_empty() { "nothing".to_owned() } else { named.join(", ") };
+    format!("| {} | {} | {named} | {standing} | {culprits} | {iou} |", row.case, row.expected.join(", "))
 }
 
 fn lab_failure(error: anyhow::Error) -> Failure {

@@ -4,8 +4,11 @@ mod bench;
 mod capture;
 mod client;
 mod dbot;
+mod dbsherlock;
+mod density;
 mod import;
 mod lab;
+mod learn;
 mod misc;
 mod model;
 mod replay;
@@ -72,9 +75,11 @@ enum Command {
     Config(misc::ConfigArgs),
     /// Print the SQL of a least-privilege role
     InitRole(misc::InitRoleArgs),
-    /// Language models: list, info, verify, calibrate
+    /// Language models: list, info, verify, quantize, calibrate, density
     Model(model::ModelArgs),
-    /// Measure speed and accuracy: replay, intake, dbot
+    /// Learn causal signatures from labelled captures
+    Learn(learn::LearnArgs),
+    /// Run, compare and report labelled suites; public benchmarks; speed
     Bench(bench::BenchArgs),
     /// Print a completion script
     Completions(misc::CompletionsArgs),
@@ -154,6 +159,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(args) => misc::config(&global, &args),
         Command::InitRole(args) => misc::init_role(&args),
         Command::Model(args) => model::model(&global, args).await,
+        Command::Learn(args) => learn::learn(&global, &args),
         Command::Bench(args) => bench::bench(&global, args).await,
         Command::Completions(args) => {
             misc::completions(&args);

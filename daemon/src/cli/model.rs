@@ -6,12 +6,15 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use galen_agents::driver::{Options, diagnose};
-use galen_agents::llm::registry::{Registry, default_models_dir};
+use galen_agents::evaluation::split::Half;
+use galen_agents::llm::quantise;
+use galen_agents::llm::registry::{Model, Registry, default_models_dir};
 use galen_agents::llm::skill::{Skill, SkillStat, Skills, likelihood_ratio};
 use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
-use super::{Global, replay};
+use super::bench::suite::Suite;
+use super::{Global, density};
 use crate::failure::Failure;
 use crate::{engine, output};
 
@@ -19,6 +22,8 @@ use crate::{engine, output};
 #[command(after_help = "Examples:
   galen model list
   galen model calibrate labelled-captures/ --model qwen2.5-coder-1.5b --write
+  galen model quantize qwen2.5-coder-1.5b Q2_K
+  galen model density --captures labelled-captures/
 
 Fetch a model with `make model MODEL=NAME`.")]
 pub struct ModelArgs {
@@ -44,6 +49,15 @@ enum Action {
         #[arg(long)]
         write: bool,
     },
+    /// Write a smaller copy of a model with its weights stored in another type, such as Q2_K, Q3_K_M or Q8_0
+    Quantize {
+        name: String,
+        /// Type of the weights
+        #[arg(value_name = "TYPE")]
+        to: String,
+    },
+    /// Measure loss, score, memory and speed of the models here, and how many parameters each is worth
+    Density(density::DensityArgs),
 }
 
 fn model_failure(error: galen_agents::llm::LlmError) -> Failure {
@@ -85,6 +99,8 @@ pub async fn model(global: &Global, args: ModelArgs) -> Result<(), Failure> {
             Ok(())
         }
         Action::Calibrate { paths, model, write } => calibrate(global, &paths, &model, write).await,
+        Action::Quantize { name, to } => quantize(global, registry.find(&name).map_err(model_failure)?, &to).await,
+        Action::Density(args) => density::measure(global, args).await,
     }
 }
 
@@ -104,13 +120,53 @@ fn keep(global: &Global, sha256: &str, stat: SkillStat) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks the model about every labelled capture and counts.
+/// Writes `NAME.TYPE.gguf` beside the model's own file.
+async fn quantize(global: &Global, entry: &Model, to: &str) -> Result<(), Failure> {
+    let folder = default_models_dir();
+    let path = entry.path(&folder);
+    entry.verify(&path).map_err(model_failure)?;
+    let out = folder.join(format!("{}.{}.gguf", entry.name, to.to_uppercase()));
+    let (from, into, kind) = (path, out.clone(), to.to_uppercase());
+    let done = tokio::task::spawn_blocking(move || quantise::quantise(&from, &into, &kind)).await;
+    done.map_err(|e| Failure::fault(e.to_string()))?.map_err(model_failure)?;
+    let bytes = std::fs::metadata(&out).map_or(0, |m| m.len());
+    output::line(&if global.json {
+        json!({"name": entry.name, "type": to.to_uppercase(), "file": out, "bytes": bytes}).to_string()
+    } else {
+        format!("{} written, {} MB; galen model density measures it", out.display(), bytes / 1_000_000)
+    });
+    Ok(())
+}
+
+/// The captures that may be learnt from, of the halves that names decide; those of the test half are left out, and
+/// named when they were all there is.
+fn learnable(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let (mut learn, mut held_back) = (Vec::new(), Vec::new());
+    for path in paths {
+        for case in Suite::open(path, false)?.cases {
+            if case.half == Half::Learn { learn.push(case.path) } else { held_back.push(case.id) }
+        }
+    }
+    if learn.is_empty() {
+        let named = held_back.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        return Err(Failure::input(format!(
+            "{named}: in the test half, which is not learnt from; calibrate on captures of the learning half"
+        )));
+    }
+    if !held_back.is_empty() {
+        eprintln!("{} of {} captures are in the test half and were left out", held_back.len(), held_back.len() + learn.len());
+    }
+    Ok(learn)
+}
+
+/// Asks the model about every labelled capture of the learning half and counts.
 async fn calibrate(global: &Global, paths: &[PathBuf], name: &str, write: bool) -> Result<(), Failure> {
+    let captures = learnable(paths)?;
     let library = engine::library(&global.load()?.data_dir)?;
     let provider = engine::provider(name, None, 2, 120).await?;
     let options = Options { replay: true, ..Options::default() };
     let (mut asked, mut right) = (0, 0);
-    for path in replay::expand(paths)? {
+    for path in captures {
         let capture = file::read(&path)?;
         let labels = capture.manifest.labels.clone();
         if labels.iter().all(|l| l == "healthy") {

@@ -21,6 +21,7 @@ use crate::{engine, output};
 #[command(after_help = "Examples:
   galen replay incident.galen
   galen replay captures/ --json --jobs 2 > reports.jsonl
+  galen replay incident.galen --signatures learnt.toml
   galen replay incident.galen --model qwen2.5-coder-1.5b --html pages/")]
 pub struct ReplayArgs {
     /// Captures, or folders of captures
@@ -41,6 +42,9 @@ pub struct ReplayArgs {
     /// Write each report as a page into this folder
     #[arg(long, value_name = "DIR")]
     html: Option<PathBuf>,
+    /// Learnt signatures to use instead of those in the data folder
+    #[arg(long, value_name = "FILE")]
+    signatures: Option<PathBuf>,
     /// Seed for choices that break ties
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -49,7 +53,11 @@ pub struct ReplayArgs {
 /// Replays all captures in order; what cannot be read costs one line each and the exit code.
 pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     let files = expand(&args.paths)?;
-    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let mut library = engine::library(&global.load()?.data_dir)?;
+    if let Some(file) = &args.signatures {
+        library = engine::with_signatures(library, file)?;
+    }
+    let library = Arc::new(library);
     let provider = match &args.model {
         Some(name) => Some(engine::provider(name, None, 2, 120).await?),
         None => None,

@@ -58,6 +58,9 @@ pub async fn fresh(scenario: &Scenario, run: &Run, bin_dir: Option<PathBuf>, on_
     on_phase(Phase::Start);
     let options = ClusterOptions { bin_dir, ..scenario.options(&run.parameters)? };
     let cluster = Cluster::start(options).await?;
+    for note in cluster.notes() {
+        tracing::info!(note, "the lab's server");
+    }
     let recorded = record(&cluster, scenario, run, on_phase).await;
     cluster.stop().await;
     recorded

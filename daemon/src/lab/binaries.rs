@@ -17,23 +17,46 @@ pub struct ServerUser {
     pub gid: u32,
 }
 
-/// The folder with `initdb` and `postgres`: the given one, else what `pg_config` says, else the newest of
-/// `/usr/lib/postgresql/*/bin`, else one on the PATH.
+/// The folder with `initdb` and `postgres`: the given one (or, when it is a number, the one of that major version), else
+/// what `pg_config` says, else the newest that is installed, else one on the PATH.
 pub fn find_bin_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(dir) = given {
         if is_server(dir) {
             return Ok(dir.to_owned());
         }
-        bail!("no initdb and postgres in {}: give the folder of PostgreSQL's server programs", dir.display());
+        let Some(major) = dir.to_str().and_then(|text| text.parse::<u32>().ok()) else {
+            bail!("no initdb and postgres in {}: give the folder of PostgreSQL's server programs, or a major version", dir.display());
+        };
+        let known = installed();
+        return known.iter().find(|(version, _)| *version == major).map(|(_, dir)| dir.clone()).with_context(|| {
+            let majors: Vec<String> = known.iter().map(|(version, _)| version.to_string()).collect();
+            format!("PostgreSQL {major} is not installed; there are: {} (scripts/servers.sh {major} fetches it)", majors.join(", "))
+        });
     }
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let mut candidates: Vec<PathBuf> = pg_config("pg_config", "--bindir").into_iter().collect();
-    candidates.extend(packaged());
+    candidates.extend(installed().into_iter().map(|(_, dir)| dir));
     candidates.extend(std::env::split_paths(&on_path));
     candidates
         .into_iter()
         .find(|dir| is_server(dir))
         .context("no PostgreSQL server found: install the package `postgresql`, or name the folder of initdb and postgres")
+}
+
+/// Major version and program folder of every server that is found: the system's own first, each newest first.
+pub fn installed() -> Vec<(u32, PathBuf)> {
+    let mut found = versions(Path::new("/usr/lib/postgresql"));
+    found.extend(servers_dir().map(|dir| versions(&dir)).unwrap_or_default());
+    found
+}
+
+/// Where `scripts/servers.sh` puts servers. Root's home is closed to the user that the server runs as.
+fn servers_dir() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("GALEN_SERVERS_DIR") {
+        return Some(dir.into());
+    }
+    let cache = if geteuid().is_root() { "/var/cache".into() } else { PathBuf::from(std::env::var_os("HOME")?).join(".cache") };
+    Some(cache.join("galen/servers"))
 }
 
 /// True when the server can preload this library.
@@ -85,15 +108,13 @@ fn pg_config(program: impl AsRef<std::ffi::OsStr>, question: &str) -> Option<Pat
     (!answer.trim().is_empty()).then(|| PathBuf::from(answer.trim()))
 }
 
-/// Server folders as Debian lays them out, newest version first.
-fn packaged() -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir("/usr/lib/postgresql") else {
-        return Vec::new();
-    };
-    let mut found: Vec<(u32, PathBuf)> =
-        entries.flatten().filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))).collect();
+/// Servers in folders named by their major version.
+fn versions(root: &Path) -> Vec<(u32, PathBuf)> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))));
+    let mut found: Vec<(u32, PathBuf)> = found.filter(|(_, dir)| is_server(dir)).collect();
     found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    found.into_iter().map(|(_, path)| path).collect()
+    found
 }
 
 /// True when any user can walk to this folder, and make and remove folders in it.
@@ -110,6 +131,8 @@ mod tests {
     fn a_folder_without_a_server_is_refused_by_name() {
         let error = find_bin_dir(Some(Path::new("/nonexistent"))).unwrap_err().to_string();
         assert!(error.contains("/nonexistent") && error.contains("initdb"), "{error}");
+        let error = find_bin_dir(Some(Path::new("7"))).unwrap_err().to_string();
+        assert!(error.contains("PostgreSQL 7 is not installed"), "{error}");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct ClusterOptions {
     pub standby: bool,
     /// Mebibytes of a volume of its own for the data directory; 0 for none.
     pub volume_mb: u32,
+    /// Transaction id that it begins with; 0 for a new server's.
+    pub next_xid: u32,
     /// Statement statistics are installed.
     pub statements: bool,
     /// The collector's role may see the sessions of others.
@@ -34,24 +36,40 @@ pub struct ClusterOptions {
 impl Default for ClusterOptions {
     fn default() -> Self {
         let database = "shop".to_owned();
-        Self { bin_dir: None, database, settings: Vec::new(), standby: false, volume_mb: 0, statements: true, monitor: true }
+        Self { bin_dir: None, database, settings: Vec::new(), standby: false, volume_mb: 0, next_xid: 0, statements: true, monitor: true }
     }
 }
 
 /// A running cluster with one database. Dropping it stops the server and removes its folder (a second or two);
 /// so does the end of this process, however it comes.
 pub struct Cluster {
-    guard: Guard,
-    bin_dir: PathBuf,
+    own: Option<Own>,
+    address: Address,
     database: String,
-    port: u16,
     standby_port: Option<u16>,
     passwords: Passwords,
     notes: Vec<String>,
 }
 
+/// What a server of the lab's own has beside its address.
+struct Own {
+    guard: Guard,
+    bin_dir: PathBuf,
+}
+
+/// Where a server is, and its superuser.
+pub(super) struct Address {
+    pub host: String,
+    pub port: u16,
+    pub admin: String,
+    pub password: String,
+    /// A database that is always there.
+    pub database: String,
+    /// The collector's role.
+    pub collector: String,
+}
+
 struct Passwords {
-    admin: String,
     app: String,
     galen: String,
 }
@@ -91,7 +109,7 @@ impl Cluster {
 
     /// Connection string of the superuser, for the lab itself.
     pub fn dsn_admin(&self) -> String {
-        self.dsn("postgres", &self.passwords.admin)
+        self.dsn(&self.address.admin, &self.address.password)
     }
 
     /// Connection string of the role that owns the database, for its load.
@@ -101,18 +119,26 @@ impl Cluster {
 
     /// Connection string of the least-privilege role a collector uses.
     pub fn dsn_galen(&self) -> String {
-        self.dsn("galen", &self.passwords.galen)
+        self.dsn(&self.address.collector, &self.passwords.galen)
     }
 
-    /// TCP port on 127.0.0.1.
+    /// TCP port, on 127.0.0.1 for a server of the lab's own.
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port
+    }
+
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
+    pub(super) fn collector(&self) -> &str {
+        &self.address.collector
     }
 
     /// The cluster's folder: data, unix socket and `server.log`.
     #[cfg(test)]
     pub fn folder(&self) -> &Path {
-        self.guard.folder()
+        self.own.as_ref().unwrap().guard.folder()
     }
 
     /// What this server lacks, one line each.
@@ -123,16 +149,20 @@ impl Cluster {
     /// False once the server has ended by itself.
     #[cfg(test)]
     pub fn is_running(&self) -> bool {
-        self.guard.is_running()
+        self.own.as_ref().unwrap().guard.is_running()
     }
 
-    /// The last lines of the server's log, at most 16 kB.
+    /// The last lines of the server's log, at most 16 kB; nothing of a server that is not the lab's own.
     pub fn log_tail(&self) -> String {
-        log_tail(self.guard.folder())
+        self.own.as_ref().map(|own| log_tail(own.guard.folder())).unwrap_or_default()
     }
 
-    /// Stops the server (fast shutdown, then by force) and removes its folder.
+    /// Stops the server (fast shutdown, then by force) and removes its folder; from a server that was handed over only
+    /// what the lab made there goes.
     pub async fn stop(self) {
+        if self.own.is_none() {
+            self.leave().await;
+        }
         // Waiting for the server blocks, so it happens off the async threads.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
@@ -145,23 +175,24 @@ impl Cluster {
     /// A connection as superuser to the standby.
     pub(super) async fn standby(&self) -> anyhow::Result<Client> {
         let port = self.standby_port.context("the lab's server has no standby")?;
-        let (_, dsn) = (port, self.dsn_at(port, "postgres", &self.passwords.admin, "postgres"));
+        let dsn = self.dsn_at(port, &self.address.admin, &self.address.password, "postgres");
         connect(&dsn).await.context("cannot connect to the lab's standby")
     }
 
     /// Gives a process the server's user, and the environment that leads it to the server.
     pub(super) fn dress(&self, command: &mut std::process::Command) -> anyhow::Result<()> {
         use std::os::unix::process::CommandExt;
+        let own = self.own.as_ref().context("processes can run beside a server of the lab's own only")?;
         if let Some(user) = binaries::server_user()? {
             command.uid(user.uid).gid(user.gid);
         }
-        let folder = self.guard.folder();
+        let folder = own.guard.folder();
         let path = std::env::join_paths(
-            std::iter::once(self.bin_dir.clone()).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+            std::iter::once(own.bin_dir.clone()).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
         )?;
         command.current_dir(folder).env("PATH", path).env("LAB", folder).env("PGDATA", folder.join("data"));
-        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string()).env("PGUSER", "postgres");
-        command.env("PGPASSWORD", &self.passwords.admin).env("PGDATABASE", &self.database).env("LC_ALL", "C");
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.address.port.to_string()).env("PGUSER", "postgres");
+        command.env("PGPASSWORD", &self.address.password).env("PGDATABASE", &self.database).env("LC_ALL", "C");
         Ok(())
     }
 
@@ -170,23 +201,40 @@ impl Cluster {
         let folder = binaries::make_folder(user.as_ref())?;
         let port = free_port()?;
         let standby_port = if options.standby { Some(free_port()?) } else { None };
-        let passwords = Passwords { admin: secret()?, app: secret()?, galen: secret()? };
+        let password = secret()?;
         let mut notes = Vec::new();
         let settings = settings_file(bin_dir, folder.path(), port, options, &mut notes)?;
         write_readable(&folder.path().join("settings.conf"), &settings)?;
-        write_readable(&folder.path().join("password"), &passwords.admin)?;
+        write_readable(&folder.path().join("password"), &password)?;
+        if options.next_xid > 0 {
+            write_readable(&folder.path().join("next_xid"), &next_xid(options.next_xid))?;
+        }
         if let Some(own) = standby_port {
-            write_readable(&folder.path().join("standby.conf"), &standby_file(own, port, &passwords.admin)?)?;
+            write_readable(&folder.path().join("standby.conf"), &standby_file(own, port, &password)?)?;
         }
         let volume =
             if options.volume_mb > 0 { Some(Volume::mount(&folder.path().join("data"), options.volume_mb, user.as_ref())?) } else { None };
         let guard = Guard::start(folder, bin_dir, user.as_ref(), volume)?;
-        let (bin_dir, database) = (bin_dir.to_owned(), options.database.clone());
-        let mut cluster = Cluster { guard, bin_dir, database, port, standby_port, passwords, notes };
+        let address = Address {
+            host: "127.0.0.1".to_owned(),
+            port,
+            admin: "postgres".to_owned(),
+            password,
+            database: "postgres".to_owned(),
+            collector: "galen".to_owned(),
+        };
+        let own = Some(Own { guard, bin_dir: bin_dir.to_owned() });
+        let mut cluster = Cluster { own, standby_port, notes, ..Cluster::at(address, options.database.clone())? };
         cluster.wait_until_ready().await?;
         cluster.furnish(options).await?;
         cluster.wait_for_standby().await?;
         Ok(cluster)
+    }
+
+    /// A server at this address in which the lab has made nothing yet.
+    pub(super) fn at(address: Address, database: String) -> anyhow::Result<Cluster> {
+        let passwords = Passwords { app: secret()?, galen: secret()? };
+        Ok(Cluster { own: None, address, database, standby_port: None, passwords, notes: Vec::new() })
     }
 
     /// Returns once the standby streams, at once where there is none.
@@ -209,7 +257,7 @@ impl Cluster {
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if !self.guard.is_running() {
+            if self.own.as_ref().is_some_and(|own| !own.guard.is_running()) {
                 bail!("the lab's server did not start; its log ends with: {}", last_lines(&self.log_tail(), 5));
             }
             if connect(&self.dsn_postgres()).await.is_ok() {
@@ -221,17 +269,17 @@ impl Cluster {
     }
 
     /// Roles, the database and its extensions.
-    async fn furnish(&mut self, options: &ClusterOptions) -> anyhow::Result<()> {
+    pub(super) async fn furnish(&mut self, options: &ClusterOptions) -> anyhow::Result<()> {
         let postgres = connect(&self.dsn_postgres()).await?;
         let version: i32 = postgres.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
         let Passwords { app, galen, .. } = &self.passwords;
-        let name = &self.database;
-        let mut sql = format!("CREATE ROLE {name} LOGIN PASSWORD '{app}'; CREATE ROLE galen LOGIN PASSWORD '{galen}';");
+        let (name, collector) = (&self.database, &self.address.collector);
+        let mut sql = format!("CREATE ROLE {name} LOGIN PASSWORD '{app}'; CREATE ROLE {collector} LOGIN PASSWORD '{galen}';");
         if options.monitor {
-            sql.push_str("GRANT pg_monitor TO galen;");
+            sql.push_str(&format!("GRANT pg_monitor TO {collector};"));
         }
         if version >= 140_000 {
-            sql.push_str("GRANT pg_read_all_data TO galen;");
+            sql.push_str(&format!("GRANT pg_read_all_data TO {collector};"));
         } else {
             self.notes.push("PostgreSQL before 14 has no role pg_read_all_data: plans of the shop's statements cannot be asked for".into());
         }
@@ -249,16 +297,26 @@ impl Cluster {
     }
 
     fn dsn(&self, user: &str, password: &str) -> String {
-        self.dsn_at(self.port, user, password, &self.database)
+        self.dsn_at(self.address.port, user, password, &self.database)
     }
 
-    fn dsn_postgres(&self) -> String {
-        self.dsn_at(self.port, "postgres", &self.passwords.admin, "postgres")
+    pub(super) fn dsn_postgres(&self) -> String {
+        self.dsn_at(self.address.port, &self.address.admin, &self.address.password, &self.address.database)
     }
 
     fn dsn_at(&self, port: u16, user: &str, password: &str, database: &str) -> String {
-        format!("host=127.0.0.1 port={port} user={user} password={password} dbname={database}")
+        let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+        let (host, user, password, database) = (quoted(&self.address.host), quoted(user), quoted(password), quoted(database));
+        let secret = if password == "''" { String::new() } else { format!(" password={password}") };
+        format!("host={host} port={port} user={user}{secret} dbname={database}")
     }
+}
+
+/// A transaction id at the beginning of a page of pg_xact, and the name of the segment that holds that page: 4 ids a
+/// byte, 8192 bytes a page, 32 pages a segment.
+fn next_xid(wanted: u32) -> String {
+    let first = wanted - wanted % 32_768;
+    format!("{first} {:04X}\n", first / (32_768 * 32))
 }
 
 fn free_port() -> anyhow::Result<u16> {

@@ -68,6 +68,16 @@ impl Fault {
         let load = Load::start(&cluster.dsn_app(), &script.clients, seed ^ 0x5eed_0fa0)?;
         Ok(RunningFault { admin, script, load, busy, processes })
     }
+
+    /// Runs the teardown of a fault that was not stopped, as far as the server lets it.
+    pub async fn undo(&self, cluster: &Cluster, parameters: &Parameters) {
+        let (Ok(script), Ok(admin)) = (self.script(parameters), cluster.admin().await) else { return };
+        for sql in &script.teardown {
+            if let Err(error) = admin.batch_execute(sql).await {
+                tracing::warn!(%error, sql, "a statement of the teardown failed");
+            }
+        }
+    }
 }
 
 impl RunningFault {

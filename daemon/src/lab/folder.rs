@@ -61,6 +61,7 @@ impl Folder {
         let place = Answer::path(&capture);
         let mut draft = tempfile::Builder::new()
             .prefix(".answer-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640))
             .tempfile_in(&self.path)
             .and_then(|mut draft| draft.write_all(&text).map(|()| draft))
             .with_context(|| format!("cannot write {}", place.display()))?;
@@ -88,4 +89,73 @@ pub fn is_full(error: &anyhow::Error) -> bool {
         store
             || matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use galen_tools::capture::Capture;
+
+    use super::*;
+    use crate::lab::{Run, Scenario};
+
+    fn recorded() -> Recorded {
+        let mut capture = Capture::default();
+        capture.manifest.format = galen_tools::capture::FORMAT;
+        capture.manifest.labels = vec!["healthy".into()];
+        let scenario = Scenario::load("healthy").unwrap();
+        let answer = Answer::new(&scenario, &Run::default(), None, 150_000, Default::default());
+        Recorded { capture, answer }
+    }
+
+    #[test]
+    fn one_writer_at_a_time() {
+        let place = tempfile::tempdir().unwrap();
+        let first = Folder::open(place.path()).unwrap();
+        let error = Folder::open(place.path()).err().unwrap().to_string();
+        assert!(error.contains("another") && error.contains("--out"), "{error}");
+        drop(first);
+        Folder::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn a_case_is_finished_when_both_files_are_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        assert!(folder.finished("one").is_none());
+        let capture = folder.save("one", &recorded()).unwrap();
+        assert_eq!(folder.finished("one").unwrap(), recorded().answer);
+        let whole = std::fs::read(&capture).unwrap();
+        std::fs::write(&capture, &whole[..whole.len() / 2]).unwrap();
+        assert!(folder.finished("one").is_none(), "a truncated capture is recorded again");
+        std::fs::write(&capture, &whole).unwrap();
+        std::fs::remove_file(Answer::path(&capture)).unwrap();
+        assert!(folder.finished("one").is_none(), "a capture without its answer is recorded again");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_and_leaves_no_half_case() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: a small volume needs root to be mounted");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        if nix::mount::mount(Some("lab"), place.path(), Some("tmpfs"), flags, Some("size=64k")).is_err() {
+            eprintln!("skipped: this machine lets nobody mount a volume");
+            return;
+        }
+        let folder = Folder::open(place.path()).unwrap();
+        folder.save("kept", &recorded()).unwrap();
+        let filler = std::fs::File::create(place.path().join("filler")).and_then(|mut file| file.write_all(&[1; 1 << 20]));
+        assert!(filler.is_err());
+        let error = folder.save("two", &recorded()).unwrap_err();
+        assert!(is_full(&error), "{error:#}");
+        let kept = folder.finished("kept").is_some();
+        let names: Vec<String> =
+            std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        drop(folder);
+        nix::mount::umount(place.path()).unwrap();
+        assert!(kept);
+        assert!(!names.iter().any(|name| name.contains("two") || name.contains(".tmp") || name.starts_with(".answer")), "{names:?}");
+    }
 }

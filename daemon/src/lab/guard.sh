@@ -26,11 +26,20 @@ trap finish TERM
 watcher=$!
 exec 3<&-
 
-"$bin/initdb" -D "$dir/data" -U postgres -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C -N >"$dir/server.log" 2>&1 &
+# A data directory with a volume of its own has its WAL elsewhere, as on many machines: without room for WAL a server stops.
+wal=
+[ -d "$dir/data" ] && wal="-X $dir/wal"
+"$bin/initdb" -D "$dir/data" $wal -U postgres -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C -N >"$dir/server.log" 2>&1 &
 wait $!
 status=$?
 rm -f "$dir/password"
 if [ "$status" = 0 ]; then
+    if [ -f "$dir/next_xid" ]; then
+        read -r xid segment <"$dir/next_xid"
+        "$bin/pg_resetwal" -x "$xid" -D "$dir/data" >>"$dir/server.log" 2>&1
+        # The server reads the page of its next id and finds no transaction committed there yet.
+        head -c 262144 /dev/zero >"$dir/data/pg_xact/$segment"
+    fi
     cat "$dir/settings.conf" >>"$dir/data/postgresql.conf"
     if [ -f "$dir/standby.conf" ]; then
         # The pristine cluster is its own base backup; what the primary writes from now on arrives by streaming.

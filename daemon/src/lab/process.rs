@@ -29,8 +29,9 @@ fn one() -> u32 {
     1
 }
 
-/// Ends its whole group when the lab is gone, so that nothing outlives a killed lab.
-const WATCHED: &str = "(while kill -0 $PPID 2>/dev/null; do sleep 0.5; done; kill -KILL 0) & ";
+/// Ends its whole group when the lab is gone, so that nothing outlives a killed lab: the pipe on standard input closes
+/// then. (A signal to the parent would tell as much, but the parent may belong to another user.)
+const WATCHED: &str = "exec 3<&0 </dev/null; (read -r _ <&3; kill -KILL 0) & exec 3<&-; ";
 
 /// Running processes, ended with all their children on drop.
 pub struct Processes(Vec<Child>);
@@ -43,7 +44,7 @@ impl Processes {
             for _ in 0..spec.count {
                 let mut command = Command::new("/bin/sh");
                 command.arg("-c").arg(line(spec)).process_group(0);
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
                 cluster.dress(&mut command)?;
                 running.0.push(command.spawn().context("cannot start /bin/sh")?);
             }
@@ -67,5 +68,41 @@ impl Drop for Processes {
             }
             let _ = child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::lab::ClusterOptions;
+
+    #[tokio::test]
+    async fn processes_reach_the_server_begin_again_and_end_with_their_children() {
+        let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+        let folder = cluster.folder().to_owned();
+        let run = r#"echo once >>"$LAB/log"; [ -f "$PGDATA/postmaster.pid" ] && initdb --version >>"$LAB/log"; sleep 600 & sleep 0.05"#;
+        let specs = [ProcessSpec { run: run.into(), count: 1, again_after_ms: Some(20) }];
+        let running = Processes::start(&cluster, &specs).unwrap();
+        let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+        let end = Instant::now() + Duration::from_secs(20);
+        while log().matches("once").count() < 3 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(log().matches("once").count() >= 3 && log().contains("PostgreSQL"), "{}", log());
+        let sleepers = || {
+            let cwd = |entry: &std::fs::DirEntry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder);
+            let name = |entry: &std::fs::DirEntry| std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name == "sleep\n");
+            std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| cwd(entry) && name(entry)).count()
+        };
+        assert!(sleepers() > 0);
+        drop(running);
+        let end = Instant::now() + Duration::from_secs(5);
+        while sleepers() > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(sleepers(), 0);
+        cluster.stop().await;
     }
 }

@@ -115,6 +115,7 @@ impl Scenario {
             settings: script.server.settings.into_iter().collect(),
             standby: script.server.standby,
             volume_mb: script.server.volume_mb,
+            next_xid: script.server.next_xid,
             statements: !script.without.contains(&Without::PgStatStatements),
             monitor: !script.without.contains(&Without::PgMonitor),
             ..ClusterOptions::default()

@@ -51,6 +51,8 @@ pub struct Server {
     pub standby: bool,
     /// Mebibytes of a volume of its own for the data directory (needs root: it is a tmpfs).
     pub volume_mb: u32,
+    /// Transaction id that the server begins with; 0 for a new server's. All that is in it from the beginning is as old.
+    pub next_xid: u32,
 }
 
 /// Something that a collector often may not see.
@@ -75,6 +77,7 @@ impl Script {
     pub fn join(&mut self, other: Script) {
         self.server.settings.extend(other.server.settings);
         self.server.standby |= other.server.standby;
+        self.server.next_xid = self.server.next_xid.max(other.server.next_xid);
         self.server.volume_mb = self.server.volume_mb.max(other.server.volume_mb);
         self.without.extend(other.without);
         self.before.extend(other.before);

@@ -223,6 +223,89 @@ async fn prepare_all(client: &Client, specs: &[ClientSpec], whose: &str) {
     }
 }
 
+/// Runs every setup and teardown of a schema's faults, and prepares every statement of their clients in between.
+async fn every_fault_prepares(cluster: &Cluster, schema: &Schema) {
+    let admin = cluster.admin().await.unwrap();
+    let app = connect(&cluster.dsn_app()).await.unwrap();
+    prepare_all(&app, &schema.baseline, &schema.name).await;
+    for fault in Scenario::list().unwrap().into_iter().filter(|fault| fault.schema == schema.name) {
+        let Script { before, usual, setup, clients, teardown, .. } = fault.script(&Parameters::new()).unwrap();
+        for sql in before.iter().chain(&setup) {
+            admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
+        }
+        prepare_all(&app, &usual, &fault.name).await;
+        prepare_all(&app, &clients, &fault.name).await;
+        for sql in &teardown {
+            admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_statement_of_the_other_schemas_prepares() {
+    for name in ["tpcc", "tpch", "queue", "timeseries"] {
+        let settings = vec![("fsync".to_owned(), "off".to_owned())];
+        let cluster = Cluster::start(ClusterOptions { database: name.into(), settings, ..ClusterOptions::default() }).await.unwrap();
+        let scenario = Scenario { schema: Schema::load(name).unwrap(), fault: Scenario::load("healthy").unwrap().fault };
+        scenario.prepare(&cluster).await.unwrap();
+        every_fault_prepares(&cluster, &scenario.schema).await;
+        cluster.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_streams_and_a_volume_is_small_and_all_of_it_goes_again() {
+    let root = nix::unistd::geteuid().is_root();
+    let volume_mb = if root { 160 } else { 0 };
+    let settings = vec![("min_wal_size".to_owned(), "32MB".to_owned())];
+    let with = ClusterOptions { volume_mb, settings: settings.clone(), ..ClusterOptions::default() };
+    let cluster = Cluster::start(with).await.unwrap();
+    let folder = cluster.folder().to_owned();
+    if root {
+        let all = nix::sys::statvfs::statvfs(&folder.join("data")).unwrap();
+        assert_eq!(all.blocks() * all.fragment_size(), 160 << 20);
+    } else {
+        eprintln!("the volume was not tried: mounting needs root");
+    }
+    cluster.stop().await;
+    assert!(!folder.exists());
+
+    let cluster = Cluster::start(ClusterOptions { standby: true, settings, ..ClusterOptions::default() }).await.unwrap();
+    let folder = cluster.folder().to_owned();
+    let standby = cluster.standby().await.unwrap();
+    assert!(standby.query_one("SELECT pg_is_in_recovery()", &[]).await.unwrap().get::<_, bool>(0));
+    drop(cluster);
+    assert!(!folder.exists());
+    assert_eq!(processes_of(&folder), 0);
+}
+
+/// A server of somebody: the lab works there beside what is there, and leaves only that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_handed_over_is_left_as_it_was() {
+    let theirs = Cluster::start(ClusterOptions { database: "accounts".into(), ..ClusterOptions::default() }).await.unwrap();
+    let dsn = theirs.dsn_admin();
+    let inventory = "SELECT (SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database), (SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles)";
+    let owner = theirs.admin().await.unwrap();
+    let look = async || {
+        let row = owner.query_one(inventory, &[]).await.unwrap();
+        (row.get::<_, String>(0), row.get::<_, String>(1))
+    };
+    let before = look().await;
+    let scenario = Scenario::load("workers_take_turns").unwrap();
+    let cluster = Cluster::adopt(&dsn, &scenario, &Parameters::new()).await.unwrap();
+    assert!(Cluster::adopt(&dsn, &scenario, &Parameters::new()).await.err().unwrap().to_string().contains("already"));
+    scenario.prepare(&cluster).await.unwrap();
+    assert_ne!(look().await, before);
+    cluster.stop().await;
+    assert_eq!(look().await, before);
+    let heavy = Scenario::load("replication_lag").unwrap();
+    let error = Cluster::adopt(&dsn, &heavy, &Parameters::new()).await.err().unwrap().to_string();
+    assert!(error.contains("private server"), "{error}");
+    let humble = theirs.dsn_galen();
+    assert!(Cluster::adopt(&humble, &scenario, &Parameters::new()).await.err().unwrap().to_string().contains("superuser"));
+    theirs.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_statement_prepares_and_two_faults_show_what_they_should() {
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
@@ -230,19 +313,8 @@ async fn every_statement_prepares_and_two_faults_show_what_they_should() {
     let began = Instant::now();
     scenario.prepare(&cluster).await.unwrap();
     println!("setup took {:?}", began.elapsed());
+    every_fault_prepares(&cluster, &scenario.schema).await;
     let admin = cluster.admin().await.unwrap();
-    let shop = connect(&cluster.dsn_app()).await.unwrap();
-    prepare_all(&shop, &scenario.schema.baseline, "baseline").await;
-    for fault in Scenario::list().unwrap() {
-        let Script { setup, clients, teardown, .. } = fault.script(&Parameters::new()).unwrap();
-        for sql in &setup {
-            admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
-        }
-        prepare_all(&shop, &clients, &fault.name).await;
-        for sql in &teardown {
-            admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error:?}", fault.name));
-        }
-    }
 
     let (calm, storm, _) = watch(&cluster, "concurrent_updates", 4, 5).await;
     assert!(calm.per_sample("Lock:") < 1.0, "{}", calm.line());

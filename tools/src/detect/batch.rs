@@ -3,11 +3,13 @@
 //! Every signal is scored against the median and floored MAD of a candidate baseline, scores are added up on a grid
 //! of one second, and the anomalous window is the interval of maximal sum above a threshold (Bentley's maximal
 //! subarray). The candidate baseline that explains the capture best wins: an anomaly may cover most of it.
+//! A capture whose signals are mostly in no table is left to `shift.rs`, which needs to know nothing of them.
 
 use crate::capture::Capture;
 use crate::model::{Series, UnixMs, Window};
 use crate::signals::{SignalSpec, SignalTable};
 
+use super::shift::{self, Shift};
 use super::stats::{Usual, beyond_limit, median, weight};
 use super::{Abnormal, DetectOptions, Detection, Direction};
 
@@ -20,10 +22,15 @@ pub const LEAST_SAMPLES: usize = 4;
 /// Longest capture looked at, grid steps (a day); older samples are left out.
 const MOST_STEPS: i64 = 86_400;
 
+/// The signal that counts work done.
+const THROUGHPUT: &str = "tps";
+
 struct Signal<'a> {
     name: &'a str,
     series: &'a Series,
-    spec: SignalSpec,
+    spec: &'a SignalSpec,
+    /// May open an incident by itself.
+    triggers: bool,
     /// Values on the grid; NaN where there is no data.
     grid: Vec<f64>,
 }
@@ -38,6 +45,14 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         return quiet("no signal has enough samples");
     }
     let warm_up = (options.warm_up_s.max(1.0) as usize).min(steps);
+    if signals.iter().filter(|s| s.spec.name.is_empty()).count() * 2 > signals.len() {
+        let grids: Vec<&[f64]> = signals.iter().map(|s| s.grid.as_slice()).collect();
+        let work = signals.iter().position(|s| s.name == THROUGHPUT);
+        return match shift::find(&grids, warm_up, work) {
+            Some(found) => conclude_shift(&signals, &found, start, options),
+            None => quiet("too short to tell one stretch from the rest"),
+        };
+    }
     let best = candidates(steps, warm_up)
         .into_iter()
         .filter_map(|baseline| best_window(&signals, baseline, steps))
@@ -49,26 +64,48 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
     conclude(&signals, &found, start, options)
 }
 
+/// Judges what is abnormal from a moment on, where somebody who watched longer (the live detector) has seen an anomaly
+/// begin. Nothing abnormal in the median of that stretch is an answer too: bursts come and go.
+pub fn detect_since(capture: &Capture, table: &SignalTable, options: &DetectOptions, began: UnixMs) -> Detection {
+    let Some(span) = capture.span().filter(|s| s.end > s.start) else { return quiet("the capture holds no samples") };
+    let start = span.start.max(span.end - MOST_STEPS * STEP);
+    let steps = ((span.end - start + STEP - 1) / STEP) as usize;
+    let from = (((began - start) / STEP).max(0) as usize).min(steps - 1);
+    let signals = signals(capture, table, options, start, steps);
+    let mut scratch = Vec::new();
+    let mut abnormal: Vec<Abnormal> =
+        signals.iter().filter_map(|s| abnormal(s, usual(s, (0, from), &mut scratch), (from, steps), start)).collect();
+    abnormal.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));
+    let at = start + from as i64 * STEP;
+    let baseline = Window { start, end: at };
+    Detection {
+        window: Some(Window { start: at, end: start + steps as i64 * STEP }),
+        baseline: (baseline.seconds() >= 5.0).then_some(baseline),
+        abnormal,
+        quiet: None,
+    }
+}
+
 fn quiet(why: &str) -> Detection {
     Detection { quiet: Some(why.to_owned()), ..Detection::default() }
 }
 
-fn signals<'a>(capture: &'a Capture, table: &SignalTable, options: &DetectOptions, start: UnixMs, steps: usize) -> Vec<Signal<'a>> {
+fn signals<'a>(capture: &'a Capture, table: &'a SignalTable, options: &DetectOptions, start: UnixMs, steps: usize) -> Vec<Signal<'a>> {
+    let mut gaps = Vec::new();
     let build = |(name, series): (&'a String, &'a Series)| {
-        let mut spec = table.lookup(name).clone();
-        if spec.name.is_empty() {
-            spec.triggers = options.unknown_trigger;
-        }
-        Signal { name, series, grid: on_grid(series, start, steps), spec }
+        let spec = table.lookup(name);
+        let triggers = if spec.name.is_empty() { options.unknown_trigger } else { spec.triggers };
+        Signal { name, series, grid: on_grid(series, start, steps, &mut gaps), spec, triggers }
     };
     capture.series.iter().filter(|(_, s)| s.values.len() >= LEAST_SAMPLES).map(build).collect()
 }
 
 /// Holds each value until the next sample, at most three of the series' own periods: then data is missing.
-fn on_grid(series: &Series, start: UnixMs, steps: usize) -> Vec<f64> {
+fn on_grid(series: &Series, start: UnixMs, steps: usize, gaps: &mut Vec<f64>) -> Vec<f64> {
     let mut grid = vec![f64::NAN; steps];
-    let mut gaps: Vec<f64> = series.times.windows(2).map(|w| (w[1] - w[0]) as f64).collect();
-    let hold = median(&mut gaps).unwrap_or(STEP as f64) * 3.0;
+    gaps.clear();
+    gaps.extend(series.times.windows(2).map(|w| (w[1] - w[0]) as f64));
+    let hold = median(gaps).unwrap_or(STEP as f64) * 3.0;
     for (i, (time, value)) in series.times.iter().zip(&series.values).enumerate() {
         let next = series.times.get(i + 1).copied().unwrap_or(*time + STEP);
         let until = (*time + hold as i64).min(next.max(*time + 1));
@@ -141,8 +178,8 @@ fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<
             let now = if value.is_nan() {
                 0.0
             } else {
-                let score = usual.map_or(0.0, |u| u.score(*value, &signal.spec));
-                weight(score, beyond_limit(*value, &signal.spec), &signal.spec)
+                let score = usual.map_or(0.0, |u| u.score(*value, signal.spec));
+                weight(score, beyond_limit(*value, signal.spec), signal.triggers)
             };
             // Median of three: a single sample out of line is no anomaly.
             let [older, old] = previous;
@@ -156,7 +193,7 @@ fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<
 
 fn usual(signal: &Signal<'_>, baseline: (usize, usize), scratch: &mut Vec<f64>) -> Option<Usual> {
     let values: Vec<f64> = signal.grid[baseline.0..baseline.1].iter().copied().filter(|v| !v.is_nan()).collect();
-    if values.len() < 5 { None } else { Usual::of(&values, &signal.spec, scratch) }
+    if values.len() < 5 { None } else { Usual::of(&values, signal.spec, scratch) }
 }
 
 fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, options: &DetectOptions) -> Detection {
@@ -177,27 +214,59 @@ fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, options: &Dete
     if window.seconds() < options.persistence_s {
         return quiet(&format!("the strongest deviation lasted only {:.0} s", window.seconds()));
     }
-    let triggers = |a: &&Abnormal| signals.iter().any(|s| s.name == a.signal && s.spec.triggers);
-    let family = |a: &Abnormal| signals.iter().find(|s| s.name == a.signal).map(|s| s.spec.family.clone());
+    let triggers = |a: &&Abnormal| signals.iter().any(|s| s.name == a.signal && s.triggers);
+    let family = |a: &Abnormal| signals.iter().find(|s| s.name == a.signal).map(|s| s.spec.family.as_str());
     let strong = abnormal.iter().filter(triggers).any(|a| a.score.abs() >= 10.0);
     let families: std::collections::BTreeSet<_> = abnormal.iter().filter(triggers).map(family).collect();
     if !strong && families.len() < 2 {
-        let what = abnormal.first().map_or_else(|| "no signal".to_owned(), |a| format!("only {}", a.signal));
-        return quiet(&format!("{what} left its usual range, which is not enough for an incident"));
+        return quiet(&match abnormal.first() {
+            Some(only) => format!("only {} left its usual range, which is not enough for an incident", only.signal),
+            None => "no signal stayed out of its usual range".to_owned(),
+        });
     }
     Detection { window: Some(window), baseline: (baseline.seconds() >= 5.0).then_some(baseline), abnormal, quiet: None }
 }
 
+/// The stretch that differs most from the rest, where enough signals say so.
+fn conclude_shift(signals: &[Signal<'_>], found: &Shift, start: UnixMs, options: &DetectOptions) -> Detection {
+    let at = |step: usize| start + step as i64 * STEP;
+    let window = Window { start: at(found.from), end: at(found.to) };
+    if !found.certain || window.seconds() < options.persistence_s {
+        return quiet("no stretch differs from the rest in enough signals");
+    }
+    let mut scratch = Vec::new();
+    let inside = (found.from, found.to);
+    let mut abnormal: Vec<(f64, Abnormal)> = signals
+        .iter()
+        .zip(&found.strength)
+        .filter(|(_, strength)| **strength >= shift::WITNESS)
+        .filter_map(|(signal, strength)| {
+            let usual = usual(signal, (found.skip, found.from), &mut scratch);
+            Some((*strength, moved(signal, usual, inside, start, 0.0)?))
+        })
+        .collect();
+    abnormal.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.signal.cmp(&b.1.signal)));
+    let abnormal = abnormal.into_iter().map(|(_, a)| a).collect();
+    let baseline = Window { start: at(found.skip), end: window.start };
+    Detection { window: Some(window), baseline: Some(baseline), abnormal, quiet: None }
+}
+
 fn abnormal(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs) -> Option<Abnormal> {
-    let spec = &signal.spec;
+    moved(signal, usual, window, start, 4.0)
+}
+
+/// A signal that moved by at least `least` spreads, or beyond its limit.
+fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs, least: f64) -> Option<Abnormal> {
+    let spec = signal.spec;
     let mut inside: Vec<f64> = signal.grid[window.0..window.1].iter().copied().filter(|v| !v.is_nan()).collect();
     let observed = median(&mut inside)?;
     let by_limit = beyond_limit(observed, spec);
     let score = usual.map_or(0.0, |u| u.score(observed, spec));
-    if score.abs() < 4.0 && !by_limit {
+    if score.abs() < least && !by_limit {
         return None;
     }
-    let up = score > 0.0 || (score == 0.0 && spec.bad != crate::signals::Bad::Down);
+    let above = usual.is_some_and(|u| observed >= u.level);
+    let up = if least > 0.0 { score > 0.0 || (score == 0.0 && spec.bad != crate::signals::Bad::Down) } else { above };
     let peak = inside.iter().copied().reduce(|a, b| if up { a.max(b) } else { a.min(b) })?;
     let out = |v: &f64| beyond_limit(*v, spec) || usual.is_some_and(|u| u.score(*v, spec).abs() >= 4.0);
     let first = signal.grid[window.0..window.1].iter().position(out).unwrap_or(0) + window.0;
@@ -208,7 +277,7 @@ fn abnormal(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), s
         baseline: usual.map(|u| u.level),
         observed,
         peak,
-        score: if score == 0.0 { 10.0 } else { score },
+        score: if score == 0.0 && least > 0.0 { 10.0 } else { score },
         began: start + first as i64 * STEP,
     })
 }

@@ -1,6 +1,7 @@
 //! Detection: finds the anomalous window and the abnormal signals, in a capture or a live stream, by itself.
 
 mod batch;
+mod shift;
 pub mod stats;
 mod stream;
 #[cfg(test)]
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{UnixMs, Window};
 
-pub use batch::{LEAST_SAMPLES, detect};
+pub use batch::{LEAST_SAMPLES, detect, detect_since};
+pub use shift::{differences, trending};
 pub use stream::{Stream, Trigger};
 
 /// Which way a signal moved.

@@ -54,7 +54,7 @@ pub fn beyond_limit(value: f64, spec: &SignalSpec) -> bool {
 }
 
 /// How much a score of one signal counts: nothing up to 4, fully from 12 on; signals that may not trigger count less.
-pub fn weight(score: f64, limit: bool, spec: &SignalSpec) -> f64 {
+pub fn weight(score: f64, limit: bool, triggers: bool) -> f64 {
     let excess = if limit { 1.0 } else { ((score.abs() - 4.0) / 8.0).clamp(0.0, 1.0) };
-    excess * if spec.triggers { 1.0 } else { 0.3 }
+    excess * if triggers { 1.0 } else { 0.3 }
 }

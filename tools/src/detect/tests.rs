@@ -125,3 +125,117 @@ fn the_stream_keeps_quiet_on_healthy_noise() {
         assert_eq!(fired, 0, "seed {seed}");
     }
 }
+
+/// A recording of signals that no table knows: noise, a counter, spikes; `moved` of them shift by three deviations inside.
+fn strangers(seed: u64, moved: usize, window: (i64, i64)) -> Detection {
+    let mut noise = Noise(seed.wrapping_mul(6_007).wrapping_add(17));
+    let mut capture = Capture::default();
+    for second in 0..130 {
+        let inside = (window.0..window.1).contains(&second);
+        let mut values: Vec<(String, &'static str, f64)> = (0..40)
+            .map(|i| {
+                let spike = if noise.next() > 0.98 { 40.0 } else { 0.0 };
+                let shift = if inside && i < moved { 3.0 } else { 0.0 };
+                (format!("attribute_{i}"), "", 100.0 + i as f64 + noise.normal() + shift + spike)
+            })
+            .collect();
+        values.push(("counter".into(), "", second as f64 * 5.0 + noise.next()));
+        values.push(("constant".into(), "", 16.0));
+        capture.absorb(Frame { at: second * 1000, values, ..Frame::default() });
+    }
+    detect(&capture, &SignalTable::builtin(), &DetectOptions::default())
+}
+
+#[test]
+fn signals_that_no_table_knows_show_a_shift_together() {
+    for (seed, window) in [(1, (60, 95)), (2, (30, 45)), (3, (90, 130)), (4, (25, 110))] {
+        let found = strangers(seed, 8, window);
+        let iou = found.window.map_or(0.0, |w| overlap(w, window));
+        assert!(iou >= 0.85, "{window:?}: {iou} {:?} {:?}", found.window, found.quiet);
+        let named = found.abnormal.iter().filter(|a| a.direction == super::Direction::Up).count();
+        assert!((6..=9).contains(&named), "{:?}", found.abnormal);
+        assert!(found.baseline.is_some_and(|b| b.end <= found.window.unwrap().start));
+    }
+}
+
+#[test]
+fn noise_that_no_table_knows_and_one_odd_signal_are_no_incident() {
+    for seed in 0..40 {
+        let found = strangers(seed, usize::from(seed % 2 == 0), (60, 95));
+        assert_eq!(found.window, None, "seed {seed}");
+        assert!(found.quiet.is_some() && found.abnormal.is_empty());
+    }
+}
+
+#[test]
+fn an_incident_lasts_until_the_throughput_is_back() {
+    let recording = |after: f64| {
+        let mut noise = Noise(5);
+        let mut capture = Capture::default();
+        for second in 0..130i64 {
+            let inside = (60..80).contains(&second);
+            let mut values: Vec<(String, &'static str, f64)> =
+                (0..20).map(|i| (format!("a{i}"), "", noise.normal() + if inside { 4.0 } else { 0.0 })).collect();
+            let level = if second < 60 {
+                100.0
+            } else if inside {
+                0.0
+            } else {
+                after
+            };
+            values.push(("tps".into(), "1/s", level + 5.0 * noise.normal()));
+            capture.absorb(Frame { at: second * 1000, values, ..Frame::default() });
+        }
+        detect(&capture, &SignalTable::builtin(), &DetectOptions::default()).window.unwrap()
+    };
+    assert!(overlap(recording(100.0), (60, 80)) > 0.85);
+    assert!(overlap(recording(60.0), (60, 130)) > 0.9);
+}
+
+/// Healthy seconds with the load of a bad statement from one second on, and blocked sessions inside a window.
+fn shifted(seconds: i64, shift: i64, blocked: (i64, i64)) -> Vec<Frame> {
+    let mut all = frames(3, seconds, Some((shift, seconds)));
+    for (s, frame) in (0..).zip(&mut all) {
+        let waiting = frame.values.iter_mut().find(|(name, _, _)| name == "blocked_sessions").unwrap();
+        waiting.2 = if (blocked.0..blocked.1).contains(&s) { 8.0 } else { 0.0 };
+    }
+    all
+}
+
+#[test]
+fn a_second_anomaly_is_noticed_while_the_first_one_lasts() {
+    let mut stream = Stream::new(SignalTable::builtin(), DetectOptions { warm_up_s: 20.0, ..DetectOptions::default() });
+    let fired: Vec<_> = shifted(200, 60, (120, 160)).iter().filter_map(|f| stream.push(f)).collect();
+    let at: Vec<i64> = fired.iter().map(|t| t.at / 1000).collect();
+    assert!(at.len() == 2 && (60..=65).contains(&at[0]) && (120..=125).contains(&at[1]), "{at:?}");
+    assert!(fired[1].signals.iter().any(|a| a.signal == "blocked_sessions"), "{:?}", fired[1].signals);
+    assert!(fired[1].signals.iter().all(|a| a.signal != "active_sessions"), "what the first one showed is not news");
+}
+
+#[test]
+fn trouble_that_spreads_at_once_is_one_anomaly() {
+    let mut stream = Stream::new(SignalTable::builtin(), DetectOptions { warm_up_s: 20.0, ..DetectOptions::default() });
+    assert_eq!(shifted(160, 60, (75, 160)).iter().filter_map(|f| stream.push(f)).count(), 1);
+}
+
+#[test]
+fn what_lasts_becomes_the_new_usual() {
+    let mut stream = Stream::new(SignalTable::builtin(), DetectOptions { warm_up_s: 20.0, ..DetectOptions::default() });
+    let fired: Vec<i64> = shifted(900, 60, (850, 880)).iter().filter_map(|f| stream.push(f)).map(|t| t.at / 1000).collect();
+    assert!(fired.len() == 2 && (850..=855).contains(&fired[1]), "{fired:?}");
+    assert!(!stream.cleared());
+}
+
+#[test]
+fn bursts_that_a_median_passes_over_are_judged_from_where_they_began() {
+    let mut capture = Capture::default();
+    for s in 0..60 {
+        let temp = if s >= 40 && s % 4 == 0 { 5e7 } else { 0.0 };
+        let values = vec![("temp_bytes_rate".into(), "bytes/s", temp), ("active_sessions".into(), "sessions", 0.0)];
+        capture.absorb(Frame { at: s * 1000, values, ..Frame::default() });
+    }
+    let (table, options) = (SignalTable::builtin(), DetectOptions::default());
+    assert_eq!(detect(&capture, &table, &options).window, None);
+    let found = super::detect_since(&capture, &table, &options, 40_000);
+    assert_eq!((found.window.unwrap().start, found.baseline.unwrap()), (40_000, Window { start: 0, end: 40_000 }));
+}

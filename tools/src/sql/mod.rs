@@ -57,6 +57,38 @@ pub struct Predicate {
     pub equality: bool,
 }
 
+/// Everything a statement names that could lead to code: for a check against the catalog.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Functions without schema, and columns, since `f(t)` may be written `t.f`; sorted.
+    pub functions: Vec<String>,
+    /// Operators without schema; sorted.
+    pub operators: Vec<String>,
+    /// Relations as named, perhaps with schema; sorted.
+    pub relations: Vec<String>,
+}
+
+/// The names in one statement at every level of nesting; none when it does not parse.
+pub fn names(text: &str) -> Option<Names> {
+    if depth(text) > MOST_DEPTH {
+        return None;
+    }
+    let parsed = pg_query::parse(text, pg_query::ParserOptions::default()).ok()?;
+    let tree = serde_json::to_value(&parsed.protobuf).ok()?;
+    let mut functions: BTreeSet<String> = find_all(&tree, "FuncCall").iter().map(|call| ident(&call["funcname"])).collect();
+    functions.extend(columns_of(&tree).into_iter().map(|(_, column)| column));
+    // `(expression).f` is an indirection: its names are strings of their own.
+    functions.extend(find_all(&tree, "AIndirection").iter().map(|node| ident(&node["indirection"])));
+    let operators: BTreeSet<String> = ["AExpr", "SubLink"]
+        .iter()
+        .flat_map(|kind| find_all(&tree, kind))
+        .map(|node| ident(if node["name"].is_array() { &node["name"] } else { &node["oper_name"] }))
+        .collect();
+    let relations: BTreeSet<String> = parsed.tables().into_iter().collect();
+    let list = |set: BTreeSet<String>| set.into_iter().filter(|name| !name.is_empty()).collect();
+    Some(Names { functions: list(functions), operators: list(operators), relations: list(relations) })
+}
+
 /// Reads the features of one statement; none when not even its verb can be told. Placeholders of other tools
 /// (`:1`, `...`) are tolerated.
 pub fn features(text: &str) -> Option<Features> {
@@ -251,6 +283,21 @@ fn light(text: &str) -> Option<Features> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_found_at_every_level() {
+        let found = names(
+            "WITH x AS (SELECT app.evil(a) FROM t1) SELECT (r).area, t.size FROM s.t2 t, x \
+             WHERE b OPERATOR(app.<<<) 1 AND c IN (SELECT lower(d) FROM t3) ORDER BY other(e)",
+        )
+        .unwrap();
+        for function in ["evil", "lower", "other", "area", "size"] {
+            assert!(found.functions.iter().any(|f| f == function), "{function}: {found:?}");
+        }
+        assert!(found.operators.iter().any(|o| o == "<<<"), "{found:?}");
+        assert_eq!(found.relations, ["s.t2", "t1", "t3"]);
+        assert_eq!(names("SELECT FROM WHERE"), None);
+    }
 
     fn of(text: &str) -> Features {
         features(text).unwrap()

@@ -6,7 +6,7 @@ use crate::model::{CulpritKind, IndexSample};
 use crate::observe::facts::{FactSheet, TableWork, Work, ratio, table_work, window, work};
 use crate::observe::{Observation, Scene};
 
-use super::scans::{indexes_of, quoted};
+use super::scans::{indexes_of, masked, quoted};
 use super::{loaded, same_table};
 
 /// `index_overhead`.
@@ -86,9 +86,7 @@ fn list(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, table: &str) {
     sheet.put("duplicate_indexes", duplicates.len()).put("duplicate_names", names(&duplicates));
     sheet.put("created_indexes", created.len()).put("created_names", created.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
     let drop_name = |i: &IndexSample| i.index.split('.').map(quoted).collect::<Vec<_>>().join(".");
-    // Those that came with the incident first; an old index may serve a monthly job.
-    let mut doomed: Vec<&&IndexSample> = unused.clone();
-    doomed.sort_by_key(|i| !created.contains(&i.index.as_str()));
+    let doomed = doomed(&unused, &duplicates, &created);
     if !doomed.is_empty() {
         sheet.put(
             "drop_statements",
@@ -99,6 +97,17 @@ fn list(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, table: &str) {
     for index in doomed.iter().take(6) {
         sheet.culprit(CulpritKind::Index, &index.index, &format!("no scan in the window, {:.1} MB", index.bytes / 1_048_576.0));
     }
+}
+
+/// Indexes to drop: of those that came with the incident the unused ones; else what another index covers, or what was
+/// never scanned since statistics were reset. An index that only rested in this window may serve a nightly job, and one
+/// whose definition was masked could not be put back.
+fn doomed<'i>(unused: &[&'i &'i IndexSample], duplicates: &[&'i &'i IndexSample], created: &[&str]) -> Vec<&'i &'i IndexSample> {
+    let new = |i: &IndexSample| created.contains(&i.index.as_str());
+    let covered = |i: &IndexSample| duplicates.iter().any(|d| d.index == i.index);
+    let any_new = unused.iter().any(|i| new(i));
+    let spare = |i: &IndexSample| if any_new { new(i) } else { covered(i) || i.idx_scan < 1.0 };
+    unused.iter().copied().filter(|i| spare(i) && !masked(&i.definition)).collect()
 }
 
 /// Time and WAL of a call of the statements that write the table.

@@ -9,6 +9,8 @@ mod shape;
 mod top;
 mod writes;
 
+pub(crate) use scans::quoted;
+
 use crate::capture::Capture;
 use crate::model::Window;
 use crate::observe::facts::{self, time_by_statement};

@@ -79,6 +79,11 @@ pub(crate) fn quoted(name: &str) -> String {
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
+/// True when literals of a definition out of the catalog were masked: it is no longer the statement that was run.
+pub(crate) fn masked(definition: &str) -> bool {
+    definition.contains("'?")
+}
+
 /// `table_scans`.
 pub fn table_scans(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
@@ -126,7 +131,8 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan, id: i64)
         return;
     }
     let served = indexes_of(capture, &scan.table).iter().any(|i| i.valid && i.columns.first().is_some_and(|c| scan.columns.contains(c)));
-    if !capture.indexes.is_empty() {
+    // A live collector that sampled tables has looked for indexes too: then there are none.
+    if !capture.indexes.is_empty() || (capture.manifest.origin == "live" && !capture.tables.is_empty()) {
         sheet.put("index_exists", served);
     }
     sheet.put("predicate_columns", scan.columns.clone());
@@ -143,24 +149,28 @@ fn dropped(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan) {
         let known = scene.capture.indexes.iter().rfind(|i| i.index == event.object);
         let Some(index) = known.filter(|i| i.table == scan.table) else { continue };
         if index.columns.first().is_some_and(|c| scan.columns.contains(c)) {
-            sheet.put("dropped_index", index.index.as_str()).put("dropped_definition", index.definition.as_str());
+            sheet.put("dropped_index", index.index.as_str());
+            // A definition with a masked literal cannot be put back as it was.
+            sheet.put("dropped_definition", Some(index.definition.as_str()).filter(|d| !masked(d)));
             sheet.culprit(CulpritKind::Index, &index.index, "dropped");
             return;
         }
     }
 }
 
-/// `stale_statistics`: the table touched by heavy statements with most rows changed since ANALYZE.
+/// `stale_statistics`: of the tables that the top statement touches, the one with most rows changed since ANALYZE. Tables
+/// of other statements say nothing of why this one is slower.
 pub fn stale_statistics(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
     let mut sheet = FactSheet::new("stale_statistics", scene);
     let w = window(scene);
-    let touched: Vec<String> = loaded(capture, w).into_iter().filter(|s| s.share > 0.1).flat_map(|s| s.features.tables).collect();
+    let top = super::top::top(scene);
+    let touched: Vec<String> = loaded(capture, w).into_iter().filter(|s| Some(s.id) == top).flat_map(|s| s.features.tables).collect();
     let work = table_work(capture, Some(w));
     let in_use = work.iter().filter(|(table, _)| touched.iter().any(|t| same_table(t, table)));
     let share = |t: &TableWork| t.before.n_mod_since_analyze / t.before.n_live_tup.max(1.0);
     let Some((table, t)) = in_use.max_by(|a, b| share(a.1).total_cmp(&share(b.1))) else {
-        return sheet.finish("no table of a heavy statement was sampled");
+        return sheet.finish("no table of the top statement was sampled");
     };
     sheet.put("table", table.as_str()).put("modified_share", share(t)).put("live_rows", t.after.n_live_tup);
     sheet.put("since_analyze_s", t.after.since_analyze_s).put("never_analyzed", t.after.since_analyze_s.is_none());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::detect::stats::median;
 use crate::model::{CulpritKind, SessionSample, UnixMs, Window};
 use crate::observe::facts::{FactSheet, active, largest, looks, peak, text_of};
+use crate::observe::statements::quoted;
 use crate::observe::{Observation, Scene};
 
 /// Sessions of the window, look by look.
@@ -132,6 +133,7 @@ fn root(
     sheet.put("blocker_xact_age_s", oldest);
     sheet.put("blocker_application", last.map(|s| s.application.clone()));
     sheet.put("blocker_user", last.map(|s| s.user.clone()));
+    sheet.put("blocker_database", last.map(|s| s.database.as_str()).filter(|d| !d.is_empty()).map(quoted));
     let relation = relation_of(scene, pid, window);
     sheet.put("relation", relation.clone());
     sheet.put("lock_mode", lock_mode(scene, &queue.waiters, window));

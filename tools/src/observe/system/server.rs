@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::CulpritKind;
-use crate::observe::facts::{FactSheet, largest, mean, peak, setting, setting_on};
+use crate::observe::facts::{FactSheet, largest, looks, mean, peak, setting, setting_on};
 use crate::observe::{Observation, Scene};
 
 /// `connections`: how many, whose, how fast they come.
@@ -32,9 +32,30 @@ pub fn connections(scene: &Scene<'_>) -> Observation {
     if let Some((name, count)) = largest(&applications) {
         sheet.put("top_application", name).put("top_application_share", count / total);
     }
+    if let Some((name, sessions)) = backup(scene) {
+        sheet.put("backup_program", name.clone()).put("backup_sessions", sessions);
+        sheet.culprit(CulpritKind::Session, &name, "takes a backup");
+    }
     sheet.signals(&["connections_used_ratio", "sessions", "new_sessions_per_s"]);
     sheet.culprit(CulpritKind::Setting, "max_connections", &limit.map(|l| format!("{l:.0}")).unwrap_or_default());
     sheet.finish("sessions were not counted")
+}
+
+/// Programs that take backups, as they call themselves in `application_name`.
+const BACKUP_PROGRAMS: [&str; 7] = ["pg_dump", "pg_dumpall", "pg_basebackup", "pgbackrest", "barman", "wal-g", "pg_probackup"];
+
+/// The backup program with most active sessions, and how many it has on average.
+fn backup(scene: &Scene<'_>) -> Option<(String, f64)> {
+    let window = crate::observe::facts::window(scene);
+    let mut programs = BTreeMap::new();
+    for sample in scene.capture.sessions.iter().filter(|s| window.contains(s.at) && s.state == "active") {
+        let name = sample.application.to_ascii_lowercase();
+        if BACKUP_PROGRAMS.iter().any(|program| name.starts_with(program)) {
+            *programs.entry(name).or_insert(0.0) += 1.0;
+        }
+    }
+    let (name, count) = largest(&programs)?;
+    Some((name, count / looks(scene.capture, Some(window)).max(1.0)))
 }
 
 /// `replication`: lag and retained WAL.
@@ -69,7 +90,10 @@ pub fn archiver(scene: &Scene<'_>) -> Observation {
     let mut sheet = FactSheet::new("archiver", scene);
     let rate = mean(scene.capture, "archive_failures_per_s", Some(window));
     sheet.put("failures", rate.map(|r| (r * window.seconds()).round())).put("failures_per_min", rate.map(|r| r * 60.0));
+    let command = scene.capture.settings.get("archive_command").map(|s| s.value.clone());
+    sheet.put("archive_command", command.clone());
     sheet.signals(&["archive_failures_per_s"]);
+    sheet.culprit(CulpritKind::Setting, "archive_command", &command.unwrap_or_default());
     sheet.finish("the archiver was not observed")
 }
 

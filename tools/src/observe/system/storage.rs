@@ -26,7 +26,32 @@ pub fn dead_rows(scene: &Scene<'_>) -> Observation {
     }
     sheet.signals(&["tup_deleted_per_s", "tup_updated_per_s"]);
     sheet.culprit(CulpritKind::Table, table, &format!("{dead:.0} dead rows"));
+    sparse_index(scene, &mut sheet);
     sheet.finish("")
+}
+
+/// Smallest index looked at, bytes: below this, what it wastes fits the cache anyway.
+const LEAST_INDEX_BYTES: f64 = 50e6;
+/// An entry takes at most a third of a page, and pages split in halves: more bytes a row are pages that emptied.
+const MOST_BYTES_A_ROW: f64 = 1500.0;
+
+/// The index that is scanned and takes most bytes for each live row of its table, if these are more than an entry takes.
+fn sparse_index(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
+    let window = crate::observe::facts::window(scene);
+    let rows = |table: &str| scene.capture.tables.iter().rfind(|t| t.table == table).map(|t| t.n_live_tup).filter(|rows| *rows >= 1.0);
+    let mut worst: Option<(&crate::model::IndexSample, f64)> = None;
+    for last in scene.capture.indexes.iter().filter(|i| window.contains(i.at) && i.bytes > LEAST_INDEX_BYTES) {
+        let first = scene.capture.indexes.iter().find(|i| i.index == last.index);
+        let scanned = first.is_some_and(|first| last.idx_scan > first.idx_scan);
+        let Some(each) = rows(&last.table).map(|rows| last.bytes / rows) else { continue };
+        if scanned && each > MOST_BYTES_A_ROW && worst.is_none_or(|(_, most)| each >= most) {
+            worst = Some((last, each));
+        }
+    }
+    if let Some((index, each)) = worst {
+        sheet.put("sparse_index", index.index.as_str()).put("sparse_index_bytes", index.bytes).put("sparse_index_bytes_per_row", each);
+        sheet.culprit(CulpritKind::Index, &index.index, &format!("{:.1} MB, {each:.0} bytes a row", index.bytes / 1_048_576.0));
+    }
 }
 
 /// `vacuum`: workers, the oldest snapshot, frozen ids.
@@ -44,7 +69,12 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
         sheet.put("worker_share", workers / (all + workers).max(1.0));
     }
     oldest_snapshot(scene, &mut sheet, window);
-    let frozen = capture.tables.iter().map(|t| t.frozen_xid_age).reduce(f64::max).or_else(|| peak(capture, "frozen_xid_age", Some(window)));
+    // The database's age counts: its oldest table may be a system catalog, which is not among the tables.
+    let ages = capture.tables.iter().map(|t| t.frozen_xid_age).chain(peak(capture, "frozen_xid_age", Some(window)));
+    let frozen = ages.reduce(f64::max);
+    let oldest = capture.tables.iter().max_by(|a, b| a.frozen_xid_age.total_cmp(&b.frozen_xid_age));
+    let oldest = oldest.filter(|t| frozen.is_some_and(|age| t.frozen_xid_age > 0.9 * age));
+    sheet.put("frozen_table", oldest.map(|t| t.table.as_str()));
     let limit = setting(capture, "autovacuum_freeze_max_age");
     sheet.put("frozen_xid_age_max", frozen).put("freeze_max_age", limit);
     sheet.put("wraparound_share", frozen.zip(limit).map(|(f, l)| f / l.max(1.0)));

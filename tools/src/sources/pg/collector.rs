@@ -261,7 +261,7 @@ impl Collector {
         {
             for row in &rows {
                 let (id, query) = (get::<i64>(row, "query_id").unwrap_or(0), text(row, "query"));
-                let own = query.contains(probes::MARK) && get(row, "own").unwrap_or(false);
+                let own = (query.contains(probes::MARK) && get(row, "own").unwrap_or(false)) || probes::is_probe(&query);
                 self.learn(id, &query, own, frame);
                 ids.retain(|known| *known != id);
             }

@@ -121,7 +121,8 @@ impl Intervals {
     /// Shorter intervals for recordings of a minute or two.
     pub fn brisk() -> Self {
         let s = Duration::from_secs;
-        Self { statements: s(3), tables: s(3), indexes: s(5), server: s(2), sizes: s(10), ..Self::default() }
+        // Settings too: an incident may have begun with one.
+        Self { statements: s(3), tables: s(3), indexes: s(5), server: s(2), sizes: s(10), settings: s(15), ..Self::default() }
     }
 }
 

@@ -1,6 +1,14 @@
 //! Decides whether a normalised text may be planned: exactly one plain statement, and nothing that EXPLAIN would run.
 
 use pg_query::NodeEnum;
+use tokio_postgres::Client;
+
+use crate::sql::{Names, names};
+
+use super::connect::Facts;
+use super::error::reason;
+use super::probes::PLAN_SAFETY;
+use super::row::get;
 
 /// A statement that may be put behind EXPLAIN.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +33,19 @@ pub(super) fn plannable(text: &str) -> Result<Plannable, String> {
             NodeEnum::SelectStmt(_) | NodeEnum::InsertStmt(_) | NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_),
         ) => Ok(Plannable { parameters: parameters(&sql)?, sql }),
         _ => Err("only select, insert, update, delete and merge have plans".into()),
+    }
+}
+
+/// Refuses a statement whose planning would run code that users of the database wrote: the planner evaluates immutable
+/// functions, and it would do so with Galen's rights. What extensions brought is trusted, since only a superuser (or an
+/// extension marked as trusted by one) installs it.
+pub(super) async fn safe(client: &Client, facts: &Facts, statement: &Plannable) -> Result<(), String> {
+    let Names { functions, operators, relations } = names(&statement.sql).ok_or("the statement's names cannot be read")?;
+    let sql = PLAN_SAFETY.sql(facts.version_num).ok_or("this server is too old")?;
+    let row = client.query_one(sql, &[&functions, &operators, &relations]).await.map_err(|error| reason(&error))?;
+    match get::<String>(&row, "why") {
+        Some(why) => Err(format!("not planned: {why}, and planning may run it")),
+        None => Ok(()),
     }
 }
 

@@ -15,7 +15,7 @@ use super::config::PgConfig;
 use super::connect::{self, Facts, Link};
 use super::error::{SourceError, reason};
 use super::hypothetical;
-use super::plannable::{Plannable, plannable};
+use super::plannable::{Plannable, plannable, safe};
 use super::probes::STATEMENT_TEXTS;
 use super::runner::lost;
 use super::text::normalise;
@@ -64,6 +64,7 @@ impl PgProber {
         };
         let statement = plannable(&text)?;
         client.batch_execute("BEGIN READ ONLY").await.map_err(|error| reason(&error))?;
+        safe(client, facts, &statement).await?;
         match call {
             ProbeCall::Plan { .. } => explain(client, facts, &statement).await,
             ProbeCall::HypotheticalIndex { table, columns, .. } => hypothetical::answer(client, facts, &statement, table, columns).await,

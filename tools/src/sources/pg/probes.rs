@@ -1,5 +1,10 @@
 //! The table of probes: SQL files by name, each with the server version from which it applies.
 
+use std::collections::HashSet;
+use std::sync::OnceLock;
+
+use super::text::fingerprint;
+
 /// One probe: variants from the newest to the oldest server.
 #[derive(Debug)]
 pub(super) struct Probe {
@@ -24,7 +29,6 @@ macro_rules! probes {
             timeout_ms: $timeout,
             variants: &[$(($from, include_str!(concat!("../../../probes/", $name, ".", $from, ".sql")))),+],
         };)+
-        #[cfg(test)]
         static ALL: &[&Probe] = &[$(&$const),+];
     };
 }
@@ -50,11 +54,19 @@ probes! {
     INDEX_DEFINITIONS "index_definitions" SLOW [13];
     SETTINGS "settings" SLOW [13];
     PLAN_COLUMNS "plan_columns" SLOW [13];
+    PLAN_SAFETY "plan_safety" SLOW [13];
     HYPOPG_SCHEMA "hypopg_schema" SLOW [13];
 }
 
 /// Stands in every probe after its first word, so that Galen knows its own statements in pg_stat_statements.
 pub(super) const MARK: &str = "/* galen */";
+
+/// True when the text is that of a probe, whoever ran it: nobody hides a load of his own by running Galen's statements.
+pub(super) fn is_probe(query: &str) -> bool {
+    static PRINTS: OnceLock<HashSet<i64>> = OnceLock::new();
+    let prints = PRINTS.get_or_init(|| ALL.iter().flat_map(|probe| probe.variants).map(|(_, sql)| fingerprint(sql)).collect());
+    query.contains(MARK) && prints.contains(&fingerprint(query))
+}
 
 #[cfg(test)]
 mod unit {
@@ -70,6 +82,15 @@ mod unit {
                 assert!(sql.contains(MARK), "{}", probe.name);
             }
         }
+    }
+
+    #[test]
+    fn a_probe_is_known_with_its_constants_replaced_and_a_mark_alone_is_none() {
+        let sql = STATEMENT_TEXTS.sql(150_000).unwrap();
+        let stored = pg_query::normalize(sql).unwrap();
+        assert_ne!(stored, sql);
+        assert!(is_probe(sql) && is_probe(&stored));
+        assert!(!is_probe("SELECT /* galen */ count(*) FROM accounts") && !is_probe("SELECT 1"));
     }
 
     #[test]

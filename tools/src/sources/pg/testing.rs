@@ -75,6 +75,11 @@ impl Cluster {
         self.directory.join("data").display().to_string()
     }
 
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
     /// `pg_ctl start` or `restart`.
     pub fn control(&self, action: &str) {
         let (data, log) = (self.data(), self.directory.join("log").display().to_string());
@@ -83,7 +88,7 @@ impl Cluster {
 
     fn run(&self, program: &str, args: &[&str]) {
         let output = self.command(program, args);
-        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let log = self.log();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{program} failed (set GALEN_TEST_PGBIN?): {error}{log}");
     }

@@ -117,3 +117,39 @@ async fn collector_and_prober_hold_two_connections_and_are_not_counted() {
     assert_eq!(capture.series["sessions"].values.last(), Some(&0.0), "nobody but galen is connected");
     assert!(capture.sessions.iter().all(|s| s.application != "galen"));
 }
+
+#[tokio::test]
+async fn planning_runs_no_code_of_the_databases_users() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.client("postgres", "shop").await;
+    admin
+        .batch_execute(
+            "CREATE FUNCTION leak(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
+                 AS $$ BEGIN RAISE WARNING 'leak ran as %', current_user; RETURN $1; END $$;
+             CREATE FUNCTION same(integer, integer) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN leak($1) = $2; END $$;
+             CREATE OPERATOR === (LEFTARG = integer, RIGHTARG = integer, FUNCTION = same);
+             CREATE VIEW seen AS SELECT leak(7) AS n;
+             CREATE TABLE trapped (id integer DEFAULT leak(7), note text);
+             GRANT SELECT, INSERT, UPDATE ON accounts, seen, trapped TO watcher",
+        )
+        .await
+        .expect("objects");
+    let statements = [
+        "SELECT * FROM accounts WHERE id = leak(7)",
+        "SELECT * FROM accounts WHERE 7 === 8",
+        "SELECT n FROM seen",
+        "INSERT INTO trapped (note) VALUES ($1)",
+        "SELECT a.leak FROM accounts a",
+    ];
+    let texts =
+        (1..).zip(statements.iter().map(|s| (*s).to_owned())).chain([(50, "SELECT lower(owner) FROM accounts WHERE id = $1".to_owned())]);
+    let capture = Capture { texts: texts.collect(), ..Capture::default() };
+    let prober = PgProber::connect(&cluster.config(), &capture).await.expect("connect");
+    for (id, statement) in (1..).zip(statements) {
+        let answer = plan(&prober, id).await;
+        assert!(answer.no_data.as_ref().is_some_and(|why| why.starts_with("not planned")), "{statement}: {answer:?}");
+    }
+    let fine = plan(&prober, 50).await;
+    assert!(fine.data.is_some(), "{:?}", fine.no_data);
+    assert!(!cluster.log().contains("leak ran"), "{}", cluster.log());
+}

@@ -1,0 +1,199 @@
+//! Two runs side by side: for each task the difference with its confidence interval, and the cases that changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::Capability;
+use super::bootstrap::{Interval, interval};
+use super::numeric::mean;
+use super::record::{CaseLine, Run};
+use super::tasks::{Context, TASKS, dbot, named_faults};
+
+/// What differs between two runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Cases in both runs, of the same capture.
+    pub cases: usize,
+    /// Cases left out: in one run only, or of different captures or answers; one line each.
+    pub left_out: Vec<String>,
+    /// What the pins of the runs do not share.
+    pub pins: Vec<String>,
+    /// Task by task.
+    pub tasks: Vec<Difference>,
+    /// Cases whose diagnosis changed.
+    pub changed: Vec<Changed>,
+}
+
+/// A task in both runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    /// What was asked.
+    pub capability: Capability,
+    /// Name of the task.
+    pub task: String,
+    /// Pairs of cases.
+    pub cases: usize,
+    /// Mean in the first run.
+    pub before: f64,
+    /// Mean in the second run.
+    pub after: f64,
+    /// Mean difference, second less first, with its 95 % interval.
+    pub difference: Interval,
+    /// The interval excludes 0.
+    pub significant: bool,
+}
+
+/// A case that the two runs see differently.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Changed {
+    /// Id of the case.
+    pub case: String,
+    /// What is right.
+    pub answer: Vec<String>,
+    /// Causes named in the first run.
+    pub before: Vec<String>,
+    /// Causes named in the second run.
+    pub after: Vec<String>,
+    /// `better`, `worse`, or `other` where the accuracy is the same.
+    pub verdict: &'static str,
+}
+
+/// Compares two runs over the cases that they share. The intervals are paired BCa bootstrap intervals, seeded.
+pub fn compare(before: &Run, after: &Run, seed: u64) -> Comparison {
+    let (pairs, left_out) = pair(before, after);
+    let (first, second): (Vec<&CaseLine>, Vec<&CaseLine>) = pairs.iter().copied().unzip();
+    let contexts = (Context::new(&first), Context::new(&second));
+    let mut tasks = Vec::new();
+    for task in TASKS {
+        let both = |(a, b): &(&CaseLine, &CaseLine)| Some(((task.measure)(a, &contexts.0)?.0, (task.measure)(b, &contexts.1)?.0));
+        let values: Vec<(f64, f64)> = pairs.iter().filter_map(both).collect();
+        let differences: Vec<f64> = values.iter().map(|(a, b)| b - a).collect();
+        let Some(difference) = interval(&differences, seed) else { continue };
+        tasks.push(Difference {
+            capability: task.capability,
+            task: task.name.to_owned(),
+            cases: values.len(),
+            before: mean(&values.iter().map(|v| v.0).collect::<Vec<_>>()),
+            after: mean(&values.iter().map(|v| v.1).collect::<Vec<_>>()),
+            difference,
+            significant: difference.excludes_zero(),
+        });
+    }
+    Comparison {
+        cases: pairs.len(),
+        left_out,
+        pins: differing_pins(before, after),
+        tasks,
+        changed: pairs.iter().filter_map(|(a, b)| changed(a, b)).collect(),
+    }
+}
+
+type Pairs<'a> = Vec<(&'a CaseLine, &'a CaseLine)>;
+
+fn pair<'a>(before: &'a Run, after: &'a Run) -> (Pairs<'a>, Vec<String>) {
+    let key = |c: &'a CaseLine| (c.dataset.as_str(), c.case.as_str());
+    let mut second: BTreeMap<_, _> = after.cases.iter().map(|c| (key(c), c)).collect();
+    let (mut pairs, mut left_out) = (Vec::new(), Vec::new());
+    for case in &before.cases {
+        match second.remove(&key(case)) {
+            Some(other) if other.capture_sha256 != case.capture_sha256 => {
+                left_out.push(format!("{}: another capture of this name", case.case))
+            }
+            Some(other) if other.answer != case.answer => left_out.push(format!("{}: another answer", case.case)),
+            Some(other) => pairs.push((case, other)),
+            None => left_out.push(format!("{}: in the first run only", case.case)),
+        }
+    }
+    left_out.extend(second.values().map(|c| format!("{}: in the second run only", c.case)));
+    (pairs, left_out)
+}
+
+fn changed(before: &CaseLine, after: &CaseLine) -> Option<Changed> {
+    let (old, new) = (named(before), named(after));
+    if old == new {
+        return None;
+    }
+    let accuracy = |case: &CaseLine, named: &[String]| match case.answer.causes.first().map(String::as_str) {
+        Some("healthy") => f64::from(u8::from(named_faults(case).is_empty())),
+        _ => dbot(case, &named.iter().map(String::as_str).filter(|c| *c != "healthy").collect::<Vec<_>>()),
+    };
+    let verdict = match accuracy(after, &new).total_cmp(&accuracy(before, &old)) {
+        std::cmp::Ordering::Greater => "better",
+        std::cmp::Ordering::Less => "worse",
+        std::cmp::Ordering::Equal => "other",
+    };
+    Some(Changed { case: before.case.clone(), answer: before.answer.causes.clone(), before: old, after: new, verdict })
+}
+
+fn named(case: &CaseLine) -> Vec<String> {
+    case.named.iter().map(|n| n.cause.clone()).collect()
+}
+
+/// Pins that differ, by their path, with both values: `options.seed: 7 / 9`.
+pub fn differing_pins(before: &Run, after: &Run) -> Vec<String> {
+    let value = |run: &Run| serde_json::to_value(&run.header.pins).unwrap_or_default();
+    let mut found = Vec::new();
+    differences("", &value(before), &value(after), &mut found);
+    found
+}
+
+fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    if let (Value::Object(old), Value::Object(new)) = (old, new) {
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let of = |map: &Map<String, Value>| map.get(name).cloned().unwrap_or_default();
+            differences(&below, &of(old), &of(new), found);
+        }
+    } else if old != new {
+        found.push(format!("{path}: {old} / {new}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::score_fixture::{case, run};
+
+    #[test]
+    fn equal_runs_differ_by_nothing() {
+        let one = run(vec![case("a", &["missing_index"], &["missing_index"]), case("b", &["healthy"], &["healthy"])]);
+        let told = compare(&one, &one, 7);
+        assert_eq!((told.cases, told.left_out.len(), told.changed.len(), told.pins.len()), (2, 0, 0, 0));
+        assert!(told.tasks.len() > 5 && told.tasks.iter().all(|t| !t.significant && t.difference.mean == 0.0 && t.difference.high == 0.0));
+    }
+
+    #[test]
+    fn a_change_is_found_with_its_direction() {
+        let good: Vec<_> = (0..20).map(|i| case(&format!("c{i}"), &["missing_index"], &["missing_index"])).collect();
+        let mut bad = good.clone();
+        for case in bad.iter_mut().take(12) {
+            case.named[0].cause = "table_bloat".into();
+        }
+        bad[19].named.clear();
+        let told = compare(&run(good.clone()), &run(bad.clone()), 7);
+        let top1 = told.tasks.iter().find(|t| t.task == "top1").unwrap();
+        assert!(top1.significant && (top1.difference.mean + 13.0 / 20.0).abs() < 1e-12, "{top1:?}");
+        assert_eq!((told.changed.len(), told.changed[0].verdict), (13, "worse"));
+        assert_eq!(compare(&run(bad), &run(good), 7).changed[0].verdict, "better");
+    }
+
+    #[test]
+    fn only_the_same_capture_is_compared() {
+        let one = run(vec![case("a", &["missing_index"], &[]), case("b", &["missing_index"], &[])]);
+        let mut other = one.clone();
+        other.cases[0].capture_sha256 = "another".into();
+        other.cases[1].case = "c".into();
+        other.header.pins.galen_version = "9".into();
+        let told = compare(&one, &other, 7);
+        assert_eq!((told.cases, told.left_out.len()), (0, 3));
+        assert_eq!(told.pins, ["galen_version: \"\" / \"9\""]);
+        let mut seeded = one.clone();
+        seeded.header.pins.options = Some(crate::driver::Options::default());
+        let mut reseeded = seeded.clone();
+        reseeded.header.pins.options.as_mut().unwrap().seed = 9;
+        assert_eq!(differing_pins(&seeded, &reseeded), ["options.seed: 7 / 9"]);
+    }
+}

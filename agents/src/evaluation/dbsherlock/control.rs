@@ -1,0 +1,101 @@
+//! Simple methods to compare with: a robust z detector and a nearest centroid. What they reach is what the data give away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use galen_tools::capture::Capture;
+use galen_tools::detect::stats::median;
+use galen_tools::model::{Series, Window};
+
+/// Values by signal.
+pub(super) type Levels = BTreeMap<String, f64>;
+
+/// Robust z scores beyond this count as ten.
+const MOST_Z: f64 = 10.0;
+/// A second is out of line for a signal from this robust z score on.
+const OUT: f64 = 3.0;
+/// Seconds at the start that every method leaves out: the load generator warms up.
+const WARM_UP: usize = 10;
+/// Seconds in line that do not end a stretch.
+const GAP: i64 = 2;
+
+/// Median and 1.4826 MAD, floored at a fiftieth of the level.
+fn usual(values: &[f64]) -> Option<(f64, f64)> {
+    let mut sorted = values.to_vec();
+    let level = median(&mut sorted)?;
+    let mut away: Vec<f64> = values.iter().map(|v| (v - level).abs()).collect();
+    Some((level, (1.4826 * median(&mut away)?).max(0.02 * level.abs()).max(1e-6)))
+}
+
+/// Robust z score of each signal's median over a window against a baseline, at most 10 either way.
+pub(super) fn robust_z(capture: &Capture, baseline: Window, window: Window) -> Levels {
+    let z = |series: &Series| {
+        let (level, spread) = usual(series.within(baseline))?;
+        let inside = median(&mut series.within(window).to_vec())?;
+        Some(((inside - level) / spread).clamp(-MOST_Z, MOST_Z))
+    };
+    capture.series.iter().filter_map(|(name, series)| Some((name.clone(), z(series)?))).collect()
+}
+
+/// Mean of each signal over a window.
+pub(super) fn levels(capture: &Capture, window: Window) -> Levels {
+    let mean = |series: &Series| {
+        let values = series.within(window);
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    capture.series.iter().filter_map(|(name, series)| Some((name.clone(), mean(series)?))).collect()
+}
+
+/// The longest stretch in which many signals are out of line against the whole recording: more than half way from the usual
+/// share of such signals to the largest.
+pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
+    let span = capture.span()?;
+    let steps = ((span.end - span.start) / 1000) as usize;
+    let mut share = vec![0.0; steps];
+    for series in capture.series.values() {
+        let Some((level, spread)) = usual(&series.values) else { continue };
+        for (time, value) in series.times.iter().zip(&series.values) {
+            let at = ((time - span.start) / 1000) as usize;
+            if ((value - level) / spread).abs() > OUT && at < steps {
+                share[at] += 1.0 / capture.series.len() as f64;
+            }
+        }
+    }
+    share.iter_mut().take(WARM_UP).for_each(|s| *s = 0.0);
+    let typical = median(&mut share.clone())?;
+    let limit = (typical + share.iter().copied().fold(0.0, f64::max)) / 2.0;
+    let mut best: Option<(i64, i64)> = None;
+    let mut run: Option<(i64, i64)> = None;
+    for at in (0..steps as i64).filter(|at| share[*at as usize] > limit) {
+        let (first, _) = run.filter(|(_, last)| at - last <= GAP + 1).unwrap_or((at, at));
+        run = Some((first, at));
+        if best.is_none_or(|(from, to)| at - first > to - from) {
+            best = run;
+        }
+    }
+    best.map(|(from, to)| Window { start: span.start + from * 1000, end: span.start + (to + 1) * 1000 })
+}
+
+/// Classes by distance of their centroid, the nearest first, each with its distance. `scaled` divides each signal by its
+/// deviation over all learnt cases, for values with units.
+pub(super) fn nearest(learnt: &[(&str, &Levels)], tested: &Levels, scaled: bool) -> Vec<(String, f64)> {
+    let names: BTreeSet<&String> = learnt.iter().flat_map(|(_, l)| l.keys()).collect();
+    let mut classes: BTreeMap<&str, Vec<&Levels>> = BTreeMap::new();
+    for (class, levels) in learnt {
+        classes.entry(class).or_default().push(levels);
+    }
+    let at = |levels: &Levels, name: &String| levels.get(name).copied().unwrap_or(0.0);
+    let mut distance: BTreeMap<&str, f64> = BTreeMap::new();
+    for name in names {
+        let all: Vec<f64> = learnt.iter().map(|(_, l)| at(l, name)).collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let deviation = (all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64).sqrt();
+        let unit = if scaled { deviation.max(1e-9) } else { 1.0 };
+        for (class, of) in &classes {
+            let centre = of.iter().map(|l| at(l, name)).sum::<f64>() / of.len() as f64;
+            *distance.entry(class).or_default() += ((at(tested, name) - centre) / unit).powi(2);
+        }
+    }
+    let mut ranked: Vec<(String, f64)> = distance.into_iter().map(|(c, d)| (c.to_owned(), d.sqrt())).collect();
+    ranked.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+    ranked
+}

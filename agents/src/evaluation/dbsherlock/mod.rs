@@ -1,0 +1,17 @@
+//! The DBSherlock benchmark: detection without given regions, root causes by learnt signatures, and the controls beside them.
+//!
+//! Labels come from the data set's manifest and are used to learn and to score; detection and diagnosis see captures alone.
+
+mod control;
+mod read;
+mod score;
+mod view;
+
+pub use read::{Recording, class_causes, is_dataset, load};
+pub use score::{Row, Stage, score};
+pub use view::learnable;
+
+/// Data set of incidents with one cause, as [`super::split::half_of`] knows it.
+pub const SINGLE: &str = "dbsherlock_single";
+/// Data set of incidents with two or three causes.
+pub const COMPOUND: &str = "dbsherlock_compound";

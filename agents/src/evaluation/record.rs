@@ -1,0 +1,284 @@
+//! The file of a run: JSON lines, first a header that pins everything, then one line a case.
+
+use serde::{Deserialize, Serialize};
+
+use galen_tools::model::{Culprit, CulpritKind, UnixMs, Window};
+
+use super::faithfulness::Grounding;
+use super::split::Half;
+use crate::driver::Options;
+use crate::report::{Bill, Status};
+
+/// Version of the lines.
+pub const FORMAT: u32 = 1;
+
+/// A line of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum Line {
+    /// First line.
+    Run(Box<Header>),
+    /// A finished case.
+    Case(Box<CaseLine>),
+    /// A case that could not be read or is not usable, and why.
+    Failed {
+        /// Id of the case.
+        case: String,
+        /// One line.
+        why: String,
+    },
+}
+
+/// All that is needed to compute the run again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// What changes the results.
+    pub pins: Pins,
+    /// Where it was measured: speed depends on it, results do not.
+    pub machine: Machine,
+    /// Folder or file of the suite, as given.
+    pub suite_path: String,
+    /// Captures at a time.
+    pub jobs: u16,
+    /// Cases in the chosen half.
+    pub cases: usize,
+}
+
+/// What changes results: two runs with the same pins give the same reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pins {
+    /// Version of Galen.
+    pub galen_version: String,
+    /// Name of the suite.
+    pub suite: String,
+    /// SHA-256 over the suite's definition: cases with the digests of captures and answers.
+    pub suite_sha256: String,
+    /// `learn`, `test` or `all`.
+    pub half: String,
+    /// SHA-256 over the cause catalog, in order of id.
+    pub catalog_sha256: String,
+    /// SHA-256 over the knowledge chunks.
+    pub knowledge_sha256: String,
+    /// SHA-256 over the signal table.
+    pub signals_sha256: String,
+    /// SHA-256 over the measured skill of models.
+    pub skill_sha256: String,
+    /// The model, if one takes part.
+    pub model: Option<ModelPin>,
+    /// Options of the diagnoses, with the seed.
+    pub options: Option<Options>,
+}
+
+/// A model file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPin {
+    /// Name in the registry.
+    pub name: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+/// Where a run was measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Logical CPUs.
+    pub cpus: usize,
+    /// What the kernel calls them.
+    pub cpu: String,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Operating system and processor.
+    pub platform: String,
+}
+
+/// What is right for a case. Read from the sidecar `NAME.answer.json`, or from the labels alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answer {
+    /// Root causes, the most important first; `healthy` alone when nothing is wrong.
+    pub causes: Vec<String>,
+    /// What a diagnosis should point at.
+    pub culprits: Vec<Expected>,
+    /// When it was wrong.
+    pub window: Option<Truth>,
+    /// The case that this one is a variant of, with something missing or added.
+    pub variant_of: Option<String>,
+    /// What was changed: `missing_metrics`, `noise`, `red_herring`, ...
+    pub tags: Vec<String>,
+}
+
+/// Something a diagnosis should point at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// What kind of thing.
+    pub kind: CulpritKind,
+    /// Part of its id or text, case ignored.
+    pub pattern: String,
+}
+
+impl Expected {
+    /// True when a culprit is meant.
+    pub fn fits(&self, culprit: &Culprit) -> bool {
+        let wanted = self.pattern.to_lowercase();
+        culprit.kind == self.kind && (culprit.id.to_lowercase().contains(&wanted) || culprit.text.to_lowercase().contains(&wanted))
+    }
+}
+
+/// The known anomalous interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Truth {
+    pub start_ms: UnixMs,
+    pub end_ms: UnixMs,
+}
+
+/// What a diagnosis made of a case.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CaseLine {
+    /// Id of the case: path below the data set's folder, without the ending.
+    pub case: String,
+    /// Data set.
+    pub dataset: String,
+    /// Half that the case is in.
+    pub half: Option<Half>,
+    /// SHA-256 of the capture file.
+    pub capture_sha256: String,
+    /// What is right.
+    pub answer: Answer,
+    /// How the diagnosis ended.
+    pub status: Status,
+    /// Root causes named, most probable first.
+    pub named: Vec<Named>,
+    /// Interval that the report speaks of.
+    pub window: Option<Window>,
+    /// Interval that the capture covers.
+    pub span: Option<Window>,
+    /// Whether the claims rest on evidence that says so.
+    pub grounding: Grounding,
+    /// Knowledge chunks cited, and how many of them speak of a right cause.
+    pub knowledge: Cited,
+    /// The report's bill.
+    pub bill: Bill,
+    /// Milliseconds that the diagnosis took in this run.
+    pub wall_ms: f64,
+    /// SHA-256 of the report's JSON: the line that `galen replay --json` prints, without its end.
+    pub report_sha256: String,
+    /// What happened to the model, when something did.
+    pub model_note: Option<String>,
+}
+
+/// A cause as named.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Named {
+    /// Cause id.
+    pub cause: String,
+    /// Probability.
+    pub probability: f64,
+    /// What it points at.
+    pub culprits: Vec<Culprit>,
+    /// Its remedies.
+    pub remedies: super::remedy::Remedies,
+}
+
+/// Knowledge of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cited {
+    /// Chunks cited.
+    pub chunks: u32,
+    /// Of these about a right cause.
+    pub right: u32,
+    /// Chunks that the library holds.
+    pub library: u32,
+    /// Of these about a right cause.
+    pub library_right: u32,
+}
+
+/// A run as read back.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Run {
+    /// The header.
+    pub header: Header,
+    /// Finished cases in the order of the file.
+    pub cases: Vec<CaseLine>,
+    /// Cases that failed: id and why, the last word of each.
+    pub failed: Vec<(String, String)>,
+    /// Bytes of whole lines: what lies behind was cut off.
+    pub whole: usize,
+}
+
+impl Run {
+    /// Reads a run. A last line without its end was being written when the run died: it is not counted.
+    ///
+    /// # Errors
+    /// One line with the number of the line that is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut run = Self::default();
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        for (number, line) in text[..whole].lines().enumerate() {
+            let at = |why: String| format!("line {}: {why}", number + 1);
+            let line: Line = serde_json::from_str(line).map_err(|e| at(format!("not a line of a run: {e}")))?;
+            match (number, line) {
+                (0, Line::Run(header)) if header.format > FORMAT => {
+                    return Err(at(format!("written in format {}, this Galen reads up to {FORMAT}", header.format)));
+                }
+                (0, Line::Run(header)) => run.header = *header,
+                (0, _) => return Err(at("a run begins with its header".into())),
+                (_, Line::Run(_)) => return Err(at("a second header".into())),
+                (_, Line::Case(case)) if run.cases.iter().any(|known| known.case == case.case && known.dataset == case.dataset) => {
+                    return Err(at(format!("case {} stands there twice", case.case)));
+                }
+                (_, Line::Case(case)) => {
+                    run.failed.retain(|(id, _)| *id != case.case);
+                    run.cases.push(*case);
+                }
+                (_, Line::Failed { case, why }) => {
+                    run.failed.retain(|(id, _)| *id != case);
+                    run.failed.push((case, why));
+                }
+            }
+        }
+        if whole == 0 {
+            return Err("it holds no whole line".into());
+        }
+        run.whole = whole;
+        Ok(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(lines: &[Line]) -> String {
+        lines.iter().map(|l| serde_json::to_string(l).unwrap() + "\n").collect()
+    }
+
+    fn case(id: &str) -> Line {
+        Line::Case(Box::new(CaseLine { case: id.into(), ..CaseLine::default() }))
+    }
+
+    #[test]
+    fn a_run_is_read_back_without_what_was_cut_off() {
+        let header = Line::Run(Box::new(Header { format: FORMAT, ..Header::default() }));
+        let failed = Line::Failed { case: "b".into(), why: "cut off".into() };
+        let whole = text(&[header.clone(), case("a"), failed]);
+        let run = Run::parse(&format!("{whole}{{\"line\":\"ca")).unwrap();
+        assert_eq!((run.cases.len(), run.failed.len(), run.whole), (1, 1, whole.len()));
+        // A failed case that was finished later is finished.
+        let run = Run::parse(&format!("{whole}{}", text(&[case("b")]))).unwrap();
+        assert_eq!((run.cases.len(), run.failed.len()), (2, 0));
+    }
+
+    #[test]
+    fn what_is_no_run_says_where() {
+        let header = Line::Run(Box::new(Header { format: FORMAT, ..Header::default() }));
+        assert!(Run::parse("").is_err());
+        assert!(Run::parse(&text(&[case("a")])).unwrap_err().contains("begins with its header"));
+        assert!(Run::parse(&text(&[header.clone(), case("a"), case("a")])).unwrap_err().starts_with("line 3: case a"));
+        let newer = Line::Run(Box::new(Header { format: FORMAT + 1, ..Header::default() }));
+        assert!(Run::parse(&text(&[newer])).unwrap_err().contains("reads up to"));
+        assert!(Run::parse(&format!("{}nonsense\n", text(&[header]))).unwrap_err().starts_with("line 2"));
+    }
+}

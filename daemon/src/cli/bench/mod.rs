@@ -1,0 +1,71 @@
+//! `galen bench`: suites of labelled captures run, compared and reported; pass rates; the speed budget.
+
+mod compare;
+mod measure;
+mod out;
+mod pass_until;
+mod pins;
+pub mod questions;
+mod report;
+mod run;
+mod speed;
+pub mod suite;
+mod verify;
+
+use run::read as read_run;
+
+use clap::{Args, Subcommand};
+
+use super::Global;
+use crate::failure::Failure;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  galen bench run captures/ --no-model --jobs 2 --out plain.jsonl
+  galen bench run captures/ --model qwen2.5-coder-1.5b --half test --out model.jsonl
+  galen bench compare plain.jsonl model.jsonl
+  galen bench report plain.jsonl model.jsonl --out leaderboard.html
+  galen bench verify plain.jsonl
+  galen bench replay")]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+/// One arm a benchmark; each has a file.
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Diagnose a suite of labelled captures into a file of JSON lines; run it again to go on after an interruption
+    Run(run::RunArgs),
+    /// Compare two runs task by task, with confidence intervals, and list the cases that changed
+    Compare(compare::CompareArgs),
+    /// Write a leaderboard of runs as one HTML page
+    Report(report::ReportArgs),
+    /// Diagnose the cases of a run again and say which reports differ
+    Verify(verify::VerifyArgs),
+    /// Pass rates of weak models: sample until so many answers are right
+    PassUntil(pass_until::PassUntilArgs),
+    /// Recorded MySQL incidents: detection, root causes by learnt signatures, and the controls beside them
+    Dbsherlock(super::dbsherlock::DbsherlockArgs),
+    /// Accuracy on D-Bot's specifications, recorded by `galen lab dbot`
+    Dbot(super::dbot::BenchDbotArgs),
+    /// Milliseconds to read and diagnose a capture without a model
+    Replay(speed::ReplayArgs),
+    /// Milliseconds until an alert is durable
+    Intake(speed::IntakeArgs),
+}
+
+/// `galen bench`.
+pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
+    match args.action {
+        Action::Run(args) => run::run(global, args).await,
+        Action::Compare(args) => compare::compare(global, &args),
+        Action::Report(args) => report::report(global, &args),
+        Action::Verify(args) => verify::verify(global, args).await,
+        Action::PassUntil(args) => pass_until::pass_until(global, args).await,
+        Action::Dbsherlock(args) => super::dbsherlock::dbsherlock(global, &args).await,
+        Action::Dbot(args) => super::dbot::bench(global, &args).await,
+        Action::Replay(args) => speed::replay(global, args).await,
+        Action::Intake(args) => speed::intake(global, &args),
+    }
+}

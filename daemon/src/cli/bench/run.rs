@@ -1,0 +1,251 @@
+//! `galen bench run`: every case of a suite diagnosed and measured, in parallel, resumable.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use futures_util::stream::{self, StreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use galen_agents::driver::{Library, Options, diagnose};
+use galen_agents::evaluation::calibration::calibration;
+use galen_agents::evaluation::record::{CaseLine, FORMAT, Header, Line, Run};
+use galen_agents::evaluation::score::{hierarchy, scores};
+use galen_agents::llm::Provider;
+use galen_agents::report::Report;
+use galen_tools::model::Window;
+use galen_tools::probe::Recorded;
+use galen_tools::store::file;
+
+use super::out::Out;
+use super::suite::{Case, Suite, Which, answer, hex};
+use super::{measure, pins};
+use crate::cli::Global;
+use crate::failure::Failure;
+use crate::{engine, output};
+
+#[derive(Debug, Args)]
+#[command(after_help = "SUITE is a folder of captures with labels (in the capture, or beside it in NAME.answer.json), or a file:
+  name = \"quick\"
+  [[dataset]]
+  name = \"shop\"
+  path = \"captures/shop\"
+
+No label or answer is shown to the diagnosis. Run the same command again to go on after an interruption.")]
+pub struct RunArgs {
+    /// Folder of labelled captures, or suite file
+    #[arg(value_name = "SUITE")]
+    suite: PathBuf,
+    /// Language model to use
+    #[arg(long, conflicts_with = "no_model")]
+    model: Option<String>,
+    /// Go without a language model (the default)
+    #[arg(long)]
+    no_model: bool,
+    /// Cite no knowledge
+    #[arg(long)]
+    no_knowledge: bool,
+    /// Captures at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Half to run; learning never sees the test half
+    #[arg(long, value_enum, default_value_t = Which::All)]
+    half: Which,
+    /// File names are the causes (of captures without labels)
+    #[arg(long)]
+    labels_from_names: bool,
+    /// Seed for choices that break ties
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// File to write: JSON lines, the first a header with everything needed to compute the run again
+    #[arg(long, value_name = "RUN.jsonl")]
+    out: PathBuf,
+}
+
+/// Runs a suite.
+pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
+    let mut suite = Suite::open(&args.suite, args.labels_from_names)?;
+    suite.keep(args.half);
+    if suite.cases.is_empty() {
+        return Err(Failure::input(format!("{} has no case in the {} half", args.suite.display(), args.half.word())));
+    }
+    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let provider = match &args.model {
+        Some(name) => Some(engine::provider(name, None, 2, 120).await?),
+        None => None,
+    };
+    let options = Options { seed: args.seed, knowledge: !args.no_knowledge, replay: true, ..Options::default() };
+    let pinned = args.model.as_deref().zip(provider.as_deref());
+    let header = Header {
+        format: FORMAT,
+        pins: pins::pins(&suite, args.half.word(), &library, pinned, &options),
+        machine: pins::machine(),
+        suite_path: args.suite.display().to_string(),
+        jobs: args.jobs,
+        cases: suite.cases.len(),
+    };
+    let out = Out::open(&args.out, &header)?;
+    // A model answers in the order it is asked; one capture at a time keeps its answers the same.
+    let jobs = if provider.is_some() { 1 } else { usize::from(args.jobs) };
+    let worker = Worker { library, provider, options };
+    let failed = work(suite, &worker, jobs, out).await?;
+    summary(global, &args.out)?;
+    if failed > 0 {
+        return Err(Failure::input(format!("{failed} of {} cases were left out; each is named above", header.cases)));
+    }
+    Ok(())
+}
+
+/// What every diagnosis of a run shares.
+#[derive(Clone)]
+pub struct Worker {
+    /// Causes, knowledge, signals.
+    pub library: Arc<Library>,
+    /// The model, if any.
+    pub provider: Option<Arc<dyn Provider>>,
+    /// Options.
+    pub options: Options,
+}
+
+/// Diagnoses what is not finished yet, in order, and writes it. Returns how many cases could not be used.
+async fn work(suite: Suite, worker: &Worker, jobs: usize, mut out: Out) -> Result<usize, Failure> {
+    let done: BTreeSet<(String, String)> = out.done.cases.iter().map(|c| (c.dataset.clone(), c.case.clone())).collect();
+    let known: Vec<(String, String)> = out.done.failed.clone();
+    let duplicates = suite.duplicates();
+    let bar = ProgressBar::new(suite.cases.len() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left {msg}") {
+        bar.set_style(style);
+    }
+    let open: Vec<(Case, Option<String>)> = suite
+        .cases
+        .into_iter()
+        .enumerate()
+        .filter(|(_, c)| !done.contains(&(c.dataset.clone(), c.id.clone())))
+        .map(|(i, c)| (c, duplicates.get(&i).map(|first| format!("the same capture as {first}"))))
+        .collect();
+    bar.inc(done.len() as u64);
+    let mut results = stream::iter(open.into_iter().map(|(case, twin)| {
+        let worker = worker.clone();
+        let id = case.id.clone();
+        tokio::spawn(async move {
+            match twin {
+                Some(why) => (id, Err(why)),
+                None => (id, one(&case, &worker).await),
+            }
+        })
+    }))
+    .buffered(jobs);
+    let mut failed = 0;
+    while let Some(result) = results.next().await {
+        let (case, result) = result.map_err(|e| Failure::fault(e.to_string()))?;
+        bar.inc(1);
+        match result {
+            Ok(line) => out.write(&Line::Case(Box::new(line)))?,
+            Err(why) => {
+                failed += 1;
+                bar.suspend(|| eprintln!("galen: {case}: {why}"));
+                let line = (case, why);
+                if !known.contains(&line) {
+                    out.write(&Line::Failed { case: line.0, why: line.1 })?;
+                }
+            }
+        }
+    }
+    bar.finish_and_clear();
+    out.finish()?;
+    Ok(failed)
+}
+
+/// A diagnosis as the run sees it.
+pub struct Seen {
+    /// The report.
+    pub report: Report,
+    /// SHA-256 of its JSON: of the line that `galen replay --json` prints.
+    pub sha256: String,
+    labels: Vec<String>,
+    span: Option<Window>,
+    wall_ms: f64,
+}
+
+/// Reads and diagnoses one case. The labels are taken out of the capture first.
+///
+/// # Errors
+/// One line: the capture cannot be read.
+pub async fn see(case: &Case, worker: &Worker) -> Result<Seen, String> {
+    let path = case.path.clone();
+    let read = tokio::task::spawn_blocking(move || file::read(&path)).await.map_err(|e| e.to_string())?;
+    // The case is named already: the file's name would stand there twice.
+    let shown = format!("{}: ", case.path.display());
+    let mut capture = read.map_err(|e| e.to_string().replacen(&shown, "", 1))?;
+    let labels = std::mem::take(&mut capture.manifest.labels);
+    let started = Instant::now();
+    let diagnosis = diagnose(&capture, &worker.library, &Recorded(&capture), worker.provider.clone(), &worker.options, &|_| {}).await;
+    let wall_ms = started.elapsed().as_secs_f64() * 1000.0;
+    let json = serde_json::to_string(&diagnosis.report).map_err(|e| e.to_string())?;
+    Ok(Seen { sha256: hex(&Sha256::digest(json)), report: diagnosis.report, labels, span: capture.span(), wall_ms })
+}
+
+/// Diagnoses and measures one case.
+///
+/// # Errors
+/// One line: the capture cannot be read, or its label cannot be used.
+async fn one(case: &Case, worker: &Worker) -> Result<CaseLine, String> {
+    let seen = see(case, worker).await?;
+    let catalog = &worker.library.catalog;
+    let right = answer(case, &seen.labels, &|id| id == "healthy" || catalog.get(id).is_some())?;
+    let mut line = measure::case_line(&seen.report, right, &worker.library.chunks);
+    line.case.clone_from(&case.id);
+    line.dataset.clone_from(&case.dataset);
+    line.half = Some(case.half);
+    line.capture_sha256 = case.sha256.clone().unwrap_or_default();
+    line.span = seen.span;
+    line.wall_ms = (seen.wall_ms * 1000.0).round() / 1000.0;
+    line.report_sha256 = seen.sha256;
+    Ok(line)
+}
+
+/// Prints the scores of a finished run.
+fn summary(global: &Global, path: &std::path::Path) -> Result<(), Failure> {
+    let run = super::read_run(path)?;
+    let scores = scores(&run);
+    let tree = hierarchy(&scores, None);
+    if global.json {
+        output::line(&json!({"cases": run.cases.len(), "failed": run.failed.len(), "scores": scores, "hierarchy": tree}).to_string());
+        return Ok(());
+    }
+    output::line(&format!("{} cases, {} left out; gain {:.1} of 100 over trivial methods", run.cases.len(), run.failed.len(), tree.gain));
+    for score in &scores {
+        output::line(&format!(
+            "{:<13} {:<24} {:<24} {:.3} (trivial {:.3}, {} cases)",
+            score.capability.word(),
+            score.task,
+            score.dataset,
+            score.value,
+            score.baseline,
+            score.cases
+        ));
+    }
+    let told = calibration(&run);
+    if told.cases == 0 {
+        return Ok(());
+    }
+    output::line(&format!(
+        "calibration of the first cause: Brier {:.3} (knowing only the accuracy {:.3}), expected calibration error {:.3}",
+        told.brier, told.brier_of_base_rate, told.ece
+    ));
+    Ok(())
+}
+
+/// Reads a run's file.
+///
+/// # Errors
+/// Input: it cannot be read or is no run.
+pub fn read(path: &std::path::Path) -> Result<Run, Failure> {
+    let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
+    Run::parse(&text).map_err(|e| fail(&format!("not a run of `galen bench run`: {e}")))
+}

@@ -1,0 +1,254 @@
+//! A suite: labelled captures in data sets, each case with its answer, its half and the digest of its file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use galen_agents::evaluation::record::Answer;
+use galen_agents::evaluation::split::{Half, half_of};
+
+use crate::cli::replay;
+use crate::failure::Failure;
+
+/// Largest answer file, bytes.
+const MOST_ANSWER: u64 = 1 << 20;
+
+/// A case of a suite, before its capture is read.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Path below the data set's folder, without the ending.
+    pub id: String,
+    /// Data set.
+    pub dataset: String,
+    /// Half that it is in.
+    pub half: Half,
+    /// The capture.
+    pub path: PathBuf,
+    /// SHA-256 of the capture's file; none when it cannot be read.
+    pub sha256: Option<String>,
+    /// What the sidecar says is right; none without one. What is wrong with it, when it cannot be read.
+    pub answer: Result<Option<Answer>, String>,
+    /// The file's name is its cause.
+    pub label_from_name: bool,
+}
+
+/// A suite of cases.
+#[derive(Debug, Clone, Default)]
+pub struct Suite {
+    /// Name: the folder's, or the one in the suite file.
+    pub name: String,
+    /// Cases in order of data set and id.
+    pub cases: Vec<Case>,
+}
+
+/// Which cases are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// What may be learnt from
+    Learn,
+    /// What is held back
+    Test,
+    /// Both halves
+    All,
+}
+
+impl Which {
+    /// `learn`, `test` or `all`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Learn => "learn",
+            Self::Test => "test",
+            Self::All => "all",
+        }
+    }
+
+    fn holds(self, half: Half) -> bool {
+        match self {
+            Self::All => true,
+            Self::Learn => half == Half::Learn,
+            Self::Test => half == Half::Test,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SuiteFile {
+    name: String,
+    dataset: Vec<DatasetEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DatasetEntry {
+    name: String,
+    path: PathBuf,
+    #[serde(default)]
+    labels_from_names: bool,
+}
+
+impl Suite {
+    /// Opens a folder of captures as one data set, or a suite file (TOML: `name`, and a `[[dataset]]` with `name` and
+    /// `path` each).
+    ///
+    /// # Errors
+    /// Input: a path that is not there, a suite file that does not parse, a folder without captures.
+    pub fn open(path: &Path, labels_from_names: bool) -> Result<Self, Failure> {
+        let name = |p: &Path| p.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        if path.is_dir() || path.extension().is_some_and(|e| e == "galen") {
+            // `captures/.` and `captures` are one data set.
+            let whole = path.canonicalize().map_err(|e| Failure::input(format!("{}: {e}", path.display())))?;
+            let folder = if path.is_dir() { whole } else { whole.parent().map(Path::to_path_buf).unwrap_or_default() };
+            let cases = dataset(&name(&folder), path, labels_from_names)?;
+            return Ok(Self { name: name(&folder), cases });
+        }
+        let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
+        let file: SuiteFile = toml::from_str(&text).map_err(|e| fail(&format!("not a suite: {}", e.message())))?;
+        let mut suite = Self { name: file.name, cases: Vec::new() };
+        for entry in file.dataset {
+            // Paths of a suite file are relative to it.
+            let at = path.parent().unwrap_or(Path::new(".")).join(&entry.path);
+            suite.cases.extend(dataset(&entry.name, &at, labels_from_names || entry.labels_from_names)?);
+        }
+        Ok(suite)
+    }
+
+    /// Keeps the cases of a half.
+    pub fn keep(&mut self, which: Which) {
+        self.cases.retain(|c| which.holds(c.half));
+    }
+
+    /// SHA-256 over cases, captures and answers: two suites with the same digest ask the same.
+    pub fn sha256(&self) -> String {
+        let mut hasher = Sha256::new();
+        for case in &self.cases {
+            let answer = case.answer.as_ref().ok().and_then(|a| serde_json::to_string(a).ok()).unwrap_or_default();
+            let capture = case.sha256.as_deref().unwrap_or("-");
+            hasher.update(format!("{}\n{}\n{capture}\n{answer}\n{}\n", case.dataset, case.id, case.label_from_name));
+        }
+        hex(&hasher.finalize())
+    }
+
+    /// For each case that has the same capture as an earlier one, the id of that one.
+    pub fn duplicates(&self) -> BTreeMap<usize, String> {
+        let mut first: BTreeMap<&str, &Case> = BTreeMap::new();
+        let mut found = BTreeMap::new();
+        for (index, case) in self.cases.iter().enumerate() {
+            let Some(digest) = case.sha256.as_deref() else { continue };
+            match first.get(digest) {
+                Some(known) => {
+                    found.insert(index, known.id.clone());
+                }
+                None => {
+                    first.insert(digest, case);
+                }
+            }
+        }
+        found
+    }
+}
+
+fn dataset(name: &str, path: &Path, label_from_name: bool) -> Result<Vec<Case>, Failure> {
+    let root = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let files = replay::expand(&[path.to_path_buf()])?;
+    let case = |file: &PathBuf| {
+        let id = file.strip_prefix(root).unwrap_or(file).with_extension("").to_string_lossy().into_owned();
+        Case {
+            half: half_of(name, &id),
+            dataset: name.to_owned(),
+            sha256: std::fs::read(file).ok().map(|bytes| hex(&Sha256::digest(bytes))),
+            answer: sidecar(&file.with_extension("answer.json")),
+            path: file.clone(),
+            label_from_name,
+            id,
+        }
+    };
+    Ok(files.iter().map(case).collect())
+}
+
+fn sidecar(path: &Path) -> Result<Option<Answer>, String> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    if std::fs::metadata(path).map_err(|e| fail(&e))?.len() > MOST_ANSWER {
+        return Err(fail(&"too large for an answer"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
+    serde_json::from_str(&text).map(Some).map_err(|e| fail(&e))
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What is right for a case: the sidecar's causes, else the capture's labels, else the file's name where that was
+/// asked for.
+///
+/// # Errors
+/// One line: no label at all, a label that is no cause id, `healthy` beside another, or two sources that disagree.
+pub fn answer(case: &Case, labels: &[String], known: &dyn Fn(&str) -> bool) -> Result<Answer, String> {
+    let mut answer = case.answer.clone()?.unwrap_or_default();
+    let mut sorted = (answer.causes.clone(), labels.to_vec());
+    sorted.0.sort();
+    sorted.1.sort();
+    if answer.causes.is_empty() {
+        answer.causes = labels.to_vec();
+    } else if !labels.is_empty() && sorted.0 != sorted.1 {
+        return Err(format!("mislabelled: its answer says {}, the capture {}", answer.causes.join(", "), labels.join(", ")));
+    }
+    if answer.causes.is_empty() && case.label_from_name {
+        answer.causes = vec![case.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()];
+    }
+    if answer.causes.is_empty() {
+        return Err("it carries no label; where file names are causes, say --labels-from-names".into());
+    }
+    if let Some(wrong) = answer.causes.iter().find(|c| !known(c)) {
+        return Err(format!("mislabelled: `{wrong}` is no cause id"));
+    }
+    if answer.causes.len() > 1 && answer.causes.iter().any(|c| c == "healthy") {
+        return Err("mislabelled: healthy and something else at once".into());
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(answer: Option<Answer>) -> Case {
+        Case {
+            id: "x".into(),
+            dataset: "d".into(),
+            half: Half::Learn,
+            path: "deadlocks.galen".into(),
+            sha256: None,
+            answer: Ok(answer),
+            label_from_name: false,
+        }
+    }
+
+    #[test]
+    fn labels_come_from_one_place_and_are_cause_ids() {
+        let known = |c: &str| ["deadlocks", "poor_join", "healthy"].contains(&c);
+        let owned = |causes: &[&str]| causes.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
+        let told = |causes: &[&str]| Some(Answer { causes: owned(causes), ..Answer::default() });
+        assert_eq!(answer(&case(None), &owned(&["poor_join"]), &known).unwrap().causes, ["poor_join"]);
+        assert_eq!(answer(&case(told(&["deadlocks", "poor_join"])), &owned(&["poor_join", "deadlocks"]), &known).unwrap().causes.len(), 2);
+        let mut named = case(None);
+        assert!(answer(&named, &[], &known).unwrap_err().contains("--labels-from-names"));
+        named.label_from_name = true;
+        assert_eq!(answer(&named, &[], &known).unwrap().causes, ["deadlocks"]);
+        for (sidecar, labels, why) in [
+            (told(&["deadlocks"]), owned(&["poor_join"]), "the capture poor_join"),
+            (None, owned(&["slow_disk"]), "`slow_disk` is no cause id"),
+            (None, owned(&["healthy", "deadlocks"]), "healthy and something else"),
+        ] {
+            assert!(answer(&case(sidecar), &labels, &known).unwrap_err().contains(why), "{why}");
+        }
+    }
+}

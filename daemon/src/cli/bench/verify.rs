@@ -1,0 +1,115 @@
+//! `galen bench verify`: the cases of a run diagnosed again; the reports must be the same bytes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use futures_util::stream::{self, StreamExt};
+use serde_json::json;
+
+use galen_agents::evaluation::compare::differing_pins;
+use galen_agents::evaluation::record::{CaseLine, Header, Run};
+
+use super::pins;
+use super::run::{Worker, read, see};
+use super::suite::{Case, Suite, Which};
+use crate::cli::Global;
+use crate::failure::Failure;
+use crate::{engine, output};
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Run to verify
+    run: PathBuf,
+    /// Suite, where it has moved since
+    #[arg(long)]
+    suite: Option<PathBuf>,
+    /// Captures at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+}
+
+/// Replays a run.
+pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
+    let run = read(&args.run)?;
+    let header = &run.header;
+    let place = args.suite.clone().unwrap_or_else(|| PathBuf::from(&header.suite_path));
+    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let options = header.pins.options.clone().unwrap_or_default();
+    let model = header.pins.model.as_ref().map(|m| m.name.clone());
+    let provider = match &model {
+        Some(name) => Some(engine::provider(name, None, 2, 120).await?),
+        None => None,
+    };
+    // Whether file names were labels does not change a report: both ways are tried to find the pinned definition.
+    let mut suite = Suite::open(&place, false)?;
+    suite.keep(which(header));
+    if suite.sha256() != header.pins.suite_sha256 {
+        let mut named = Suite::open(&place, true)?;
+        named.keep(which(header));
+        suite = if named.sha256() == header.pins.suite_sha256 { named } else { suite };
+    }
+    let pinned = model.as_deref().zip(provider.as_deref());
+    let now = Run {
+        header: Header { pins: pins::pins(&suite, &header.pins.half, &library, pinned, &options), ..Header::default() },
+        ..Run::default()
+    };
+    let changed = differing_pins(&run, &now);
+    let worker = Worker { library, provider, options };
+    let jobs = if worker.provider.is_some() { 1 } else { usize::from(args.jobs) };
+    let differing = again(&run, suite, &worker, jobs).await?;
+    tell(global, &run, &changed, &differing)
+}
+
+fn which(header: &Header) -> Which {
+    match header.pins.half.as_str() {
+        "learn" => Which::Learn,
+        "test" => Which::Test,
+        _ => Which::All,
+    }
+}
+
+/// Diagnoses every finished case again; one line for each that is not the same.
+async fn again(run: &Run, suite: Suite, worker: &Worker, jobs: usize) -> Result<Vec<String>, Failure> {
+    let mut cases: BTreeMap<(String, String), Case> = suite.cases.into_iter().map(|c| ((c.dataset.clone(), c.id.clone()), c)).collect();
+    let pairs: Vec<(CaseLine, Option<Case>)> =
+        run.cases.iter().map(|c| (c.clone(), cases.remove(&(c.dataset.clone(), c.case.clone())))).collect();
+    let mut results = stream::iter(pairs.into_iter().map(|(known, case)| {
+        let worker = worker.clone();
+        tokio::spawn(async move { check(&known, case.as_ref(), &worker).await.map(|why| format!("{}: {why}", known.case)) })
+    }))
+    .buffered(jobs);
+    let mut differing = Vec::new();
+    while let Some(result) = results.next().await {
+        differing.extend(result.map_err(|e| Failure::fault(e.to_string()))?);
+    }
+    Ok(differing)
+}
+
+/// Why a case is not the same; none when it is.
+async fn check(known: &CaseLine, case: Option<&Case>, worker: &Worker) -> Option<String> {
+    let Some(case) = case else { return Some("its capture is gone".into()) };
+    if case.sha256.as_deref() != Some(known.capture_sha256.as_str()) {
+        return Some("its capture was changed".into());
+    }
+    match see(case, worker).await {
+        Err(why) => Some(why),
+        Ok(seen) => (seen.sha256 != known.report_sha256).then(|| "its report differs".into()),
+    }
+}
+
+fn tell(global: &Global, run: &Run, changed: &[String], differing: &[String]) -> Result<(), Failure> {
+    if global.json {
+        output::line(&json!({"cases": run.cases.len(), "pins": changed, "differing": differing}).to_string());
+    } else {
+        changed.iter().for_each(|pin| output::line(&format!("pin differs: {pin}")));
+        differing.iter().for_each(|case| output::line(case));
+        output::line(&format!("{} of {} reports are the same bytes", run.cases.len() - differing.len(), run.cases.len()));
+    }
+    match (differing.is_empty(), changed.is_empty()) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Failure::fault(format!("{} reports differ although every pin is the same", differing.len()))),
+        (false, false) => Err(Failure::input(format!("{} reports differ; so do the pins named above", differing.len()))),
+    }
+}

@@ -1,0 +1,241 @@
+//! The evaluation from outside: runs that go on after a kill or a full disk, damaged captures, comparison, leaderboard.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{galen, lines, repository, run};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The example captures, whose names are their causes, in a folder of their own.
+fn examples(folder: &Path) -> PathBuf {
+    let suite = folder.join("shop");
+    std::fs::create_dir(&suite).unwrap();
+    for entry in std::fs::read_dir(repository("examples/captures")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "galen") {
+            std::fs::copy(&path, suite.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    suite
+}
+
+/// Many small captures, imported, each labelled in a sidecar.
+fn many(folder: &Path, count: u32) -> PathBuf {
+    let (input, suite) = (folder.join("in"), folder.join("many"));
+    std::fs::create_dir(&input).unwrap();
+    for case in 0..count {
+        let values: Vec<f64> = (0..60).map(|t| f64::from((t * (case + 3)) % 7)).collect();
+        let case_json = serde_json::json!({
+            "start_time": "1700000000", "end_time": "1700000060", "alerts": [], "slow_queries": [], "workload": {"SELECT 1": 5 + case},
+            "exceptions": {"cpu": {"node_load1": values}, "db": {"pg_stat_activity_count": values}}
+        });
+        std::fs::write(input.join(format!("{case:05}.json")), case_json.to_string()).unwrap();
+    }
+    let (code, _, error) = run(&["import", "dbot", text(&input), "-o", text(&suite)]);
+    assert_eq!(code, 0, "{error}");
+    let captures: Vec<PathBuf> = std::fs::read_dir(&suite).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(captures.len(), count as usize);
+    for path in captures {
+        std::fs::write(path.with_extension("answer.json"), r#"{"causes":["healthy"]}"#).unwrap();
+    }
+    suite
+}
+
+/// The lines of a run without what depends on the clock.
+fn timeless(path: &Path) -> Vec<Value> {
+    let mut all = lines(&std::fs::read_to_string(path).unwrap());
+    for line in &mut all {
+        let line = line.as_object_mut().unwrap();
+        line.remove("wall_ms");
+        line.remove("jobs");
+    }
+    all
+}
+
+fn bench_run(suite: &Path, out: &Path, more: &[&str]) -> (i32, String, String) {
+    let mut arguments = vec!["bench", "run", text(suite), "--no-model", "--out", text(out)];
+    arguments.extend(more);
+    run(&arguments)
+}
+
+#[test]
+fn a_suite_is_run_compared_verified_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = examples(folder.path());
+    let (one, two, page) = (folder.path().join("one.jsonl"), folder.path().join("two.jsonl"), folder.path().join("board.html"));
+    let (code, out, error) = bench_run(&suite, &one, &["--labels-from-names", "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let told = lines(&out).remove(0);
+    let score = |task: &str| told["scores"].as_array().unwrap().iter().find(|s| s["task"] == task).unwrap()["value"].as_f64().unwrap();
+    assert!(score("top1") >= 0.85 && score("healthy_silence") == 1.0, "{told}");
+    assert!(score("claims_grounded") > 0.7, "{told}");
+    assert_eq!(bench_run(&suite, &two, &["--labels-from-names", "--jobs", "2"]).0, 0);
+    assert_eq!(timeless(&one), timeless(&two), "two jobs give what one gives");
+    // The digest is that of the line that replay prints.
+    let (_, report, _) =
+        run(&["replay", "--no-model", "--json", text(&suite.join("healthy.galen")), text(&suite.join("missing_index.galen"))]);
+    let wanted = sha256(report.lines().next_back().unwrap());
+    let line = timeless(&one).into_iter().find(|l| l["case"] == "missing_index").unwrap();
+    assert_eq!(line["report_sha256"], wanted.as_str());
+
+    let (code, out, error) = run(&["bench", "compare", text(&one), text(&two), "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let same = lines(&out).remove(0);
+    assert_eq!((same["cases"].as_u64(), same["changed"].as_array().unwrap().len()), (Some(9), 0));
+    assert!(same["tasks"].as_array().unwrap().iter().all(|t| t["task"] == "wall_time" || t["significant"] == false), "{same}");
+
+    let (code, _, error) = run(&["bench", "report", text(&one), text(&two), "--out", text(&page)]);
+    assert_eq!(code, 0, "{error}");
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.matches("<svg").count() >= 3 && !html.contains("<script") && !html.contains("src=") && !html.contains("<link"));
+    assert_eq!(html.matches("://").count(), html.matches("http://www.w3.org").count(), "nothing comes from outside");
+
+    let (code, out, error) = run(&["bench", "verify", text(&one)]);
+    assert_eq!((code, out.trim()), (0, "9 of 9 reports are the same bytes"), "{error}");
+    std::fs::copy(suite.join("healthy.galen"), suite.join("missing_index.galen")).unwrap();
+    let (code, out, _) = run(&["bench", "verify", text(&one)]);
+    assert!(code == 5 && out.contains("missing_index: its capture was changed") && out.contains("pin differs: suite_sha256"), "{out}");
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn captures_that_cannot_be_used_cost_a_line_each_and_the_rest_is_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = examples(folder.path());
+    let out = folder.path().join("run.jsonl");
+    let bytes = std::fs::read(suite.join("missing_index.galen")).unwrap();
+    std::fs::write(suite.join("bulk_insert.galen"), &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::write(suite.join("deadlocks.galen"), &bytes).unwrap();
+    std::fs::write(suite.join("bulk_delete.answer.json"), r#"{"causes":["slow_disk"]}"#).unwrap();
+    std::fs::write(suite.join("healthy.answer.json"), "{").unwrap();
+    let (code, _, error) = bench_run(&suite, &out, &["--labels-from-names"]);
+    assert_eq!(code, 5, "{error}");
+    for (case, why) in [
+        ("bulk_insert", "cut off or altered"),
+        ("missing_index", "the same capture as deadlocks"),
+        ("bulk_delete", "`slow_disk` is no cause id"),
+        ("healthy", "healthy.answer.json"),
+    ] {
+        let named: Vec<&str> = error.lines().filter(|l| l.starts_with(&format!("galen: {case}: "))).collect();
+        assert!(named.len() == 1 && named[0].contains(why), "{case}: {error}");
+    }
+    let all = timeless(&out);
+    assert_eq!(all.iter().filter(|l| l["line"] == "case").count(), 7, "{error}");
+    // What was damaged and is repaired is finished by the next run; nothing is done or said twice.
+    let before = std::fs::read_to_string(&out).unwrap();
+    let (code, _, _) = bench_run(&suite, &out, &["--labels-from-names"]);
+    assert_eq!((code, std::fs::read_to_string(&out).unwrap()), (5, before));
+}
+
+#[test]
+fn a_killed_run_goes_on_and_gives_what_an_undisturbed_one_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = many(folder.path(), 150);
+    let (whole, killed) = (folder.path().join("whole.jsonl"), folder.path().join("killed.jsonl"));
+    let mut child = galen()
+        .args(["bench", "run", text(&suite), "--no-model", "--out", text(&killed)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while std::fs::read_to_string(&killed).unwrap_or_default().lines().count() < 3 && child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < end, "nothing was written within a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    let left = std::fs::read_to_string(&killed).unwrap();
+    assert!(status.signal() == Some(9) && left.lines().count() < 151, "the run was not killed in the middle: {status:?}");
+    assert_eq!(bench_run(&suite, &whole, &[]).0, 0);
+    let (code, _, error) = bench_run(&suite, &killed, &[]);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(timeless(&killed), timeless(&whole));
+}
+
+#[test]
+fn a_full_disk_keeps_what_is_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = many(folder.path(), 40);
+    let out = folder.path().join("run.jsonl");
+    // Files that cannot grow beyond some blocks of 512 bytes: what a full disk does.
+    let limited = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$0\" \"$@\""])
+        .arg(galen().get_program())
+        .args(["bench", "run", text(&suite), "--no-model", "--out", text(&out)])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&limited.stderr).into_owned();
+    assert_eq!(limited.status.code(), Some(70), "{error}");
+    assert!(error.contains("finished cases in it are kept"), "{error}");
+    let kept = lines(&std::fs::read_to_string(&out).unwrap()).len();
+    assert!((2..41).contains(&kept), "{kept} whole lines");
+    assert_eq!(bench_run(&suite, &out, &[]).0, 0);
+    assert_eq!(timeless(&out).len(), 41);
+}
+
+#[test]
+fn a_file_has_one_writer_and_belongs_to_one_run() {
+    use nix::fcntl::{Flock, FlockArg};
+    let folder = tempfile::tempdir().unwrap();
+    let suite = examples(folder.path());
+    let out = folder.path().join("run.jsonl");
+    let held = Flock::lock(std::fs::File::create(&out).unwrap(), FlockArg::LockExclusive).unwrap();
+    let (code, _, error) = bench_run(&suite, &out, &["--labels-from-names"]);
+    assert!(code == 2 && error.contains("being written by another run"), "{code} {error}");
+    drop(held);
+    assert_eq!(bench_run(&suite, &out, &["--labels-from-names"]).0, 0);
+    let (code, _, error) = bench_run(&suite, &out, &["--labels-from-names", "--seed", "8"]);
+    assert!(code == 2 && error.contains("belongs to another run (options.seed: 7 / 8)"), "{error}");
+    let (code, _, error) = run(&["bench", "compare", text(&out), text(&suite.join("healthy.galen"))]);
+    assert_eq!((code, error.lines().count()), (5, 1), "{error}");
+}
+
+#[test]
+fn halves_share_nothing_and_the_test_half_is_not_learnt_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = examples(folder.path());
+    let half = |which: &str| {
+        let out = folder.path().join(format!("{which}.jsonl"));
+        assert_eq!(bench_run(&suite, &out, &["--labels-from-names", "--half", which]).0, 0);
+        timeless(&out).iter().filter_map(|l| Some(l["case"].as_str()?.to_owned())).collect::<Vec<_>>()
+    };
+    let (learn, test) = (half("learn"), half("test"));
+    assert_eq!(learn.len() + test.len(), 9);
+    assert!(test.contains(&"missing_index".to_owned()) && learn.contains(&"healthy".to_owned()), "{learn:?} {test:?}");
+    let (code, _, error) = run(&["model", "calibrate", text(&suite.join("missing_index.galen"))]);
+    assert!(code == 5 && error.contains("in the test half"), "{code} {error}");
+}
+
+#[test]
+fn a_model_is_sampled_until_it_passes() {
+    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+        eprintln!("skipped: GALEN_NO_MODEL=1");
+        return;
+    }
+    let capture = repository("examples/captures/missing_index.galen");
+    let sample = || {
+        let arguments = ["bench", "pass-until", text(&capture), "--labels-from-names", "--passes", "20", "--budget", "20000", "--json"];
+        let (code, out, error) = run(&arguments);
+        assert_eq!(code, 0, "{error}");
+        lines(&out)
+    };
+    let told = sample();
+    let last = told.last().unwrap();
+    let (low, high, exact) =
+        (last["pass"]["low"].as_f64().unwrap(), last["pass"]["high"].as_f64().unwrap(), last["exact"].as_f64().unwrap());
+    assert!(low > 0.0 && low <= exact * 1.5 && exact <= high * 1.5, "{last}");
+    assert_eq!(told, sample(), "the same seed draws the same samples");
+    assert_eq!(run(&["bench", "pass-until", text(&capture), "--labels-from-names", "--passes", "1"]).0, 2);
+}

@@ -1,0 +1,110 @@
+//! The fault laboratory as people use it: recorded cases are kept, labels stay out of diagnoses, nothing is left behind.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use galen_tools::store::file;
+
+use crate::support::{galen, lines, repository, run};
+
+/// A small scenario with short phases: some ten seconds.
+fn record(out: &Path) -> (i32, String, String) {
+    let out = out.to_str().unwrap();
+    run(&["lab", "record", "--scenario", "workers_take_turns", "--baseline", "4s", "--duration", "5s", "--out", out, "--json"])
+}
+
+#[test]
+fn scenarios_are_listed_with_causes_and_parameters() {
+    let (code, out, error) = run(&["lab", "list", "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let all = lines(&out);
+    let mut causes: Vec<&str> = all.iter().flat_map(|one| one["causes"].as_array().unwrap()).map(|it| it.as_str().unwrap()).collect();
+    causes.sort_unstable();
+    causes.dedup();
+    assert!(all.len() >= 60 && causes.len() >= 36, "{} scenarios, {} causes", all.len(), causes.len());
+    let one = all.iter().find(|one| one["name"] == "concurrent_updates").unwrap();
+    assert_eq!((one["parameters"]["clients"].as_i64(), one["schema"].as_str()), (Some(24), Some("shop")));
+    let (code, _, error) = run(&["lab", "run", "no_such_fault"]);
+    assert_eq!((code, error.contains("missing_index"), error.lines().count()), (2, true, 1), "{error}");
+    let (code, _, error) = run(&["lab", "run", "missing_index", "--dsn", "host=127.0.0.1 user=x"]);
+    assert_eq!((code, error.contains("--i-own-this-server")), (2, true), "{error}");
+}
+
+#[test]
+fn a_recorded_case_is_labelled_kept_and_guarded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, out, error) = record(folder.path());
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(lines(&out)[0]["state"], "recorded");
+    let case = folder.path().join("workers_take_turns-1.galen");
+    let answer: serde_json::Value = serde_json::from_slice(&std::fs::read(case.with_extension("answer.json")).unwrap()).unwrap();
+    assert_eq!(answer["causes"][0], "concurrent_updates");
+    assert!(answer["fault"]["statements"].as_u64().unwrap() > 100 && answer["steady"]["errors"] == 0, "{answer}");
+    let capture = file::read(&case).unwrap();
+    assert_eq!(capture.manifest.labels, ["concurrent_updates"]);
+    let span = capture.span().unwrap();
+    let (start, end) = (answer["window"]["start"].as_i64().unwrap(), answer["window"]["end"].as_i64().unwrap());
+    assert!(span.start + 3_000 < start && start < end && end <= span.end + 1_500, "{answer} {span:?}");
+
+    let before = std::fs::read(&case).unwrap();
+    let (code, out, error) = record(folder.path());
+    assert_eq!((code, lines(&out)[0]["state"].as_str()), (0, Some("kept")), "{error}");
+    assert_eq!(std::fs::read(&case).unwrap(), before);
+
+    let lock = std::fs::File::open(folder.path().join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let (code, _, error) = record(folder.path());
+    assert_eq!((code, error.contains("another `galen lab`"), error.lines().count()), (2, true, 1), "{error}");
+}
+
+#[test]
+fn a_diagnosis_is_the_same_without_label_and_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["missing_index", "blocking_transaction", "healthy"] {
+        let labelled = folder.path().join("case.galen");
+        let mut capture = file::read(&repository(&format!("examples/captures/{name}.galen"))).unwrap();
+        assert_eq!(capture.manifest.labels, [name]);
+        file::write(&capture, &labelled).unwrap();
+        std::fs::write(folder.path().join("case.answer.json"), r#"{"causes":["disk_full"]}"#).unwrap();
+        let (_, with, _) = run(&["replay", "--json", labelled.to_str().unwrap()]);
+        std::fs::remove_file(folder.path().join("case.answer.json")).unwrap();
+        for labels in [vec![], vec!["disk_full".to_owned()]] {
+            capture.manifest.labels = labels;
+            file::write(&capture, &labelled).unwrap();
+            let (code, without, error) = run(&["replay", "--json", labelled.to_str().unwrap()]);
+            assert_eq!((code, &without), (0, &with), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_recording_leaves_nothing_behind() {
+    let (temporary, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    std::fs::set_permissions(temporary.path(), open).unwrap();
+    let entries = || std::fs::read_dir(temporary.path()).unwrap().count();
+    let mut child = galen()
+        .args(["lab", "record", "--scenario", "queue_healthy", "--baseline", "60s", "--out", out.path().to_str().unwrap()])
+        .env("TMPDIR", temporary.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while entries() == 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(entries() > 0, "the server's folder is there when the interrupt comes");
+    std::thread::sleep(Duration::from_millis(1500));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = child.wait().unwrap();
+    assert_eq!(output.code(), Some(130));
+    let end = Instant::now() + Duration::from_secs(15);
+    while entries() > 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(entries(), 0);
+    let left: Vec<_> = std::fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [".lock"]);
+}
