@@ -30,7 +30,7 @@ const STEADY: &str = include_str!("../../../../examples/lab/dbot/steady.toml");
 /// A client that changes a random column has a statement for each of at most so many, spread over all columns.
 const MOST_COLUMNS: u32 = 20;
 /// Parts of an act that is done in parts.
-const PARTS: u32 = 8;
+const PARTS: u32 = 40;
 
 /// What a run does.
 #[derive(Debug, Clone)]

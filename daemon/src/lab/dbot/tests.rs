@@ -148,7 +148,7 @@ fn a_plan_follows_the_sizes_and_the_number_of_its_specification() {
     let of = |kind: &str| plan(specs.iter().find(|s| s.workload == kind).unwrap(), 2).unwrap();
     let indexes = of("redundant_index").acts;
     assert_eq!((indexes.len(), indexes[35].sql.as_str()), (36, "CREATE INDEX customers_name35_idx ON customers (name35)"));
-    assert_eq!(of("vacuum").acts.len(), 8);
+    assert_eq!(of("vacuum").acts.len(), 40);
     assert_eq!(of("lock_contention").clients[0].work.len(), 20);
     assert_eq!((of("insert_large_data").clients[0].count, of("job_joins").clients[0].work.len()), (13, 4));
     let draws = |id: u32| {

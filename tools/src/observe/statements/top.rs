@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::Window;
 use crate::observe::facts::{FactSheet, Work, active, looks, ratio, text_of, time_by_statement, window, work};
 use crate::observe::{Observation, Scene, activity};
 use crate::sql::features;
 
 use super::loaded;
+
+/// How long an anomaly may be at work before it is noticed, milliseconds.
+const NOTICE_MS: i64 = 4_000;
 
 /// The statement with the largest growth of database time.
 pub(crate) fn top(scene: &Scene<'_>) -> Option<i64> {
@@ -105,12 +109,18 @@ fn samples(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, id: i64) {
     sheet.put("sessions", n / looks(scene.capture, Some(w)).max(1.0));
 }
 
+/// The baseline without its last seconds: an anomaly begins before it is noticed, and its statements would count as known.
+fn before(scene: &Scene<'_>) -> Option<Window> {
+    let calm = scene.detection.baseline?;
+    Some(Window { end: (calm.end - NOTICE_MS).max((calm.start + calm.end) / 2), ..calm })
+}
+
 /// `workload_mix`.
 pub fn workload_mix(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
     let mut sheet = FactSheet::new("workload_mix", scene);
     sheet.signals(&["tps"]);
-    let (now, base) = (work(capture, Some(window(scene))), work(capture, scene.detection.baseline));
+    let (now, base) = (work(capture, Some(window(scene))), work(capture, before(scene)));
     if now.is_empty() {
         return sheet.finish("statements were not counted: is pg_stat_statements there?");
     }

@@ -76,6 +76,20 @@ fn tables(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
     }
 }
 
+/// The statement of a verb that wrote most rows, where none was running when sessions were looked at: a delete of many
+/// rows can end within a second.
+fn between_looks(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, verb: &str) {
+    let capture = scene.capture;
+    let is_verb = |id: &i64| capture.texts.get(id).and_then(|t| features(t)).is_some_and(|f| f.verb == verb);
+    let done = work(capture, Some(window(scene)));
+    let most = done.iter().filter(|(id, w)| w.rows > 1_000.0 && is_verb(id)).max_by(|a, b| a.1.rows.total_cmp(&b.1.rows));
+    let Some((id, work)) = most else { return };
+    let text = capture.texts.get(id).cloned().unwrap_or_default();
+    sheet.put(&format!("{verb}_query_id"), id.to_string()).put(&format!("{verb}_text"), text.as_str());
+    sheet.put(&format!("{verb}_rows_per_call"), work.per_call(work.rows));
+    sheet.culprit(CulpritKind::Query, *id, &text);
+}
+
 /// The heaviest statement of a verb and what it does.
 fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, verb: &str) {
     let capture = scene.capture;
@@ -83,7 +97,7 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, verb: &str) {
     let statements = loaded(capture, w);
     let of_verb: Vec<_> = statements.iter().filter(|s| s.features.verb == verb).collect();
     let Some(first) = of_verb.first() else {
-        return;
+        return between_looks(scene, sheet, verb);
     };
     let prefix = format!("{verb}_");
     sheet.put(&format!("{verb}_query_id"), first.id.to_string()).put(&format!("{verb}_text"), capture.texts.get(&first.id).cloned());
