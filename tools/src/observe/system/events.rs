@@ -73,6 +73,8 @@ pub fn events(scene: &Scene<'_>) -> Observation {
     let Some(source) = reporter(capture) else { return sheet.finish("no events of a managed service are in the capture") };
     let window = crate::observe::facts::window(scene);
     let onset = window.start;
+    // Where load falls away, what the detector calls abnormal may be the time before: whatever lies in the recording counts.
+    let recorded = capture.span().map_or(window.end, |span| span.end.max(window.end));
     sheet.put("source", source).put("events", capture.events.len()).put("onset_at", clock(onset));
     let mut past: Vec<String> = Vec::new();
     let mut now: BTreeMap<&str, Episode> = BTreeMap::new();
@@ -83,7 +85,7 @@ pub fn events(scene: &Scene<'_>) -> Observation {
             let told = history(&episode, onset);
             past_of.entry(episode.kind).or_default().push(told.clone());
             past.push(told);
-        } else if episode.start < window.end && end >= onset - GRACE_MS {
+        } else if episode.start < recorded && end >= onset - GRACE_MS {
             now.insert(episode.kind, episode);
         }
     }
