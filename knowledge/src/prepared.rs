@@ -47,6 +47,7 @@ impl Prepared {
             [&remedy.title, &remedy.lock, &remedy.effect].into_iter().chain(&remedy.measured).for_each(|t| self.sentence(t));
         }
         cause.explains.iter().filter_map(|e| e.when.as_ref()).for_each(|c| self.condition(c));
+        cause.stands_alone.iter().for_each(|c| self.condition(c));
         cause.summary.iter().for_each(|t| self.sentence(t));
     }
 

@@ -1,5 +1,7 @@
 //! Turns a specification into statements and clients: the kind's file with the scaled sizes filled in. No I/O.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
@@ -29,6 +31,8 @@ pub const KINDS: &[(&str, &str)] = kinds![
 const STEADY: &str = include_str!("../../../../examples/lab/dbot/steady.toml");
 /// A client that changes a random column has a statement for each of at most so many, spread over all columns.
 const MOST_COLUMNS: u32 = 20;
+/// See [`Plan::settle`].
+const SETTLE: Duration = Duration::from_secs(8);
 /// Parts of an act that is done in parts.
 const PARTS: u32 = 40;
 
@@ -41,6 +45,9 @@ pub struct Plan {
     pub teardown: Vec<String>,
     /// Clients before and during the incident.
     pub steady: Vec<ClientSpec>,
+    /// How much longer than usual the steady clients run before the recording: a session reports what it did with its
+    /// next turn, so that the counters of slow clients come late at first.
+    pub settle: Duration,
     /// Statements of one session when the incident begins, one after the other.
     pub acts: Vec<Step>,
     /// Clients from then on.
@@ -85,8 +92,9 @@ struct Clients {
     count: Count,
     #[serde(default)]
     think_ms: (i64, i64),
+    /// Turns come at the kind's pace, that of all clients together, each client at its own moments.
     #[serde(default)]
-    per_second: Option<Count>,
+    paced: bool,
     /// How many of the works a run has, drawn by the specification's id; all where it is not said.
     #[serde(default)]
     pick: Option<usize>,
@@ -149,6 +157,7 @@ pub fn plan(spec: &Spec, cpus: u32) -> anyhow::Result<Plan> {
     for clients in &kind.steady {
         steady.push(values.clients(clients)?);
     }
+    let settle = if kind.steady.is_empty() { Duration::ZERO } else { SETTLE };
     let mut acts = Vec::new();
     for act in &kind.acts {
         for sql in values.each(act.each, &act.sql)? {
@@ -156,7 +165,7 @@ pub fn plan(spec: &Spec, cpus: u32) -> anyhow::Result<Plan> {
         }
     }
     let clients = kind.clients.iter().map(|c| values.clients(c)).collect::<anyhow::Result<_>>()?;
-    Ok(Plan { setup, teardown: kind.teardown, steady, acts, clients, seed: u64::from(spec.id) })
+    Ok(Plan { setup, teardown: kind.teardown, steady, settle, acts, clients, seed: u64::from(spec.id) })
 }
 
 /// Statements that make the neighbour's tables, once a server.
@@ -242,13 +251,10 @@ impl Values {
                 work.push(Work { weight: task.weight, sql });
             }
         }
-        let per_second = match &clients.per_second {
-            Some(Count::Number(rate)) => Some(f64::from(*rate)),
-            // The pace is that of all clients together.
-            Some(Count::Named(_)) => Some(self.pace / f64::from(count.max(1))),
-            None => None,
-        };
-        Ok(ClientSpec { name: clients.name.clone(), count, think_ms: clients.think_ms, per_second, reconnect: false, work })
+        // Clients that start together would go on together: half to one and a half times the mean spreads them.
+        let mean = (f64::from(count) * 1000.0 / self.pace.max(0.001)) as i64;
+        let think_ms = if clients.paced { (mean / 2, mean * 3 / 2) } else { clients.think_ms };
+        Ok(ClientSpec { name: clients.name.clone(), count, think_ms, per_second: None, reconnect: false, work })
     }
 
     fn drawn<'k>(&mut self, clients: &'k Clients) -> Vec<&'k Task> {

@@ -60,7 +60,7 @@ impl Stage {
         self.admin.batch_execute("SELECT pg_stat_statements_reset()").await?;
         self.admin.batch_execute("CHECKPOINT").await?;
         let steady = Load::start(&self.cluster.dsn_app(), &plan.steady, plan.seed)?;
-        tokio::time::sleep(phases.warmup).await;
+        tokio::time::sleep(phases.warmup + plan.settle).await;
         let mut config = PgConfig::new("shop", self.cluster.dsn_galen());
         config.intervals = Intervals::brisk();
         let recorder = tokio::spawn(pg::record(config.clone(), phases.calm + phases.incident, |_| true));

@@ -25,7 +25,7 @@ impl Kinds<'_> {
             let features = scene.capture.texts.get(&query_id).and_then(|text| features(text));
             // A COMMIT or a text that nobody knows is a kind of its own.
             match features.filter(|f| !f.tables.is_empty()) {
-                Some(f) => format!("{} {}", f.verb, f.target.map_or_else(|| f.tables.join(" "), |target| target)),
+                Some(f) => format!("{} {}", f.verb, f.target.unwrap_or_else(|| f.tables.join(" "))),
                 None => query_id.to_string(),
             }
         })
@@ -142,7 +142,7 @@ mod tests {
         text.bytes().fold(7, |hash, byte| (hash * 31 + i64::from(byte)) % 1_000_003)
     }
 
-    fn facts(capture: &Capture) -> impl Fn(&str) -> f64 {
+    fn facts(capture: &Capture) -> impl Fn(&str) -> f64 + use<> {
         let detection = Detection { window: Some(Window { start: 0, end: 11_000 }), ..Detection::default() };
         let facts = contention(&Scene { capture, detection: &detection, prober: &Recorded(capture) }).facts;
         move |name| facts[name].as_f64().unwrap()
