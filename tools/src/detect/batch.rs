@@ -17,6 +17,8 @@ use super::{Abnormal, DetectOptions, Detection, Direction};
 const STEP: i64 = 1000;
 /// Sum of weights below which a second counts as quiet.
 const THRESHOLD: f64 = 0.45;
+/// Most that signals count which may not open an incident, where none speaks that may.
+const ALONE: f64 = 0.15;
 /// A signal with fewer samples is not judged.
 pub const LEAST_SAMPLES: usize = 4;
 /// A sampling period from which on samples are taken for averages, milliseconds.
@@ -195,14 +197,16 @@ fn best_window(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -
     Some(Found { baseline, from, to, worth: (best - outside) * late })
 }
 
-/// Sum of the signals' weights on the grid.
+/// Sum of the signals' weights on the grid. Signals that may not open an incident support those that may, and on their own
+/// stay far below the threshold: a neighbour's traffic must not stretch the window over the calm.
 fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<f64> {
-    let mut total = vec![0.0; steps];
+    let (mut total, mut context) = (vec![0.0; steps], vec![0.0; steps]);
     let mut scratch = Vec::new();
     for signal in signals {
         let usual = usual(signal, baseline, &mut scratch);
+        let sums = if signal.triggers { &mut total } else { &mut context };
         let mut previous = [0.0f64, 0.0];
-        for (at, value) in signal.grid.iter().enumerate() {
+        for (value, sum) in signal.grid.iter().zip(sums) {
             let now = if value.is_nan() {
                 0.0
             } else {
@@ -211,12 +215,11 @@ fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<
             };
             // Median of three: a single sample out of line is no anomaly.
             let [older, old] = previous;
-            let middle = older.min(old).max(older.max(old).min(now));
-            total[at] += middle;
+            *sum += older.min(old).max(older.max(old).min(now));
             previous = [previous[1], now];
         }
     }
-    total
+    total.iter().zip(context).map(|(own, context)| own + context.min(own + ALONE)).collect()
 }
 
 fn usual(signal: &Signal<'_>, baseline: (usize, usize), scratch: &mut Vec<f64>) -> Option<Usual> {

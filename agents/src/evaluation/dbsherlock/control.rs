@@ -11,12 +11,14 @@ pub(super) type Levels = BTreeMap<String, f64>;
 
 /// Robust z scores beyond this count as ten.
 const MOST_Z: f64 = 10.0;
-/// A second is out of line for a signal from this robust z score on.
-const OUT: f64 = 3.0;
+/// Seconds after them that serve the simple detector as baseline.
+const START: usize = 15;
+/// Seconds over which it smooths.
+const SMOOTH: usize = 5;
 /// Seconds at the start that every method leaves out: the load generator warms up.
 const WARM_UP: usize = 10;
 /// Seconds in line that do not end a stretch.
-const GAP: i64 = 2;
+const GAP: i64 = 3;
 
 /// Median and 1.4826 MAD, floored at a fiftieth of the level.
 fn usual(values: &[f64]) -> Option<(f64, f64)> {
@@ -45,27 +47,34 @@ pub(super) fn levels(capture: &Capture, window: Window) -> Levels {
     capture.series.iter().filter_map(|(name, series)| Some((name.clone(), mean(series)?))).collect()
 }
 
-/// The longest stretch in which many signals are out of line against the whole recording: more than half way from the usual
-/// share of such signals to the largest.
+/// The longest stretch whose mean robust z score, over all signals and smoothed over five seconds, is above half way from
+/// what it is at the start to its 90th percentile. The start serves as baseline; counters that only grow are taken as
+/// differences. Of the variants tried on all recordings this is the best one: the comparison is not made easy.
 pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
     let span = capture.span()?;
     let steps = ((span.end - span.start) / 1000) as usize;
-    let mut share = vec![0.0; steps];
+    let mut total = vec![0.0; steps];
     for series in capture.series.values() {
-        let Some((level, spread)) = usual(&series.values) else { continue };
-        for (time, value) in series.times.iter().zip(&series.values) {
+        let values = levelled(&series.values);
+        let Some((level, spread)) = values.get(WARM_UP..WARM_UP + START).and_then(|v| usual(v)) else { continue };
+        for (time, value) in series.times.iter().zip(&values) {
             let at = ((time - span.start) / 1000) as usize;
-            if ((value - level) / spread).abs() > OUT && at < steps {
-                share[at] += 1.0 / capture.series.len() as f64;
+            if let Some(sum) = total.get_mut(at).filter(|_| at >= WARM_UP) {
+                *sum += ((value - level).abs() / spread).min(MOST_Z);
             }
         }
     }
-    share.iter_mut().take(WARM_UP).for_each(|s| *s = 0.0);
-    let typical = median(&mut share.clone())?;
-    let limit = (typical + share.iter().copied().fold(0.0, f64::max)) / 2.0;
+    let half = SMOOTH / 2;
+    let smooth: Vec<f64> =
+        (0..steps).map(|at| median(&mut total[at.saturating_sub(half)..(at + half + 1).min(steps)].to_vec()).unwrap_or(0.0)).collect();
+    let mut sorted = smooth.get(WARM_UP..)?.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let high = *sorted.get(sorted.len() * 9 / 10)?;
+    let low = median(&mut smooth.get(WARM_UP..WARM_UP + START)?.to_vec())?;
+    let limit = (low + high) / 2.0;
     let mut best: Option<(i64, i64)> = None;
     let mut run: Option<(i64, i64)> = None;
-    for at in (0..steps as i64).filter(|at| share[*at as usize] > limit) {
+    for at in (0..steps as i64).filter(|at| smooth[*at as usize] > limit) {
         let (first, _) = run.filter(|(_, last)| at - last <= GAP + 1).unwrap_or((at, at));
         run = Some((first, at));
         if best.is_none_or(|(from, to)| at - first > to - from) {
@@ -73,6 +82,16 @@ pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
         }
     }
     best.map(|(from, to)| Window { start: span.start + from * 1000, end: span.start + (to + 1) * 1000 })
+}
+
+/// The values, or their differences where they only grow.
+fn levelled(values: &[f64]) -> Vec<f64> {
+    let grows = values.windows(2).filter(|pair| pair[1] >= pair[0]).count() as f64;
+    if grows > 0.95 * values.len() as f64 && values.last() > values.first() {
+        std::iter::once(0.0).chain(values.windows(2).map(|pair| pair[1] - pair[0])).collect()
+    } else {
+        values.to_vec()
+    }
 }
 
 /// Classes by distance of their centroid, the nearest first, each with its distance. `scaled` divides each signal by its

@@ -70,8 +70,9 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
         s.backend_type == "autovacuum worker" || text_of(capture, s.query_id).is_some_and(|t| t.to_ascii_lowercase().starts_with("vacuum"))
     };
     let workers = capture.sessions.iter().filter(|s| window.contains(s.at) && s.state == "active").filter(vacuuming).count() as f64;
-    if looks(capture, Some(window)) >= 1.0 {
-        sheet.put("worker_share", workers / (all + workers).max(1.0));
+    let seen = looks(capture, Some(window));
+    if seen >= 1.0 {
+        sheet.put("worker_share", workers / (all + workers).max(1.0)).put("worker_sessions", workers / seen);
     }
     averages(scene, &mut sheet, window);
     oldest_snapshot(scene, &mut sheet, window);
