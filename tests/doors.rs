@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Daemon, alerts, galen, payload, run, signal, until};
+use crate::support::{Daemon, alerts, galen, payload, run, signal, until, within};
 
 const NOWHERE: &str = "[[target]]\nname = \"shop\"\ndsn = \"postgresql://galen:hunter2@127.0.0.1:1/shop\"\n";
 const ALERTS: &str = "/api/v1/alerts/alertmanager";
@@ -357,7 +357,8 @@ fn a_hung_up_terminal_ends_the_daemon_like_sigterm() {
 #[test]
 fn a_stopped_demo_leaves_no_process_and_no_file() {
     use nix::sys::signal::Signal;
-    for (how, code) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+    // Once while the server is being made, and once with load and daemon beside it.
+    for (how, code, stage) in [(Signal::SIGHUP, 129, "starting a private"), (Signal::SIGTERM, 143, "learning what is usual")] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let log = folder.path().join("log");
@@ -368,7 +369,7 @@ fn a_stopped_demo_leaves_no_process_and_no_file() {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        until("on stage", || std::fs::read_to_string(&log).unwrap().contains("learning what is usual"));
+        within(90, stage, || std::fs::read_to_string(&log).unwrap().contains(stage));
         signal(&child, how);
         let status = child.wait().unwrap();
         let text = std::fs::read_to_string(&log).unwrap();

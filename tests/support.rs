@@ -150,10 +150,15 @@ impl Daemon {
 }
 
 /// Waits for a condition, at most 20 s.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    within(20, what, holds);
+}
+
+/// Waits for a condition, at most some seconds.
+pub fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
     while !holds() {
-        assert!(Instant::now() < end, "not {what} within 20 s");
+        assert!(Instant::now() < end, "not {what} within {seconds} s");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -38,6 +38,8 @@ pub struct Target {
     pub history: Mutex<Capture>,
     /// Why it cannot be reached, when it cannot.
     pub down: Mutex<Option<String>>,
+    /// When the log last said so, milliseconds since 1970.
+    pub down_said: AtomicI64,
     /// Until when the collector looks closely, milliseconds since 1970: an incident has just begun.
     pub attend_until: AtomicI64,
 }

@@ -63,12 +63,20 @@ pub async fn watch(state: Arc<State>, target: Target) {
     }
 }
 
-/// Notes whether the target can be reached; one log line per change.
+/// While a target is away the log says so this often, milliseconds.
+const SAY_MS: i64 = 60_000;
+
+/// Notes whether the target can be reached; one log line per change, and one a minute while it is away.
 fn mark(state: &State, name: &str, down: Option<String>) {
     let Some(target) = state.targets.get(name) else { return };
     let mut known = lock(&target.down);
+    let (now, said) = (now_ms(), target.down_said.load(Ordering::Relaxed));
+    if down.is_some() && (known.is_none() || now - said >= SAY_MS) {
+        target.down_said.store(now, Ordering::Relaxed);
+    }
     match (&*known, &down) {
         (None, Some(why)) => tracing::warn!(target = name, why, "target is down"),
+        (Some(_), Some(why)) if now - said >= SAY_MS => tracing::warn!(target = name, why, "target is still down"),
         (Some(_), None) => tracing::info!(target = name, "target is back"),
         _ => {}
     }
