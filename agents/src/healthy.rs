@@ -9,6 +9,7 @@ use crate::report::Claim;
 /// Tool and sentence; a sentence whose facts are missing is not said.
 const SENTENCES: &[(&str, &str)] = &[
     ("host", "The instance's CPU was {{ instance_cpu|pct }} busy, {{ instance_cpu_peak|pct }} at most."),
+    ("host", "The host's CPUs were {{ cpu_busy|pct }} busy."),
     ("load_profile", "{{ aas|num }} sessions were active at a time."),
     (
         "connections",

@@ -13,4 +13,5 @@ mod narrate;
 pub mod panel;
 pub mod report;
 pub mod search;
+mod settle;
 pub mod signature;
