@@ -12,7 +12,7 @@ use crate::llm::Provider;
 use crate::narrate;
 use crate::panel::Opinion;
 use crate::report::{
-    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, Status, TreeSize, clock,
+    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, TreeSize, clock,
 };
 use crate::search::{Hypothesis, Search, round};
 use crate::settle::{counted, settle};
