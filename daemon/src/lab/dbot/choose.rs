@@ -31,6 +31,13 @@ pub fn stratified(specs: &[Spec], count: usize) -> Vec<u32> {
         }
         shares[at] = (shares[at] + 1).min(strata[at].len());
     }
+    // Small strata got more than their proportion: the largest give it.
+    while shares.iter().sum::<usize>() > count {
+        match shares.iter_mut().filter(|share| **share > LEAST).max() {
+            Some(largest) => *largest -= 1,
+            None => break,
+        }
+    }
     let mut ids: Vec<u32> = Vec::new();
     for (stratum, share) in strata.iter().zip(shares) {
         // The middle of each of `share` equal stretches.

@@ -75,8 +75,8 @@ fn sizes_are_scaled_by_the_stated_rule() {
     assert_eq!((large.threads, large.rows, large.indexes), (30, 100_000, 6));
     assert_eq!(scale(size(200, 10, 300, 0), 2).unwrap().threads, 32);
     assert_eq!(scale(size(20, 10, 300, 0), 2).unwrap().threads, 10);
-    // A hundred columns of 32 characters: 40000 rows would not fit.
-    assert!((30_000..40_000).contains(&scale(size(5, 100, 999_999, 6), 2).unwrap().rows));
+    // A hundred columns of 32 characters make 3344 bytes a row: 128 MB hold fewer than a twentieth of a million.
+    assert_eq!(scale(size(5, 100, 999_999, 6), 2).unwrap().rows, 40_136);
     assert!(scale(size(0, 10, 300, 0), 2).unwrap_err().to_string().contains("threads is 0"));
 }
 

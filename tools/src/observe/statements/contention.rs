@@ -32,6 +32,11 @@ impl Kinds<'_> {
     }
 }
 
+/// The table that a kind of statement writes, else the kind: a CREATE INDEX and the updates of one table are one writer's.
+fn written(kind: &str) -> &str {
+    kind.split_once(' ').filter(|(verb, _)| *verb != "select").map_or(kind, |(_, table)| table)
+}
+
 /// True for a session that waits for I/O, its own or that of another (WAL that another flushes, a page that another reads,
 /// a table that another extends).
 fn waits_for_io(sample: &SessionSample) -> bool {
@@ -81,7 +86,7 @@ pub fn contention(scene: &Scene<'_>) -> Observation {
     let waited = active(capture, scene.detection.baseline).filter(|s| waits_for_io(s)).count() as f64;
     sheet.put("io_wait_share_base", (before > 0.0).then_some(waited / before));
     if let Some(writer) = writer(scene, &mut kinds) {
-        let own = in_io.get(&writer).copied().unwrap_or(0.0);
+        let own: f64 = in_io.iter().filter(|(kind, _)| written(kind) == writer).map(|(_, n)| n).sum();
         sheet.put("io_others_share", (io > 0.0).then_some((io - own) / io)).put("io_writer", writer);
     }
     let mut heaviest: Vec<(i64, f64)> = heaviest.into_iter().filter(|(_, n)| *n >= COUNTS * cpu).collect();
@@ -93,11 +98,11 @@ pub fn contention(scene: &Scene<'_>) -> Observation {
     sheet.finish("")
 }
 
-/// The kind of statement that writes most WAL in the window.
+/// The table (or kind of statement, where it writes none) that most WAL of the window comes from.
 fn writer(scene: &Scene<'_>, kinds: &mut Kinds<'_>) -> Option<String> {
     let mut wal: BTreeMap<String, f64> = BTreeMap::new();
     for (id, work) in work(scene.capture, Some(window(scene))).iter().filter(|(_, work)| work.wal_bytes > 0.0) {
-        *wal.entry(kinds.of(*id).to_owned()).or_insert(0.0) += work.wal_bytes;
+        *wal.entry(written(kinds.of(*id)).to_owned()).or_insert(0.0) += work.wal_bytes;
     }
     largest(&wal).map(|(kind, _)| kind)
 }
