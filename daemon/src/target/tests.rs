@@ -52,7 +52,7 @@ async fn who_is_refused(admin: &str, watcher: &str, port: u16) {
     assert!(Collector::connect(PgConfig { allow_superuser: true, ..config(admin) }).await.is_ok());
     let wrong = format!("host=127.0.0.1 port={port} user=galen password=hunter2 dbname=shop");
     assert_eq!(refusal(config(&wrong)).await, SourceErrorKind::Authentication);
-    let nowhere = watcher.replace("dbname=shop", "dbname=nosuch").replace("/shop", "/nosuch");
+    let nowhere = watcher.replace("dbname='shop'", "dbname='nosuch'");
     assert_eq!(refusal(config(&nowhere)).await, SourceErrorKind::Refused);
     assert_eq!(refusal(config("host=127.0.0.1 port=1 user=u password=hunter2 dbname=d")).await, SourceErrorKind::Unreachable);
 }
