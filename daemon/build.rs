@@ -8,7 +8,8 @@ fn main() -> std::io::Result<()> {
     let lab = Path::new(&root).join("../examples/lab");
     println!("cargo:rerun-if-changed={}", lab.display());
     let mut files = Vec::new();
-    for folder in children(&lab)?.into_iter().filter(|path| path.is_dir()) {
+    // D-Bot's kinds of workload are files of another form, embedded where they are read.
+    for folder in children(&lab)?.into_iter().filter(|path| path.is_dir() && !path.ends_with("dbot")) {
         println!("cargo:rerun-if-changed={}", folder.display());
         files.extend(children(&folder)?.into_iter().filter(|path| path.extension().is_some_and(|it| it == "toml" || it == "sql")));
     }
