@@ -3,7 +3,7 @@
 //! Every signal is scored against the median and floored MAD of a candidate baseline, scores are added up on a grid
 //! of one second, and the anomalous window is the interval of maximal sum above a threshold (Bentley's maximal
 //! subarray). The candidate baseline that explains the capture best wins: an anomaly may cover most of it.
-//! A capture whose signals are mostly in no table is left to `shift.rs`, which needs to know nothing of them.
+//! A recording of signals alone, most of them in no table, is left to `shift.rs`, which needs to know nothing of them.
 
 use crate::capture::Capture;
 use crate::model::{Series, UnixMs, Window};
@@ -49,7 +49,9 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         return quiet("no signal has enough samples");
     }
     let warm_up = (options.warm_up_s.max(1.0) as usize).min(steps);
-    if signals.iter().filter(|s| s.spec.name.is_empty()).count() * 2 > signals.len() {
+    // Where statements or sessions were recorded, they say more than signals that nobody knows.
+    let signals_alone = capture.statements.is_empty() && capture.sessions.is_empty();
+    if signals_alone && signals.iter().filter(|s| s.spec.name.is_empty()).count() * 2 > signals.len() {
         let grids: Vec<&[f64]> = signals.iter().map(|s| s.grid.as_slice()).collect();
         let work = signals.iter().position(|s| s.name == THROUGHPUT);
         return match shift::find(&grids, warm_up, work) {
