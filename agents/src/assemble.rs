@@ -114,6 +114,10 @@ fn name_causes(case: &Case<'_>) -> (Vec<String>, Vec<Consequence>) {
             if consequence.stands_alone.as_deref().is_some_and(|w| case.holds(w) == Some(true)) {
                 continue;
             }
+            // Two that explain each other: the more probable one stays a root.
+            if descends(&follows, id, &explained.cause) {
+                continue;
+            }
             let title = &consequence.title;
             let evidence = evidence_for(case, &explained.cause, Verdict::Supported);
             let reason = format!("{title} holds too, and follows from {}.", cause.title.to_lowercase());
@@ -123,6 +127,18 @@ fn name_causes(case: &Case<'_>) -> (Vec<String>, Vec<Consequence>) {
     let named: Vec<String> =
         candidates.iter().map(|(id, _)| (*id).clone()).filter(|id| !follows.contains_key(id)).take(MOST_CAUSES).collect();
     (named, follows.into_values().collect())
+}
+
+/// True when `cause` follows, directly or through others, from `root`.
+fn descends(follows: &BTreeMap<String, Consequence>, cause: &str, root: &str) -> bool {
+    let mut at = cause;
+    while let Some(consequence) = follows.get(at) {
+        at = &consequence.of;
+        if at == root {
+            return true;
+        }
+    }
+    false
 }
 
 fn evidence_for(case: &Case<'_>, cause: &str, verdict: Verdict) -> Vec<String> {
@@ -370,4 +386,17 @@ pub fn span_text(window: Window) -> Span {
 /// RFC 3339 in UTC, to the second (or millisecond where there is one).
 pub fn rfc3339(at: UnixMs) -> String {
     Timestamp::from_millisecond(at).map(|t| t.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_explains_each_other_does_not_fold_away_both() {
+        let of = |cause: &str, of: &str| (cause.to_owned(), Consequence { cause: cause.into(), of: of.into(), ..Consequence::default() });
+        let follows = BTreeMap::from([of("b", "a"), of("c", "b")]);
+        assert!(descends(&follows, "c", "a") && descends(&follows, "b", "a"));
+        assert!(!descends(&follows, "a", "c") && !descends(&follows, "c", "d"));
+    }
 }

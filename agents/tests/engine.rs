@@ -272,7 +272,7 @@ async fn damaged_files_are_unavailable() {
     let fake = dir.path().join("SmolLM2-135M-Instruct.Q4_1.gguf");
     std::fs::write(&fake, &whole[..1_000_000]).unwrap();
     let Err(LlmError::Unavailable(why)) = LocalProvider::start(config(fake)).await.map(|_| ()) else { panic!() };
-    assert!(why.contains("galen model pull smollm2-135m"), "{why}");
+    assert!(why.contains("make model MODEL=smollm2-135m"), "{why}");
 }
 
 #[tokio::test]
