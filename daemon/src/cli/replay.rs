@@ -31,7 +31,7 @@ pub struct ReplayArgs {
     #[arg(long, conflicts_with = "no_model")]
     model: Option<String>,
     /// Seconds until a request to the model is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=3600))]
     model_timeout: u64,
     /// Go without a language model (the default)
     #[arg(long)]
