@@ -56,7 +56,7 @@ pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
     let mut total = vec![0.0; steps];
     for series in capture.series.values() {
         let values = levelled(&series.values);
-        let Some((level, spread)) = values.get(WARM_UP..WARM_UP + START).and_then(|v| usual(v)) else { continue };
+        let Some((level, spread)) = values.get(WARM_UP..WARM_UP + START).and_then(usual) else { continue };
         for (time, value) in series.times.iter().zip(&values) {
             let at = ((time - span.start) / 1000) as usize;
             if let Some(sum) = total.get_mut(at).filter(|_| at >= WARM_UP) {

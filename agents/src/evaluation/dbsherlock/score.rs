@@ -175,7 +175,8 @@ fn overlap(found: Option<Window>, truth: Window) -> f64 {
 }
 
 fn detection(views: &[View<'_>], table: &SignalTable) -> Vec<Row> {
-    let sets: [(&str, Box<dyn Fn(&View<'_>) -> bool>); 4] = [
+    type Chosen<'a> = Box<dyn Fn(&View<'_>) -> bool + 'a>;
+    let sets: [(&str, Chosen<'_>); 4] = [
         ("dbsherlock_single/test", Box::new(|v| v.recording.dataset == SINGLE && v.recording.half == Half::Test)),
         ("dbsherlock_compound/test", Box::new(|v| v.recording.dataset == COMPOUND && v.recording.half == Half::Test)),
         ("dbsherlock/all", Box::new(|_| true)),
