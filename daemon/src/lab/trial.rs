@@ -181,7 +181,8 @@ async fn an_interrupted_start_leaves_nothing_behind() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        let begun = || std::fs::read_dir(root.path()).unwrap().count() > 0;
+        // From the guard's start on: before it there is a folder with nothing in it that runs.
+        let begun = || processes_of(root.path()) > 0;
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline && !begun() {
             tokio::time::sleep(Duration::from_millis(5)).await;
