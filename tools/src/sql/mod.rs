@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use walk::{columns_of, find_all, ident, range_tables, without_subqueries};
+use walk::{columns_of, derived_tables, find_all, ident, range_tables, without_subqueries};
 
 /// Longest text that is parsed, bytes.
 const MOST_BYTES: usize = 64 * 1024;
@@ -216,13 +216,9 @@ fn clauses(body: &Value, tables: &[(String, String)], features: &mut Features) {
     let top: BTreeSet<&(String, String)> = tables.iter().collect();
     features.joins = top.len().saturating_sub(1);
     let comparisons: Vec<&Value> = find_all(&outer, "AExpr");
-    let mut connected = 0;
     for comparison in &comparisons {
         let left = columns_of(&comparison["lexpr"]);
         let right = columns_of(&comparison["rexpr"]);
-        if !left.is_empty() && !right.is_empty() {
-            connected += 1;
-        }
         let operator = ident(&comparison["name"]);
         for (columns, other) in [(&left, &right), (&right, &left)] {
             if let ([(alias, column)], true) = (columns.as_slice(), other.is_empty()) {
@@ -233,10 +229,29 @@ fn clauses(body: &Value, tables: &[(String, String)], features: &mut Features) {
     }
     features.predicates.sort_by(|a, b| b.equality.cmp(&a.equality).then(a.column.cmp(&b.column)));
     features.predicates.dedup();
-    let uses = find_all(&outer, "JoinExpr").iter().filter(|j| !walk::list(j, "using_clause").is_empty() || j["is_natural"] == true).count();
-    features.cartesian =
-        features.joins > 0 && connected + uses < features.joins && find_all(&body["from_clause"], "RangeFunction").is_empty();
+    // UPDATE and DELETE join what they write, too.
+    features.cartesian = match body["relation"].is_object() {
+        true => unconnected(body, top.len()),
+        false => std::iter::once(body).chain(find_all(body, "SelectStmt")).any(|level| unconnected(level, related(level))),
+    };
     features.correlated = find_all(body, "SubLink").iter().any(|link| correlated(link, tables, &outer));
+}
+
+/// Relations that one level of a SELECT joins: its tables and derived tables. One that is lateral carries its condition
+/// inside, and counts for none.
+fn related(level: &Value) -> usize {
+    let from = &level["from_clause"];
+    let tables: BTreeSet<(String, String)> = range_tables(&without_subqueries(from)).into_iter().collect();
+    tables.len() + derived_tables(from).iter().filter(|table| table["lateral"] != true).count()
+}
+
+/// True when one level of a statement has fewer conditions between columns than its relations need.
+fn unconnected(level: &Value, relations: usize) -> bool {
+    let outer = without_subqueries(level);
+    let connects = |c: &&Value| !columns_of(&c["lexpr"]).is_empty() && !columns_of(&c["rexpr"]).is_empty();
+    let compared = find_all(&outer, "AExpr").into_iter().filter(connects).count();
+    let uses = find_all(&outer, "JoinExpr").iter().filter(|j| !walk::list(j, "using_clause").is_empty() || j["is_natural"] == true).count();
+    relations > 1 && compared + uses < relations - 1 && find_all(&level["from_clause"], "RangeFunction").is_empty()
 }
 
 /// A subquery is correlated when it mentions an alias of the outer query, or an unqualified column whose prefix
@@ -331,6 +346,12 @@ mod tests {
         assert_eq!((of(five).joins, of(five).cartesian), (4, false));
         assert!(of("select count(*) from a, b where a.x = $1").cartesian);
         assert!(!of("select * from a join b using (id)").cartesian);
+        // Conditions of a derived table are inside of it.
+        assert!(!of("select count(*) from (select a.x from a join b on b.id = a.id where a.x > $1 group by a.x) s").cartesian);
+        assert!(!of("select * from c join (select id from a join b using (id)) s on s.id = c.id").cartesian);
+        assert!(of("select count(*) from (select a.x from a, b where a.x > $1) s").cartesian);
+        assert!(of("select * from c, (select id from a) s where c.x = $1").cartesian);
+        assert!(!of("select * from a, lateral (select * from b where b.id = a.id limit 1) s").cartesian);
         let nested = of("update a set x = $1 where id in (select id from b where y = $2)");
         assert_eq!((nested.joins, nested.cartesian), (0, false));
         assert!(of("update a set x = $1 from b where a.y = $2").cartesian);

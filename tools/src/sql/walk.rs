@@ -23,6 +23,28 @@ pub fn find_all<'t>(tree: &'t Value, kind: &str) -> Vec<&'t Value> {
     found
 }
 
+/// Derived tables (subqueries in FROM) at or below a value, those inside of others left out.
+pub fn derived_tables(tree: &Value) -> Vec<&Value> {
+    let mut found = Vec::new();
+    let mut open = vec![tree];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Object(fields) => {
+                for (key, child) in fields {
+                    match key.as_str() {
+                        "RangeSubselect" => found.push(child),
+                        "SubLink" => {}
+                        _ => open.push(child),
+                    }
+                }
+            }
+            Value::Array(items) => open.extend(items),
+            _ => {}
+        }
+    }
+    found
+}
+
 /// A copy of a tree without its subqueries.
 pub fn without_subqueries(tree: &Value) -> Value {
     match tree {
