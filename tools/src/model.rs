@@ -1,7 +1,9 @@
 //! The domain types that every crate shares: time, signals, samples of a PostgreSQL server, alerts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since 1970-01-01 UTC.
@@ -14,6 +16,14 @@ pub struct Window {
     pub start: UnixMs,
     /// First millisecond outside.
     pub end: UnixMs,
+}
+
+impl fmt::Display for Window {
+    /// As an ISO 8601 interval, `2026-01-01T00:00:00Z/2026-01-01T00:00:11Z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |at| Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), |t| t.to_string());
+        write!(f, "{}/{}", text(self.start), text(self.end))
+    }
 }
 
 impl Window {

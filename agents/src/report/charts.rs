@@ -7,7 +7,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Chart;
 
-const SIZE: (u32, u32) = (640, 190);
+/// As wide as a column of the page, so that the labels are as large as its text.
+const SIZE: (u32, u32) = (450, 170);
+const LABEL: u32 = 12;
 const LINE: RGBColor = RGBColor(37, 99, 235);
 const SHADE: RGBColor = RGBColor(220, 38, 38);
 const QUIET: RGBColor = RGBColor(120, 128, 140);
@@ -35,17 +37,17 @@ fn draw(chart: &Chart, out: &mut String) -> Option<()> {
         .margin_top(8)
         .margin_right(12)
         .x_label_area_size(24)
-        .y_label_area_size(76)
+        .y_label_area_size(72)
         .build_cartesian_2d(first..last, 0.0..top)
         .ok()?;
-    let text = ("sans-serif", 11).into_font().color(&QUIET);
+    let text = ("sans-serif", LABEL).into_font().color(&QUIET);
     context
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(QUIET.mix(0.25))
         .axis_style(QUIET.mix(0.6))
-        .x_labels(5)
+        .x_labels(4)
         .y_labels(4)
         .label_style(text)
         .x_label_formatter(&|t| clock(*t))
@@ -63,7 +65,7 @@ fn draw(chart: &Chart, out: &mut String) -> Option<()> {
     let points = chart.times.iter().copied().zip(chart.values.iter().copied());
     context.draw_series(LineSeries::new(points, LINE.stroke_width(2))).ok()?;
     if shaded {
-        let style = ("sans-serif", 11).into_font().color(&SHADE).pos(Pos::new(HPos::Left, VPos::Top));
+        let style = ("sans-serif", LABEL).into_font().color(&SHADE).pos(Pos::new(HPos::Left, VPos::Top));
         context.draw_series([Text::new("anomaly", (chart.from.max(first), top), style)]).ok()?;
     }
     root.present().ok()?;

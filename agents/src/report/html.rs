@@ -4,6 +4,8 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value};
 use serde_json::json;
 
+use galen_tools::model::CulpritKind;
+
 use crate::driver::TreeNode;
 
 use super::{Report, charts};
@@ -17,6 +19,9 @@ pub fn render(report: &Report, tree: &[TreeNode]) -> String {
     env.add_filter("pct", |n: f64| format!("{:.0} %", n * 100.0));
     env.add_filter("pct1", |n: f64| format!("{:.1} %", n * 100.0));
     env.add_filter("clock", |text: String| super::clock(&text));
+    let statements = statements(report);
+    env.add_filter("prose", move |text: String| Value::from_safe_string(prose(&text, &statements)));
+    env.add_filter("is_sql", |text: String| text.trim_end().ends_with(';') || text.contains("; --"));
     env.add_filter("ticks", |text: String| Value::from_safe_string(ticks(&text)));
     env.add_filter("human", |value: Value, name: String| {
         let json = serde_json::to_value(&value).unwrap_or_default();
@@ -25,6 +30,7 @@ pub fn render(report: &Report, tree: &[TreeNode]) -> String {
     let drawn: Vec<_> = report
         .charts
         .iter()
+        .filter(|c| !flat(c))
         .map(|c| json!({"signal": c.signal, "svg": charts::svg(c), "evidence": c.evidence}))
         .filter(|c| c["svg"] != "")
         .collect();
@@ -44,6 +50,32 @@ pub fn render(report: &Report, tree: &[TreeNode]) -> String {
     })
 }
 
+/// A line that never leaves its place shows nothing.
+fn flat(chart: &super::Chart) -> bool {
+    chart.values.windows(2).all(|pair| pair[0] == pair[1])
+}
+
+/// Ids and texts of the statements that the report points at.
+fn statements(report: &Report) -> Vec<(String, String)> {
+    let culprits = report.root_causes.iter().flat_map(|c| &c.culprits).filter(|c| c.kind == CulpritKind::Query);
+    let numbered = culprits.filter(|c| c.id.len() > 8 && c.id.parse::<i64>().is_ok());
+    let mut found: Vec<(String, String)> = numbered.map(|c| (c.id.clone(), c.text.clone())).collect();
+    found.sort();
+    found.dedup_by(|a, b| a.0 == b.0);
+    found
+}
+
+/// Escaped text in which the long ids of statements are short, lead to the statement, and show it.
+fn prose(text: &str, statements: &[(String, String)]) -> String {
+    let mut out = escape(text);
+    for (id, statement) in statements {
+        let short = format!("{}…{}", &id[..4], &id[id.len() - 4..]);
+        let title = escape(&super::markdown::plain(statement));
+        out = out.replace(id, &format!("<a class=\"q\" href=\"#q{id}\" title=\"{title}\">{short}</a>"));
+    }
+    out
+}
+
 /// Escaped text in which words between single backquotes are code.
 fn ticks(text: &str) -> String {
     let parts: Vec<String> = text.split('`').map(escape).collect();
@@ -55,7 +87,7 @@ fn ticks(text: &str) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -63,6 +95,18 @@ mod tests {
     use super::*;
     use crate::report::{Bill, Claim, Evidence, Remedy, RootCause, Status};
     use galen_tools::model::ProbeCost;
+
+    #[test]
+    fn long_ids_are_short_and_lead_to_their_statement() {
+        let known = [("-1245243266402719288".to_owned(), "select \"a\" < $1".to_owned())];
+        let said = prose("Statement -1245243266402719288 <b>", &known);
+        let link = "<a class=\"q\" href=\"#q-1245243266402719288\" title=\"select &quot;a&quot; &lt; $1\">-124…9288</a>";
+        assert_eq!(said, format!("Statement {link} &lt;b&gt;"));
+        let culprit = |id: &str| galen_tools::model::Culprit { kind: CulpritKind::Query, id: id.into(), text: String::new() };
+        let cause = RootCause { culprits: vec![culprit("1<script>"), culprit("77"), culprit("1234567890")], ..RootCause::default() };
+        let found = statements(&Report { root_causes: vec![cause], ..Report::default() });
+        assert_eq!(found, [("1234567890".to_owned(), String::new())], "only long numbers are shortened");
+    }
 
     #[test]
     fn a_hostile_report_stays_text_and_nothing_comes_from_outside() {

@@ -39,8 +39,7 @@ pub fn observe(capture: &Capture, detection: &Detection, signatures: &Signatures
     };
     let onset = window.seconds() <= ONSET_S + 1.0;
     let seen = if onset { first_seconds(window) } else { window };
-    observation.invocation =
-        format!("{TOOL} window={}s..{}s baseline={}s..{}s", seen.start / 1000, seen.end / 1000, baseline.start / 1000, baseline.end / 1000);
+    observation.invocation = format!("{TOOL} window={seen} baseline={baseline}");
     let moved = effects(capture, baseline, seen, table);
     let Some(found) = signatures.explain(&moved, onset) else {
         observation.no_data = Some("too few of the learnt signals are in this capture".into());

@@ -138,7 +138,10 @@ pub fn humanise(name: &str, value: &Value) -> String {
         Value::Number(number) => quantity(stem, number.as_f64().unwrap_or(0.0)),
         Value::String(text) => cut(text),
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
-        Value::Array(items) => cut(&items.iter().map(|i| humanise("", i)).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => {
+            let of = if stem.ends_with("pids") { "pid" } else { "" };
+            cut(&items.iter().map(|i| humanise(of, i)).collect::<Vec<_>>().join(", "))
+        }
         Value::Null => "unknown".to_owned(),
         Value::Object(_) => cut(&value.to_string()),
     }
@@ -149,6 +152,7 @@ fn quantity(name: &str, n: f64) -> String {
         return if stem.ends_with("_bytes") { format!("{}/s", bytes(n)) } else { format!("{}/s", plain(n)) };
     }
     match () {
+        () if name.ends_with("pid") || name.ends_with("_id") => format!("{n:.0}"),
         () if name.ends_with("_per_min") => format!("{} a minute", plain(n)),
         () if name.ends_with("_bytes") || name.ends_with("bytes_max") || name.ends_with("_bytes_per_call") => bytes(n),
         () if name.ends_with("_share")
@@ -165,10 +169,24 @@ fn quantity(name: &str, n: f64) -> String {
 
 fn plain(n: f64) -> String {
     match n.abs() {
-        a if a >= 100.0 || n.fract() == 0.0 => format!("{n:.0}"),
+        a if a >= 100.0 || n.fract() == 0.0 => grouped(n),
         a if a >= 1.0 => format!("{n:.1}"),
         _ => format!("{n:.3}"),
     }
+}
+
+/// `13,084,645`.
+fn grouped(n: f64) -> String {
+    let digits = format!("{n:.0}");
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        let left = digits.len() - i;
+        if left.is_multiple_of(3) && out.ends_with(|c: char| c.is_ascii_digit()) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
 }
 
 fn bytes(n: f64) -> String {
@@ -196,5 +214,8 @@ mod tests {
         assert_eq!(humanise("lock_share_base", &0.425.into()), "42.5 %");
         assert_eq!(humanise("text", &"a\u{1b}[31mb".into()), "a [31mb");
         assert_eq!(label("aas_base"), "aas before");
+        assert_eq!(humanise("rows_read_per_s", &13_084_645.into()), "13,084,645/s");
+        assert_eq!((grouped(-1_234.4), grouped(999.0)), ("-1,234".into(), "999".into()));
+        assert_eq!(humanise("blocker_pid", &27_960.into()), "27960");
     }
 }

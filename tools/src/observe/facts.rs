@@ -22,7 +22,7 @@ impl<'s> FactSheet<'s> {
     /// An empty sheet for a tool.
     pub fn new(tool: &str, scene: &'s Scene<'s>) -> Self {
         let window = window(scene);
-        let invocation = format!("{tool} window={}s..{}s", window.start / 1000, window.end / 1000);
+        let invocation = format!("{tool} window={window}");
         Self { scene, observation: Observation { tool: tool.to_owned(), invocation, window: Some(window), ..Observation::default() } }
     }
 

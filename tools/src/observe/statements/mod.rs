@@ -56,6 +56,11 @@ pub async fn observe(name: &str, scene: &Scene<'_>) -> Option<Observation> {
     })
 }
 
+/// The role that ran a statement in a window, as SQL writes it.
+pub(crate) fn role_of(capture: &Capture, window: Window, query_id: i64) -> Option<String> {
+    facts::active(capture, Some(window)).find(|s| s.query_id == query_id && !s.user.is_empty()).map(|s| quoted(&s.user))
+}
+
 /// A statement with its load and features.
 pub(crate) struct Loaded {
     pub id: i64,

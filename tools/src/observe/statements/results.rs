@@ -5,7 +5,7 @@ use crate::observe::facts::{FactSheet, active, mean, setting, table_work, text_o
 use crate::observe::{Observation, Scene};
 use crate::sql::features;
 
-use super::{loaded, quoted, same_table};
+use super::{loaded, role_of, same_table};
 
 /// Rows a call from which on a result is large.
 const LARGE: f64 = 5_000.0;
@@ -92,8 +92,7 @@ pub fn temp_files(scene: &Scene<'_>) -> Observation {
         // Written once and read once: half the blocks are the size.
         let per_call = now.get(&id).and_then(|w| w.per_call(w.temp_blks / 2.0 * 8192.0)).filter(|b| *b > 0.0);
         sheet.put("temp_bytes_per_call", per_call);
-        let role = active(capture, Some(w)).find(|s| s.query_id == id && !s.user.is_empty()).map(|s| quoted(&s.user));
-        sheet.put("role", role);
+        sheet.put("role", role_of(capture, w, id));
         sheet.put("suggested_work_mem", per_call.map(suggestion));
         if let Some(setting) = capture.settings.get("work_mem") {
             sheet.culprit(CulpritKind::Setting, "work_mem", &format!("{} {}", setting.value, setting.unit));

@@ -10,6 +10,9 @@ use crate::observe::{Observation, Scene};
 
 use super::{Loaded, loaded, same_table};
 
+/// Longest name that the server keeps whole, bytes.
+const MOST_NAME: usize = 63;
+
 /// What the scans of the window come down to.
 pub(crate) struct Scan {
     pub table: String,
@@ -138,7 +141,22 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan, id: i64)
     sheet.put("predicate_columns", scan.columns.clone());
     let table: Vec<String> = scan.table.split('.').map(quoted).collect();
     let columns: Vec<String> = scan.columns.iter().take(3).map(|c| quoted(c)).collect();
-    sheet.put("candidate_index", format!("CREATE INDEX CONCURRENTLY ON {} ({})", table.join("."), columns.join(", ")));
+    let (schema, name) = free_name(capture, scan);
+    let statement = format!("CREATE INDEX CONCURRENTLY {name} ON {} ({})", table.join("."), columns.join(", "));
+    sheet.put("candidate_index", statement).put("candidate_name", schema + &name);
+}
+
+/// Schema (with its dot, empty where none is known) and name for an index on the scanned columns: as the server itself
+/// would name it, with a number where that is taken. Of long names the table's is shortened: the server takes 63 bytes.
+fn free_name(capture: &Capture, scan: &Scan) -> (String, String) {
+    let (schema, table) = scan.table.rsplit_once('.').unwrap_or(("", &scan.table));
+    let tail: String = scan.columns.iter().take(3).map(|c| format!("_{c}")).collect();
+    let tail = &tail[..tail.floor_char_boundary(MOST_NAME / 2)];
+    let table = &table[..table.floor_char_boundary(MOST_NAME - tail.len() - "_idx99".len())];
+    let taken = |name: &str| capture.indexes.iter().any(|i| i.index.rsplit('.').next() == Some(name));
+    let names = (0..100).map(|n| if n == 0 { format!("{table}{tail}_idx") } else { format!("{table}{tail}_idx{n}") });
+    let name = names.into_iter().find(|n| !taken(n)).unwrap_or_else(|| format!("{table}{tail}_new"));
+    (if schema.is_empty() { String::new() } else { quoted(schema) + "." }, quoted(&name))
 }
 
 /// An index on the table that was dropped since the baseline began.

@@ -7,7 +7,7 @@ use crate::observe::facts::{FactSheet, TableWork, active, looks, mean, table_wor
 use crate::observe::{Observation, Scene};
 use crate::sql::{Features, features};
 
-use super::loaded;
+use super::{loaded, role_of};
 
 /// `write_profile`.
 pub fn write_profile(scene: &Scene<'_>) -> Observation {
@@ -100,6 +100,7 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, verb: &str) {
         return between_looks(scene, sheet, verb);
     };
     let prefix = format!("{verb}_");
+    sheet.put(&format!("{prefix}role"), role_of(capture, w, first.id));
     sheet.put(&format!("{verb}_query_id"), first.id.to_string()).put(&format!("{verb}_text"), capture.texts.get(&first.id).cloned());
     let share = of_verb.iter().map(|s| s.share).sum::<f64>();
     sheet.put(&format!("{prefix}share"), share);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{CulpritKind, Window};
-use crate::observe::facts::{FactSheet, largest, looks, mean, peak, setting, setting_on};
+use crate::observe::facts::{FactSheet, largest, looks, mean, middle, peak, setting, setting_on};
 use crate::observe::{Observation, Scene, activity};
 
 use super::events;
@@ -191,6 +191,10 @@ pub fn settings(scene: &Scene<'_>) -> Observation {
     let memory = capture.manifest.memory_bytes;
     sheet.put("memory_bytes", memory);
     sheet.put("shared_buffers_share", setting(capture, "shared_buffers").zip(memory).map(|(s, m)| s / m.max(1.0)));
+    // A quarter of the memory, as the manual advises for a server of its own; no more than the data can fill.
+    let wanted = memory.map(|m| (m / 4.0).min(middle(capture, "database_bytes", capture.span()).map_or(f64::MAX, |d| d * 1.25)));
+    let wanted = wanted.filter(|w| setting(capture, "shared_buffers").is_some_and(|now| *w > now * 1.2));
+    sheet.put("suggested_shared_buffers", wanted.map(|w| format!("{:.0}MB", (w / 1_048_576.0).ceil())));
     let changed: Vec<String> = capture.events.iter().filter(|e| e.kind == "setting_changed").map(|e| e.text.clone()).take(20).collect();
     for event in capture.events.iter().filter(|e| e.kind == "setting_changed").take(3) {
         sheet.culprit(CulpritKind::Setting, &event.object, &event.text);
