@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pulldown_cmark::{Event, HeadingLevel, OffsetIter, Parser, Tag, TagEnd};
 
-use galen_knowledge::chunk::{KnowledgeChunk, Source};
+use galen_knowledge::chunk::{KnowledgeChunk, Language, Source};
 
 /// Largest section kept whole, in bytes (about 4k tokens); a longer one is cut at paragraph ends.
 const MOST_BYTES: usize = 12_000;
@@ -29,8 +29,10 @@ pub fn chunks(file: &str, text: &str, causes: &[&str], signals: &[&str]) -> Vec<
                 title: path.last().cloned().unwrap_or_default(),
                 causes: named(&headings, causes),
                 signals: named(&body, signals),
+                steps: Vec::new(),
+                language: Language::of(&body),
                 content: body,
-                source: Source { file: file.to_owned(), section: path, offset },
+                source: Source { file: file.to_owned(), section: path, page: None, offset },
             }
         })
         .collect()
