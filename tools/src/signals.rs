@@ -43,6 +43,10 @@ pub struct SignalSpec {
     /// May open an incident by itself.
     #[serde(default)]
     pub triggers: bool,
+    /// For rates of what should hardly ever happen: this many within a minute are an incident, however short each is and
+    /// whatever the baseline.
+    #[serde(default)]
+    pub grave: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +83,7 @@ impl SignalTable {
             min_effect: 0.0,
             limit: None,
             triggers: false,
+            grave: None,
         };
         Self { specs: specs.map(|spec| (spec.name.clone(), spec)).collect(), unknown }
     }

@@ -15,6 +15,8 @@ use super::{Abnormal, DetectOptions, Detection, Direction};
 
 /// One step of the grid, milliseconds.
 const STEP: i64 = 1000;
+/// See [`SignalSpec::grave`].
+const MINUTE_MS: i64 = 60_000;
 /// Sum of weights below which a second counts as quiet.
 const THRESHOLD: f64 = 0.45;
 /// Most that signals count which may not open an incident, where none speaks that may.
@@ -37,6 +39,14 @@ struct Signal<'a> {
     triggers: bool,
     /// Values on the grid; NaN where there is no data.
     grid: Vec<f64>,
+    /// Stretch of the grid in which too many of what should hardly ever happen were counted within a minute.
+    grave: Option<(usize, usize)>,
+}
+
+impl Signal<'_> {
+    fn beyond(&self, at: usize, value: f64) -> bool {
+        beyond_limit(value, self.spec) || self.grave.is_some_and(|(from, to)| (from..to).contains(&at))
+    }
 }
 
 /// Finds the anomalous window of a capture and the abnormal signals in it.
@@ -115,10 +125,37 @@ fn signals<'a>(capture: &'a Capture, table: &'a SignalTable, options: &DetectOpt
     let mut gaps = Vec::new();
     let build = |(name, series): (&'a String, &'a Series)| {
         let spec = table.lookup(name);
-        let triggers = if spec.name.is_empty() { options.unknown_trigger } else { spec.triggers };
-        Signal { name, series, grid: on_grid(series, start, steps, &mut gaps), spec, triggers }
+        let grave = spec.grave.and_then(|least| grave(series, least, start, steps));
+        let triggers = if spec.name.is_empty() { options.unknown_trigger } else { spec.triggers || grave.is_some() };
+        Signal { name, series, grid: on_grid(series, start, steps, &mut gaps), spec, triggers, grave }
     };
     capture.series.iter().filter(|(_, s)| s.values.len() >= LEAST_SAMPLES).map(build).collect()
+}
+
+/// From the first sample to the last of those with `least` occurrences within a minute, in steps of the grid. The series is a
+/// rate: what a sample counts is its value times the time since the sample before.
+fn grave(series: &Series, least: f64, start: UnixMs, steps: usize) -> Option<(usize, usize)> {
+    let counts: Vec<(UnixMs, UnixMs, f64)> = series
+        .times
+        .windows(2)
+        .zip(series.values.iter().skip(1))
+        .map(|(times, rate)| (times[0], times[1], rate * (times[1] - times[0]) as f64 / 1000.0))
+        .filter(|(_, _, count)| *count > 0.0)
+        .collect();
+    let (mut from, mut sum) = (0, 0.0);
+    let mut found: Option<(UnixMs, UnixMs)> = None;
+    for (_, end, count) in &counts {
+        sum += count;
+        while counts[from].1 + MINUTE_MS <= *end {
+            sum -= counts[from].2;
+            from += 1;
+        }
+        if sum >= least - 1e-6 {
+            found = Some((found.map_or(counts[from].0, |(first, _)| first), *end));
+        }
+    }
+    let step = |at: UnixMs| (((at - start) / STEP).max(0) as usize).min(steps);
+    found.map(|(first, last)| (step(first), step(last))).filter(|(first, last)| first < last)
 }
 
 /// Holds each value until the next sample, at most three of the series' own periods: then data is missing.
@@ -208,12 +245,12 @@ fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<
         let usual = usual(signal, baseline, &mut scratch);
         let sums = if signal.triggers { &mut total } else { &mut context };
         let mut previous = [0.0f64, 0.0];
-        for (value, sum) in signal.grid.iter().zip(sums) {
+        for (at, (value, sum)) in signal.grid.iter().zip(sums).enumerate() {
             let now = if value.is_nan() {
                 0.0
             } else {
                 let score = usual.map_or(0.0, |u| u.score(*value, signal.spec));
-                weight(score, beyond_limit(*value, signal.spec), signal.triggers)
+                weight(score, signal.beyond(at, *value), signal.triggers)
             };
             // Median of three: a single sample out of line is no anomaly.
             let [older, old] = previous;
@@ -292,8 +329,10 @@ fn abnormal(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), s
 fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs, least: f64) -> Option<Abnormal> {
     let spec = signal.spec;
     let mut inside: Vec<f64> = signal.grid[window.0..window.1].iter().copied().filter(|v| !v.is_nan()).collect();
-    let observed = median(&mut inside)?;
-    let by_limit = beyond_limit(observed, spec);
+    let grave = signal.grave.filter(|(from, to)| *from < window.1 && window.0 < *to);
+    // What comes in bursts has a median of 0.
+    let observed = if grave.is_some() { inside.iter().sum::<f64>() / inside.len().max(1) as f64 } else { median(&mut inside)? };
+    let by_limit = grave.is_some() || beyond_limit(observed, spec);
     let score = usual.map_or(0.0, |u| u.score(observed, spec));
     if score.abs() < least && !by_limit {
         return None;
@@ -301,8 +340,8 @@ fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), star
     let above = usual.is_some_and(|u| observed >= u.level);
     let up = if least > 0.0 { score > 0.0 || (score == 0.0 && spec.bad != crate::signals::Bad::Down) } else { above };
     let peak = inside.iter().copied().reduce(|a, b| if up { a.max(b) } else { a.min(b) })?;
-    let out = |v: &f64| beyond_limit(*v, spec) || usual.is_some_and(|u| u.score(*v, spec).abs() >= 4.0);
-    let first = signal.grid[window.0..window.1].iter().position(out).unwrap_or(0) + window.0;
+    let out = |(at, v): (usize, &f64)| signal.beyond(at + window.0, *v) || usual.is_some_and(|u| u.score(*v, spec).abs() >= 4.0);
+    let first = signal.grid[window.0..window.1].iter().enumerate().position(out).unwrap_or(0) + window.0;
     Some(Abnormal {
         signal: signal.name.to_owned(),
         unit: signal.series.unit.clone(),
@@ -310,7 +349,7 @@ fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), star
         baseline: usual.map(|u| u.level),
         observed,
         peak,
-        score: if score == 0.0 && least > 0.0 { 10.0 } else { score },
+        score: if (score == 0.0 && least > 0.0) || (grave.is_some() && score.abs() < 10.0) { 10.0 } else { score },
         began: start + first as i64 * STEP,
     })
 }

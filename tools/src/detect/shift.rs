@@ -77,16 +77,20 @@ pub fn trending(values: &[f64]) -> bool {
     (up + down) * 10 >= values.len() && up.min(down) * 20 <= up + down
 }
 
-/// Running sums of standardised ranks: `sums[step][signal]`.
+/// Lanes in which the scan adds.
+const LANES: usize = 8;
+
+/// Running sums of standardised ranks: `sums[step][signal]`, in single precision, in which twice as many fit a register: the
+/// ranks of a few hundred values need no more.
 struct Ranked {
-    sums: Vec<f64>,
+    sums: Vec<f32>,
     lanes: usize,
     steps: usize,
 }
 
 impl Ranked {
     fn of(grids: &[&[f64]], skip: usize, width: usize) -> Self {
-        let mut order: Vec<u32> = Vec::new();
+        let mut order: Vec<(i64, u32)> = Vec::new();
         let mut columns: Vec<Vec<f64>> = Vec::new();
         for grid in grids {
             let mut values: Vec<f64> = grid[skip..].chunks(width).map(middle).collect();
@@ -98,12 +102,13 @@ impl Ranked {
             }
         }
         let steps = (grids.first().map_or(0, |g| g.len()) - skip).div_ceil(width);
-        // A multiple of four: the scan adds in four lanes.
-        let lanes = columns.len().div_ceil(4) * 4;
+        let lanes = columns.len().div_ceil(LANES) * LANES;
         let mut sums = vec![0.0; (steps + 1) * lanes];
-        for step in 0..steps {
-            for (lane, column) in columns.iter().enumerate() {
-                sums[(step + 1) * lanes + lane] = sums[step * lanes + lane] + column[step];
+        for (lane, column) in columns.iter().enumerate() {
+            let mut sum = 0.0;
+            for (step, rank) in column.iter().enumerate().take(steps) {
+                sum += rank;
+                sums[(step + 1) * lanes + lane] = sum as f32;
             }
         }
         Self { sums, lanes, steps }
@@ -129,14 +134,14 @@ impl Ranked {
     fn consider(&self, from: usize, to: usize, best: &mut (f64, usize, usize)) {
         let (inside, outside) = ((to - from) as f64, (self.steps - (to - from)) as f64);
         let at = |step: usize| &self.sums[step * self.lanes..(step + 1) * self.lanes];
-        let mut lanes = [0.0f64; 4];
-        for (b, a) in at(to).chunks_exact(4).zip(at(from).chunks_exact(4)) {
+        let mut lanes = [0.0f32; LANES];
+        for (b, a) in at(to).chunks_exact(LANES).zip(at(from).chunks_exact(LANES)) {
             for (lane, sum) in lanes.iter_mut().enumerate() {
                 let square = (b[lane] - a[lane]) * (b[lane] - a[lane]);
                 *sum += square * square;
             }
         }
-        let worth = (lanes[0] + lanes[1] + lanes[2] + lanes[3]) / (inside * outside).powi(2);
+        let worth = lanes.iter().map(|sum| f64::from(*sum)).sum::<f64>() / (inside * outside).powi(2);
         if worth > best.0 {
             *best = (worth, from, to);
         }
@@ -162,20 +167,26 @@ pub fn differences(values: &mut [f64]) {
     }
 }
 
+/// An integer that orders as [`f64::total_cmp`] does: sorting it needs no look at the values.
+fn key(value: f64) -> i64 {
+    let bits = value.to_bits().cast_signed();
+    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
+}
+
 /// Ranks (ties share the mean rank, missing values stand in the middle) with mean 0 and deviation 1; false when constant.
-fn standardise(values: &mut [f64], order: &mut Vec<u32>) -> bool {
+fn standardise(values: &mut [f64], order: &mut Vec<(i64, u32)>) -> bool {
     order.clear();
-    order.extend((0..values.len() as u32).filter(|i| !values[*i as usize].is_nan()));
-    order.sort_unstable_by(|a, b| values[*a as usize].total_cmp(&values[*b as usize]));
+    order.extend(values.iter().enumerate().filter(|(_, v)| !v.is_nan()).map(|(i, v)| (key(*v), i as u32)));
+    order.sort_unstable();
     let known = order.len();
     let centre = known as f64 / 2.0 - 0.5;
     let (mut at, mut squares) = (0, 0.0);
     let mut ranks = vec![0.0; values.len()];
     while at < known {
-        let value = values[order[at] as usize];
-        let end = at + order[at..].iter().take_while(|i| values[**i as usize] == value).count().max(1);
+        let value = values[order[at].1 as usize];
+        let end = at + order[at..].iter().take_while(|(_, i)| values[*i as usize] == value).count().max(1);
         let rank = (at + end - 1) as f64 / 2.0 - centre;
-        for i in &order[at..end] {
+        for (_, i) in &order[at..end] {
             ranks[*i as usize] = rank;
         }
         squares += rank * rank * (end - at) as f64;

@@ -41,6 +41,19 @@ struct Rolling {
     held: f64,
     held_until: UnixMs,
     last_at: UnixMs,
+    /// Of what should hardly ever happen: how many, and when, within a minute.
+    counted: VecDeque<(UnixMs, f64)>,
+}
+
+impl Rolling {
+    /// True when more than a few were counted within a minute.
+    fn grave(&mut self, least: f64, at: UnixMs, count: f64) -> bool {
+        self.counted.retain(|(then, _)| *then + 60_000 > at);
+        if count > 0.0 {
+            self.counted.push_back((at, count));
+        }
+        self.counted.iter().map(|(_, count)| count).sum::<f64>() >= least - 1e-6
+    }
 }
 
 /// A detector for one target. Fires once an episode, and again when signals of another family leave their baseline while
@@ -178,7 +191,8 @@ impl Stream {
         let usual = if baseline.len() >= 5 { Usual::of(&baseline, spec, &mut self.scratch) } else { None };
         let score = usual.map_or(0.0, |u| u.score(value, spec));
         let limit = beyond_limit(value, spec);
-        let counts = weight(score, limit, spec.triggers);
+        let grave = spec.grave.is_some_and(|least| rolling.grave(least, at, value * period as f64 / 1000.0));
+        let counts = weight(score, limit || grave, spec.triggers || grave);
         rolling.last_abnormal = (counts > 0.0).then(|| Abnormal {
             signal: name.to_owned(),
             unit: unit.to_owned(),

@@ -238,3 +238,40 @@ fn bursts_that_a_median_passes_over_are_judged_from_where_they_began() {
     let found = super::detect_since(&capture, &table, &options, 40_000);
     assert_eq!((found.window.unwrap().start, found.baseline.unwrap()), (40_000, Window { start: 0, end: 40_000 }));
 }
+
+/// A healthy run in which `name` (a rate, read every three seconds) counts `counts` at those seconds.
+fn with_counts(name: &str, counts: &[(i64, f64)]) -> Vec<Frame> {
+    let mut frames = frames(3, 100, None);
+    for frame in frames.iter_mut().filter(|f| f.at % 3_000 == 0) {
+        let of = |second: i64| counts.iter().filter(|(at, _)| (second - 3..second).contains(at)).map(|(_, n)| n).sum::<f64>();
+        frame.values.push((name.into(), "1/s", of(frame.at / 1000) / 3.0));
+    }
+    frames
+}
+
+#[test]
+fn what_should_hardly_ever_happen_is_an_incident_however_short() {
+    let table = SignalTable::builtin();
+    let look = |frames: &[Frame]| {
+        let mut capture = Capture::default();
+        frames.iter().for_each(|f| capture.absorb(f.clone()));
+        detect(&capture, &table, &DetectOptions::default())
+    };
+    let failing = with_counts("archive_failures_per_s", &[(70, 3.0), (90, 1.0)]);
+    let found = look(&failing);
+    let window = found.window.expect("failures of the archiver are noticed");
+    assert!((66_000..72_000).contains(&window.start) && window.end >= 90_000, "{window}");
+    assert_eq!(found.abnormal[0].signal, "archive_failures_per_s");
+    assert_eq!(found.abnormal[0].began / 3_000, 23);
+    assert_eq!(look(&with_counts("archive_failures_per_s", &[(70, 1.0)])).window, None, "one failure is tried again");
+    let storm = [(60, 1.0), (66, 1.0), (72, 1.0), (78, 1.0), (84, 1.0)];
+    assert!(look(&with_counts("checkpoints_requested_per_s", &storm)).window.is_some());
+    assert_eq!(look(&with_counts("checkpoints_requested_per_s", &storm[..2])).window, None, "a backup asks for a checkpoint or two");
+    // The live detector says the same.
+    let fires = |frames: &[Frame]| {
+        let mut stream = Stream::new(SignalTable::builtin(), DetectOptions::default());
+        frames.iter().filter_map(|f| stream.push(f)).map(|t| t.at / 1000).next()
+    };
+    assert!(fires(&with_counts("checkpoints_requested_per_s", &storm)).is_some_and(|at| (75..90).contains(&at)));
+    assert_eq!(fires(&with_counts("checkpoints_requested_per_s", &storm[..2])), None);
+}
