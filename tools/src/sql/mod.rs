@@ -30,6 +30,9 @@ pub struct Features {
     pub joins: usize,
     /// Two tables are joined and no condition connects them.
     pub cartesian: bool,
+    /// Two tables are joined by other conditions than equality alone: every row of one has to be compared with every row of
+    /// the other.
+    pub unequal: bool,
     /// A subquery refers to a column of the outer query.
     pub correlated: bool,
     /// LIMIT or FETCH FIRST at top level.
@@ -230,10 +233,12 @@ fn clauses(body: &Value, tables: &[(String, String)], features: &mut Features) {
     features.predicates.sort_by(|a, b| b.equality.cmp(&a.equality).then(a.column.cmp(&b.column)));
     features.predicates.dedup();
     // UPDATE and DELETE join what they write, too.
-    features.cartesian = match body["relation"].is_object() {
-        true => unconnected(body, top.len()),
-        false => std::iter::once(body).chain(find_all(body, "SelectStmt")).any(|level| unconnected(level, related(level))),
+    let levels: Vec<(&Value, usize)> = match body["relation"].is_object() {
+        true => vec![(body, top.len())],
+        false => std::iter::once(body).chain(find_all(body, "SelectStmt")).map(|level| (level, related(level))).collect(),
     };
+    features.cartesian = levels.iter().any(|(level, relations)| unconnected(level, *relations, false));
+    features.unequal = !features.cartesian && levels.iter().any(|(level, relations)| unconnected(level, *relations, true));
     features.correlated = find_all(body, "SubLink").iter().any(|link| correlated(link, tables, &outer));
 }
 
@@ -245,10 +250,13 @@ fn related(level: &Value) -> usize {
     tables.len() + derived_tables(from).iter().filter(|table| table["lateral"] != true).count()
 }
 
-/// True when one level of a statement has fewer conditions between columns than its relations need.
-fn unconnected(level: &Value, relations: usize) -> bool {
+/// True when one level of a statement has fewer conditions (or `equalities` alone) between columns than its relations need.
+fn unconnected(level: &Value, relations: usize, equalities: bool) -> bool {
     let outer = without_subqueries(level);
-    let connects = |c: &&Value| !columns_of(&c["lexpr"]).is_empty() && !columns_of(&c["rexpr"]).is_empty();
+    let connects = |c: &&Value| {
+        let counted = !equalities || ident(&c["name"]) == "=";
+        counted && !columns_of(&c["lexpr"]).is_empty() && !columns_of(&c["rexpr"]).is_empty()
+    };
     let compared = find_all(&outer, "AExpr").into_iter().filter(connects).count();
     let uses = find_all(&outer, "JoinExpr").iter().filter(|j| !walk::list(j, "using_clause").is_empty() || j["is_natural"] == true).count();
     relations > 1 && compared + uses < relations - 1 && find_all(&level["from_clause"], "RangeFunction").is_empty()
@@ -346,6 +354,10 @@ mod tests {
         assert_eq!((of(five).joins, of(five).cartesian), (4, false));
         assert!(of("select count(*) from a, b where a.x = $1").cartesian);
         assert!(!of("select * from a join b using (id)").cartesian);
+        let band = "select count(*) from a join b on a.x * $2 < b.x + a.y where b.id > $1";
+        assert_eq!((of(band).cartesian, of(band).unequal), (false, true));
+        assert!(!of("select * from a join b on a.id = b.id and a.x < b.x").unequal);
+        assert!(!of("select * from a where x < $1").unequal && !of("select * from a join b using (id)").unequal);
         // Conditions of a derived table are inside of it.
         assert!(!of("select count(*) from (select a.x from a join b on b.id = a.id where a.x > $1 group by a.x) s").cartesian);
         assert!(!of("select * from c join (select id from a join b using (id)) s on s.id = c.id").cartesian);

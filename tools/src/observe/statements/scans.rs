@@ -141,16 +141,16 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan, id: i64)
     sheet.put("predicate_columns", scan.columns.clone());
     let table: Vec<String> = scan.table.split('.').map(quoted).collect();
     let columns: Vec<String> = scan.columns.iter().take(3).map(|c| quoted(c)).collect();
-    let (schema, name) = free_name(capture, scan);
+    let (schema, name) = free_name(capture, &scan.table, &scan.columns);
     let statement = format!("CREATE INDEX CONCURRENTLY {name} ON {} ({})", table.join("."), columns.join(", "));
     sheet.put("candidate_index", statement).put("candidate_name", schema + &name);
 }
 
 /// Schema (with its dot, empty where none is known) and name for an index on the scanned columns: as the server itself
 /// would name it, with a number where that is taken. Of long names the table's is shortened: the server takes 63 bytes.
-fn free_name(capture: &Capture, scan: &Scan) -> (String, String) {
-    let (schema, table) = scan.table.rsplit_once('.').unwrap_or(("", &scan.table));
-    let tail: String = scan.columns.iter().take(3).map(|c| format!("_{c}")).collect();
+fn free_name(capture: &Capture, table: &str, columns: &[String]) -> (String, String) {
+    let (schema, table) = table.rsplit_once('.').unwrap_or(("", table));
+    let tail: String = columns.iter().take(3).map(|c| format!("_{c}")).collect();
     let tail = &tail[..tail.floor_char_boundary(MOST_NAME / 2)];
     let table = &table[..table.floor_char_boundary(MOST_NAME - tail.len() - "_idx99".len())];
     let taken = |name: &str| capture.indexes.iter().any(|i| i.index.rsplit('.').next() == Some(name));
@@ -195,4 +195,26 @@ pub fn stale_statistics(scene: &Scene<'_>) -> Observation {
     sheet.put("autovacuum_on", crate::observe::facts::setting_on(capture, "autovacuum"));
     sheet.culprit(CulpritKind::Table, table, "statistics are old");
     sheet.finish("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(table: &str, columns: &[&str], taken: &[&str]) -> (String, String) {
+        let index = |name: &&str| IndexSample { index: format!("public.{name}"), ..IndexSample::default() };
+        let capture = Capture { indexes: taken.iter().map(index).collect(), ..Capture::default() };
+        let columns: Vec<String> = columns.iter().map(|c| (*c).to_owned()).collect();
+        free_name(&capture, table, &columns)
+    }
+
+    #[test]
+    fn an_index_gets_a_name_that_is_free_and_fits() {
+        let of = |schema: &str, name: &str| (schema.to_owned(), name.to_owned());
+        assert_eq!(name("public.orders", &["customer_id"], &[]), of("public.", "orders_customer_id_idx"));
+        assert_eq!(name("public.orders", &["customer_id"], &["orders_customer_id_idx"]), of("public.", "orders_customer_id_idx1"));
+        assert_eq!(name("orders", &["a\"b"], &[]), of("", "\"orders_a\"\"b_idx\""));
+        let long = name(&"表".repeat(40), &["spalte_mit_einem_sehr_langen_namen", "x"], &[]).1;
+        assert!(long.len() <= MOST_NAME + 2 && long.ends_with("_idx\""), "{long}");
+    }
 }

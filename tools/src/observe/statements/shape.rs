@@ -31,6 +31,10 @@ pub fn statement_shape(scene: &Scene<'_>) -> Observation {
     if let Some(s) = cartesian {
         sheet.statement("cartesian_", s.id);
     }
+    if let Some(s) = statements.iter().find(|s| s.features.unequal && s.features.verb == "select" && s.share > 0.1) {
+        sheet.statement("unequal_", s.id).put("unequal_share", s.share);
+        sheet.put("unequal_mean_ms", work(capture, Some(window(scene))).get(&s.id).and_then(|w| w.per_call(w.exec_ms)));
+    }
     let most = statements.iter().filter(|s| s.share > 0.1).max_by_key(|s| s.features.joins);
     sheet.put("max_joins", most.map_or(0, |s| s.features.joins));
     if let Some(s) = most.filter(|s| s.features.joins > 0) {
