@@ -266,9 +266,11 @@ impl<'a> Case<'a> {
         self.tell(Progress::ExpertsChosen { experts: experts.iter().map(|i| i.expert.id.clone()).collect() });
         let first = self.panel.len();
         let abnormal = directions(self.detection);
+        let bare = |name: &'a String| [name.as_str(), name.split('{').next().unwrap_or_default()];
+        let followed: BTreeSet<&str> = self.capture.series.keys().flat_map(bare).collect();
         for invited in experts {
             for cause in self.library.catalog.iter().filter(|c| invited.expert.owns(&c.domain)) {
-                self.search.open(&invited.expert.id, &cause.id, symptoms(cause, &abnormal));
+                self.search.open(&invited.expert.id, &cause.id, symptoms(cause, &abnormal, &followed));
             }
             self.panel.push((invited, 0));
         }
@@ -401,9 +403,10 @@ fn directions(detection: &Detection) -> BTreeSet<(&str, bool)> {
     names.collect()
 }
 
-/// Likelihood ratio of the symptoms: what a cause predicts and is abnormal speaks for it, mildly.
-fn symptoms(cause: &Cause, abnormal: &BTreeSet<(&str, bool)>) -> f64 {
-    if abnormal.is_empty() {
+/// Likelihood ratio of the symptoms: what a cause predicts and is abnormal speaks for it, mildly. Where none of them was
+/// followed, they say nothing.
+fn symptoms(cause: &Cause, abnormal: &BTreeSet<(&str, bool)>, followed: &BTreeSet<&str>) -> f64 {
+    if abnormal.is_empty() || !cause.symptom.iter().any(|s| followed.contains(s.signal.as_str())) {
         return 1.0;
     }
     let matches = |signal: &str, direction: &str| abnormal.contains(&(signal, direction == "up"));
@@ -451,5 +454,21 @@ pub fn describe(abnormal: &Abnormal) -> String {
     match abnormal.baseline.filter(|b| quantity(*b) != quantity(abnormal.observed)) {
         Some(baseline) => format!("{} {verb} from {} to {}", abnormal.signal, quantity(baseline), quantity(abnormal.observed)),
         None => format!("{} is at {}", abnormal.signal, quantity(abnormal.observed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_symptom_that_nobody_followed_speaks_against_nothing() {
+        let catalog = Catalog::builtin().unwrap();
+        let cause = catalog.get("network_congestion").unwrap();
+        let own = cause.symptom[0].signal.as_str();
+        let rest = BTreeSet::from([("tps", false)]);
+        assert!(symptoms(cause, &rest, &BTreeSet::from(["tps"])).total_cmp(&1.0).is_eq());
+        assert!(symptoms(cause, &rest, &BTreeSet::from(["tps", own])) < 1.0, "followed, and it did not move");
+        assert!(symptoms(cause, &BTreeSet::from([(own, true)]), &BTreeSet::from([own])) > 1.0);
     }
 }

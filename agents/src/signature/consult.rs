@@ -18,6 +18,8 @@ pub const EXPLAINS: f64 = 0.3;
 pub const EXPLAINS_NOT: f64 = 0.05;
 /// Prior of a cause that only a signature knows.
 const PRIOR: f64 = 0.03;
+/// A prior of the catalog weighs as many labelled cases.
+const PRIOR_CASES: f64 = 20.0;
 /// Effects from here on are symptoms of such a cause.
 const SYMPTOM: f64 = 0.8;
 /// Most symptoms and shown classes.
@@ -74,11 +76,14 @@ fn three(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0 + 0.0
 }
 
-/// Gives each class' cause a test that asks for the signature; a class that the catalog does not know becomes a cause.
+/// Gives each class' cause a test that asks for the signature; a class that the catalog does not know becomes a cause. What was
+/// labelled here also tells how often it happens here: priors move towards the shares of the classes.
 pub fn extend(catalog: &mut Catalog, signatures: &Signatures) {
+    let learnt: usize = signatures.class.iter().map(|c| c.cases).sum();
     for class in &signatures.class {
         let known = class.causes.first().and_then(|id| catalog.get(id)).cloned();
         let mut cause = known.unwrap_or_else(|| stranger(class));
+        cause.prior = (class.cases as f64 + PRIOR_CASES * cause.prior) / (learnt as f64 + PRIOR_CASES);
         cause.test.push(test(class));
         catalog.add(cause);
     }

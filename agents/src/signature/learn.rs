@@ -27,8 +27,9 @@ const UNMEASURED: f64 = 0.25;
 /// signals: the shrinkage of Tusher, Tibshirani and Chu ("Significance analysis of microarrays", 2001) and of nearest shrunken
 /// centroids (Tibshirani et al., 2002), without which a signal that happens to be still in k cases would outweigh all others.
 ///
-/// Each case is then explained by signatures learnt without it (likelihood ratios, with half a case added to each count) and
-/// without its whole class (what novelty looks like). The limit of novelty separates the two best (Youden's index).
+/// Each case is then explained by signatures learnt without it (likelihood ratios; a class of few cases leans on what was measured
+/// over all classes) and without its whole class (what novelty looks like). The limit of novelty separates the two best
+/// (Youden's index).
 pub fn learn(cases: &[Case], source: &str) -> Signatures {
     let mut learnt = estimate(&cases.iter().collect::<Vec<_>>());
     learnt.source = source.to_owned();
@@ -133,22 +134,30 @@ fn leave_out(cases: &[Case], index: usize, case: &Case) -> Outcome {
     }
 }
 
-/// Likelihood ratios of a match and of a mismatch of a class: P(outcome | class) / P(outcome | another class).
+/// Likelihood ratios of a match and of a mismatch of a class: P(outcome | class) / P(outcome | another class). Each share counts
+/// one case more, with the outcome of all classes together (empirical Bayes), in which half a case is added to each side.
 fn ratio(outcomes: &[Outcome], class: &str) -> [f64; 2] {
-    let share = |own: bool, hit: &dyn Fn(f64) -> bool| {
-        let of = outcomes.iter().filter(|o| (o.class == class) == own).filter_map(|o| o.shares.as_ref());
-        let (mut hits, mut all) = (0.5, 1.0);
-        for shares in of {
-            all += 1.0;
-            hits += f64::from(u8::from(hit(shares.get(class).copied().unwrap_or(0.0))));
-        }
-        hits / all
-    };
     let up = |s: f64| s >= EXPLAINS;
     let down = |s: f64| s < EXPLAINS_NOT;
-    let supported = share(true, &up) / share(false, &up);
-    let refuted = share(true, &down) / share(false, &down);
-    [round(supported.clamp(1.0, 1e4)), round(refuted.clamp(0.001, 1.0))]
+    let ratio = |hit: &dyn Fn(f64) -> bool| share(outcomes, Some(class), true, hit) / share(outcomes, Some(class), false, hit);
+    [round(ratio(&up).clamp(1.0, 1e4)), round(ratio(&down).clamp(0.001, 1.0))]
+}
+
+/// Share of the outcomes for which a class' part in the explanation meets a condition: of the cases of that class (`own`) or
+/// of all others; without a class, over the pairs of case and class.
+fn share(outcomes: &[Outcome], class: Option<&str>, own: bool, hit: &dyn Fn(f64) -> bool) -> f64 {
+    let (mut hits, mut all) = (0.0, 0.0);
+    for (outcome, shares) in outcomes.iter().filter_map(|o| Some((o, o.shares.as_ref()?))) {
+        let counted = shares.iter().filter(|(name, _)| class.is_none_or(|c| c == name.as_str()) && (outcome.class == **name) == own);
+        for (_, share) in counted {
+            all += 1.0;
+            hits += f64::from(u8::from(hit(*share)));
+        }
+    }
+    match class {
+        Some(_) => (hits + share(outcomes, None, own, hit)) / (all + 1.0),
+        None => (hits + 0.5) / (all + 1.0),
+    }
 }
 
 /// The limit that separates what known cases leave unexplained from what strange ones leave, by Youden's index; half way

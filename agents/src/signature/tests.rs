@@ -107,8 +107,11 @@ fn a_class_gives_its_cause_a_test_and_a_strange_class_becomes_a_cause() {
     learnt.class[1].name = "Ours: {{ evil }} %}".into();
     let mut catalog = galen_knowledge::catalog::Catalog::builtin().unwrap();
     let before = catalog.get("missing_index").unwrap().test.len();
+    let prior = catalog.get("missing_index").unwrap().prior;
     extend(&mut catalog, &learnt);
     assert_eq!(catalog.get("missing_index").unwrap().test.len(), before + 1);
+    // 3 of 15 labelled cases here, and a prior of the catalog that weighs as much as 20 more.
+    assert!((catalog.get("missing_index").unwrap().prior - (3.0 + 20.0 * prior) / 35.0).abs() < 1e-9);
     let ours = catalog.get("ours_evil").unwrap();
     let facts: Facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), false.into())].into();
     assert_eq!(catalog.prepared().holds(&ours.test[0].supports, &facts), Some(true));
@@ -116,4 +119,18 @@ fn a_class_gives_its_cause_a_test_and_a_strange_class_becomes_a_cause() {
     assert_eq!(said, "The signals move as in 3 learnt cases of Ours: evil: 80 % of the explanation.");
     let strange: Facts = [("share_ours_evil".to_owned(), 0.8.into()), ("novel".to_owned(), true.into())].into();
     assert_eq!(catalog.prepared().holds(&ours.test[0].supports, &strange), Some(false), "a stranger is not forced into a class");
+}
+
+#[test]
+fn a_class_of_one_case_leans_on_the_others() {
+    let mut few = cases(5);
+    let mut taken = 0;
+    few.retain(|c| {
+        taken += usize::from(c.class == "Class 2");
+        c.class != "Class 2" || taken == 1
+    });
+    let learnt = learn_from(&few, "made");
+    let lonely = learnt.class.iter().find(|c| c.name == "Class 2").unwrap();
+    assert_eq!(lonely.cases, 1);
+    assert!(lonely.ratio[0] > 5.0 && lonely.ratio[1] < 0.3, "{:?}", lonely.ratio);
 }

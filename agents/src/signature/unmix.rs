@@ -17,6 +17,8 @@ const STILL: f64 = 1e-10;
 pub struct Match {
     /// Share of each class in the explanation, 0..1, in the order of [`Signatures::class`]; they add up to 1.
     pub shares: Vec<f64>,
+    /// Cosine between the incident and each class, -1..1: orders the classes that take no part in the explanation.
+    pub likeness: Vec<f64>,
     /// Share of the incident that no class explains: 1 less the cosine between the incident and its explanation, 0..1.
     pub unexplained: f64,
     /// True when more is unexplained than in incidents of the learnt classes.
@@ -26,10 +28,11 @@ pub struct Match {
 }
 
 impl Match {
-    /// Indices of the classes, the largest share first.
+    /// Indices of the classes, the largest share first; without a share, the most alike first.
     pub fn ranking(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.shares.len()).collect();
-        order.sort_by(|a, b| self.shares[*b].total_cmp(&self.shares[*a]).then(a.cmp(b)));
+        let by = |of: &[f64], a: usize, b: usize| of[b].total_cmp(&of[a]);
+        order.sort_by(|a, b| by(&self.shares, *a, *b).then(by(&self.likeness, *a, *b)).then(a.cmp(b)));
         order
     }
 }
@@ -64,10 +67,11 @@ impl Signatures {
         }
         let cosine = dot(&fit, &target) / (length * dot(&fit, &fit).sqrt()).max(1e-12);
         let unexplained = (1.0 - cosine).clamp(0.0, 1.0);
+        let likeness = columns.iter().map(|c| dot(c, &target) / length).collect();
         let total: f64 = weights.iter().sum();
         let shares = weights.iter().map(|w| if total > 0.0 { w / total } else { 0.0 }).collect();
         let limit = if onset { self.novel_above_onset } else { self.novel_above };
-        Some(Match { shares, unexplained, novel: unexplained > limit, signals: known.len() })
+        Some(Match { shares, likeness, unexplained, novel: unexplained > limit, signals: known.len() })
     }
 }
 

@@ -80,35 +80,67 @@ fn notes() {
     );
 }
 
-/// The whole diagnosis with signatures of the learn half, on the test half: is the first root cause the injected one?
+/// The whole diagnosis with learnt signatures: is the first root cause the injected one? On the test half with signatures of
+/// the learn half, and for each case with signatures of all others.
 async fn reports(recordings: &[Recording], signals: SignalTable) -> Result<Vec<Row>, Failure> {
-    let single = |half: Half| recordings.iter().filter(move |r| r.dataset == SINGLE && r.half == half);
-    let cases: Vec<_> = single(Half::Learn).filter_map(|r| learnable(r, &signals)).collect();
+    let single: Vec<&Recording> = recordings.iter().filter(|r| r.dataset == SINGLE).collect();
+    let lessons: Vec<_> = single.iter().map(|r| learnable(r, &signals)).collect();
     let catalog = Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))?;
     let plain = Library { catalog, signals, ..Library::default() };
-    let mut learnt = plain.clone();
-    learnt.signatures = learn_from(&cases, &format!("{SINGLE}/learn"));
-    extend(&mut learnt.catalog, &learnt.signatures);
-    let options = Options { replay: true, knowledge: false, ..Options::default() };
-    let (mut tested, mut hits, mut without) = (0usize, 0usize, 0usize);
-    for recording in single(Half::Test) {
-        let wanted = recording.classes.first().map(|c| class_causes(c)).unwrap_or_default();
-        tested += 1;
-        for (library, count) in [(&learnt, &mut hits), (&plain, &mut without)] {
-            let prober = Recorded(&recording.capture);
-            let found = diagnose(&recording.capture, library, &prober, None, &options, &|_| {}).await;
-            *count += usize::from(found.report.root_causes.first().is_some_and(|c| wanted.contains(&c.cause)));
-        }
-    }
-    let share = |count: usize| count as f64 / tested.max(1) as f64;
-    let score = Score {
-        capability: Capability::RootCause,
-        task: "report_top1".into(),
-        dataset: format!("{SINGLE}/test"),
-        value: share(hits),
-        baseline: share(without),
-        cases: tested,
+    let learn = |may: &dyn Fn(usize) -> bool, source: &str| {
+        let cases: Vec<_> = lessons.iter().enumerate().filter(|(i, _)| may(*i)).filter_map(|(_, case)| case.clone()).collect();
+        let mut learnt = plain.clone();
+        learnt.signatures = learn_from(&cases, source);
+        extend(&mut learnt.catalog, &learnt.signatures);
+        learnt
     };
-    let how = "first root cause of the report, with signatures of the learn half; the simple method is the same without signatures";
-    Ok(vec![Row { score, placebo: None, how: how.into() }])
+    let of_half = learn(&|i| single[i].half == Half::Learn, &format!("{SINGLE}/learn"));
+    let (mut test, mut others) = (Tally::default(), Tally::default());
+    for (at, recording) in single.iter().enumerate() {
+        let without = right(recording, &plain).await;
+        if recording.half == Half::Test {
+            test.count(right(recording, &of_half).await, without);
+        }
+        let of_others = learn(&|i| i != at, &format!("{SINGLE}/others"));
+        others.count(right(recording, &of_others).await, without);
+    }
+    Ok(vec![test.row("test"), others.row("leave_one_out")])
+}
+
+/// True when the first root cause of the report is one that the injected class stands for.
+async fn right(recording: &Recording, library: &Library) -> bool {
+    let wanted = recording.classes.first().map(|c| class_causes(c)).unwrap_or_default();
+    let options = Options { replay: true, knowledge: false, ..Options::default() };
+    let found = diagnose(&recording.capture, library, &Recorded(&recording.capture), None, &options, &|_| {}).await;
+    found.report.root_causes.first().is_some_and(|c| wanted.contains(&c.cause))
+}
+
+/// Reports that were right, with signatures and without.
+#[derive(Default)]
+struct Tally {
+    tested: usize,
+    with: usize,
+    without: usize,
+}
+
+impl Tally {
+    fn count(&mut self, with: bool, without: bool) {
+        self.tested += 1;
+        self.with += usize::from(with);
+        self.without += usize::from(without);
+    }
+
+    fn row(&self, set: &str) -> Row {
+        let share = |count: usize| count as f64 / self.tested.max(1) as f64;
+        let score = Score {
+            capability: Capability::RootCause,
+            task: "report_top1".into(),
+            dataset: format!("{SINGLE}/{set}"),
+            value: share(self.with),
+            baseline: share(self.without),
+            cases: self.tested,
+        };
+        let how = "first root cause of the report, with learnt signatures; the simple method is the same without signatures";
+        Row { score, placebo: None, how: how.into() }
+    }
 }

@@ -67,11 +67,12 @@ pub fn import(bytes: &[u8], name: &str) -> Result<Capture, ImportError> {
         origin: "dbsherlock".to_owned(),
         target: "dbsherlock".to_owned(),
         span: Some(Window { start: *first, end: last + 1000 }),
-        missing: vec![Missing::new(
-            "sessions, statements, tables",
-            "the recording holds attributes of a MySQL server and its host, once a second",
-            "record PostgreSQL with `galen record`",
-        )],
+        missing: ["sessions", "statements", "tables"]
+            .map(|what| {
+                let why = "the recording holds attributes of a MySQL server and its host, once a second";
+                Missing::new(what, why, "record PostgreSQL with `galen record`")
+            })
+            .to_vec(),
         ..Manifest::default()
     };
     let series = columns.into_iter().filter(|c| !c.series.times.is_empty()).map(|c| (c.name, c.series)).collect();

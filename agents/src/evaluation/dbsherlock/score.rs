@@ -128,7 +128,7 @@ impl Fold<'_, '_> {
 fn tell(signatures: &Signatures, effects: &Effects, onset: bool) -> Told {
     match signatures.explain(effects, onset) {
         Some(found) => {
-            let ranked = found.ranking().into_iter().filter(|i| found.shares[*i] > 0.0).map(|i| signatures.class[i].name.clone()).collect();
+            let ranked = found.ranking().into_iter().map(|i| signatures.class[i].name.clone()).collect();
             Told { ranked, strange: found.unexplained }
         }
         None => Told { ranked: Vec::new(), strange: 1.0 },
