@@ -362,7 +362,7 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let alike = |r: &&RuledOut| first.is_some_and(|c| c.confused_with.iter().any(|x| x.cause == r.cause)) && !r.evidence.is_empty();
     for entry in report.ruled_out.iter().filter(alike).take(2) {
         let title = case.library.catalog.get(&entry.cause).map_or_else(|| entry.cause.clone(), |c| c.title.to_lowercase());
-        claims.push(Claim { text: format!("Not {title}: {}", entry.reason), evidence: entry.evidence.clone() });
+        claims.push(Claim { text: format!("Ruled out: {title}. {}", entry.reason), evidence: entry.evidence.clone() });
     }
     claims
 }
