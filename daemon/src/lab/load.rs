@@ -54,6 +54,8 @@ fn one() -> u32 {
 /// What some load did, counted at the clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadReport {
+    /// Statements that were sent, the running one of each client included.
+    pub sent: u64,
     /// Statements that succeeded.
     pub statements: u64,
     /// Statements and connections that failed.
@@ -73,6 +75,7 @@ pub struct Load {
 
 #[derive(Default)]
 struct Counters {
+    sent: AtomicU64,
     statements: AtomicU64,
     errors: AtomicU64,
     rows: AtomicU64,
@@ -104,6 +107,7 @@ impl Load {
     /// Counts so far.
     pub fn report(&self) -> LoadReport {
         LoadReport {
+            sent: self.counters.sent.load(Relaxed),
             statements: self.counters.statements.load(Relaxed),
             errors: self.counters.errors.load(Relaxed),
             rows: self.counters.rows.load(Relaxed),
@@ -264,6 +268,7 @@ impl Player {
         };
         session.prepared[at.0][at.1] = Some(statement.clone());
         let values = template.values(statement.params(), &mut self.dice).map_err(|error| error.to_string())?;
+        self.counters.sent.fetch_add(1, Relaxed);
         let rows = session.client.query_raw(&statement, values).await.map_err(|error| said(&error))?;
         let mut rows = pin!(rows);
         let mut count = 0;

@@ -104,7 +104,7 @@ pub struct Recorded {
 /// A parameter the fault does not have, SQL that the server refuses, a server that is lost for good.
 pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase: impl Fn(Phase)) -> anyhow::Result<Recorded> {
     let phases = run.phases;
-    scenario.fault.script(&run.parameters)?;
+    let has_clients = !scenario.fault.script(&run.parameters)?.clients.is_empty();
     on_phase(Phase::Setup);
     scenario.prepare(cluster).await?;
     let steady = scenario.start_steady(cluster, &run.parameters, run.seed).await?;
@@ -131,7 +131,15 @@ pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase:
     let mut during = LoadReport::default();
     if let Some(fault) = fault {
         match fault.stop(cluster).await {
-            Ok(report) => during = report,
+            Ok(report) => {
+                // On a machine that is overloaded the label would be a lie.
+                anyhow::ensure!(
+                    report.sent > 0 || !has_clients,
+                    "the fault's clients did not get to send a statement{}; record it again when the machine is less busy",
+                    report.last_error.map(|error| format!(" ({error})")).unwrap_or_default()
+                );
+                during = report;
+            }
             // What was seen is good all the same; the server goes, or is tidied by whoever handed it over.
             Err(error) => eprintln!("galen: {}: {error:#}", scenario.fault.name),
         }
