@@ -1,6 +1,7 @@
 //! How a command ends when it cannot do its work: an exit code and one line that says what to do.
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, io};
 
 use galen_tools::store::{StoreError, StoreErrorKind};
 
@@ -43,6 +44,18 @@ kinds! {
     fault 70 "A fault of ours, or of the machine under us.";
 }
 
+impl Failure {
+    /// A file or folder that cannot be written or made, and what to do about it.
+    pub fn write(path: &Path, error: &io::Error) -> Self {
+        let advice = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room, or choose a folder on another disk",
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that you may write to",
+            _ => "",
+        };
+        Self::fault(format!("cannot write {}: {error}{advice}", path.display()))
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match error.kind {
@@ -56,5 +69,18 @@ impl From<StoreError> for Failure {
 impl From<galen_tools::sources::pg::SourceError> for Failure {
     fn from(error: galen_tools::sources::pg::SourceError) -> Self {
         Self::target(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let full = Failure::write(Path::new("/data/x"), &io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(full.code, FAULT);
+        assert!(full.message.starts_with("cannot write /data/x: ") && full.message.ends_with("another disk"), "{full}");
+        assert!(!Failure::write(Path::new("x"), &io::Error::other("odd")).message.contains(';'));
     }
 }

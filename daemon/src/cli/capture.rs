@@ -237,7 +237,7 @@ pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> Result<(), Failure
     }
     if let Some(page) = &args.html {
         let text = html::render(&diagnosis.report, &diagnosis.tree);
-        std::fs::write(page, text).map_err(|e| Failure::fault(format!("cannot write {}: {e}", page.display())))?;
+        std::fs::write(page, text).map_err(|e| Failure::write(page, &e))?;
     }
     if global.json {
         output::line(&serde_json::to_string(&diagnosis.report).unwrap_or_default());

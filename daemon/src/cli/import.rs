@@ -145,7 +145,7 @@ pub fn import(global: &Global, args: &ImportArgs) -> Result<(), Failure> {
         return Err(Failure::input(format!("no file that ends in {} below these folders", args.format.endings().join(" or "))));
     }
     if jobs[0].out != args.out {
-        std::fs::create_dir_all(&args.out).map_err(|e| Failure::fault(format!("cannot create {}: {e}", args.out.display())))?;
+        std::fs::create_dir_all(&args.out).map_err(|e| Failure::write(&args.out, &e))?;
     }
     let mut failed = 0;
     for Job { input, out } in &jobs {

@@ -174,7 +174,7 @@ fn keep_first(cases: &mut Vec<Case>, k: usize) {
 
 fn write(learnt: &Signatures, out: &Path) -> Result<(), Failure> {
     let text = learnt.to_toml().map_err(Failure::fault)?;
-    let fail = |e: std::io::Error| Failure::fault(format!("cannot write {}: {e}", out.display()));
+    let fail = |e: std::io::Error| Failure::write(out, &e);
     if let Some(folder) = out.parent().filter(|f| !f.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(fail)?;
     }

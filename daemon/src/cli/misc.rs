@@ -17,7 +17,11 @@ pub struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum ConfigAction {
     /// Read the configuration and say what is wrong with it
-    Check { file: Option<std::path::PathBuf> },
+    Check {
+        /// File to check, where --config names none
+        #[arg(value_name = "FILE")]
+        file: Option<std::path::PathBuf>,
+    },
     /// Print a configuration with every key and its default
     Example,
 }

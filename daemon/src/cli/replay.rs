@@ -66,7 +66,7 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
         None => None,
     };
     if let Some(dir) = &args.html {
-        std::fs::create_dir_all(dir).map_err(|e| Failure::fault(format!("cannot create {}: {e}", dir.display())))?;
+        std::fs::create_dir_all(dir).map_err(|e| Failure::write(dir, &e))?;
     }
     let options = Options { seed: args.seed, knowledge: !args.no_knowledge, replay: true, ..Options::default() };
     let bar = ProgressBar::new(files.len() as u64);
@@ -111,7 +111,7 @@ fn print(global: &Global, args: &ReplayArgs, path: &Path, diagnosis: &Diagnosis)
     if let Some(dir) = &args.html {
         let page = dir.join(path.with_extension("html").file_name().unwrap_or_default());
         let text = html::render(&diagnosis.report, &diagnosis.tree);
-        std::fs::write(&page, text).map_err(|e| Failure::fault(format!("cannot write {}: {e}", page.display())))?;
+        std::fs::write(&page, text).map_err(|e| Failure::write(&page, &e))?;
     }
     if global.json {
         output::line(&serde_json::to_string(&diagnosis.report).map_err(|e| Failure::fault(e.to_string()))?);

@@ -79,7 +79,7 @@ impl Out {
     /// # Errors
     /// A fault of the disk.
     pub fn finish(self) -> Result<(), Failure> {
-        self.file.sync_all().map_err(|e| Failure::fault(format!("cannot write {}: {e}", self.path.display())))
+        self.file.sync_all().map_err(|e| Failure::write(&self.path, &e))
     }
 }
 
