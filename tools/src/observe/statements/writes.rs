@@ -7,7 +7,7 @@ use crate::observe::facts::{FactSheet, TableWork, active, looks, mean, table_wor
 use crate::observe::{Observation, Scene};
 use crate::sql::{Features, features};
 
-use super::{loaded, role_of};
+use super::{loaded, role_of, same_table};
 
 /// `write_profile`.
 pub fn write_profile(scene: &Scene<'_>) -> Observation {
@@ -106,6 +106,10 @@ fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, verb: &str) {
     sheet.put(&format!("{prefix}share"), share);
     if share > 0.2 {
         sheet.culprit(CulpritKind::Query, first.id, capture.texts.get(&first.id).map(String::as_str).unwrap_or_default());
+        if let Some(target) = &first.features.target {
+            let known = table_work(capture, Some(w)).into_keys().find(|table| same_table(target, table));
+            sheet.culprit(CulpritKind::Table, known.as_ref().unwrap_or(target), &format!("written by the {verb} statements"));
+        }
         let signal = match verb {
             "insert" => "tup_inserted_per_s",
             "update" => "tup_updated_per_s",

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{SessionSample, Window};
-use crate::observe::facts::{FactSheet, active, largest, looks, mean, peak};
+use crate::model::{CulpritKind, SessionSample, Window};
+use crate::observe::facts::{FactSheet, active, largest, looks, mean, peak, text_of};
 use crate::observe::statements::is_wal;
 use crate::observe::{Observation, Scene, activity};
 
@@ -58,6 +58,11 @@ impl Profile {
     }
 }
 
+/// True for waits for blocks of tables and indexes: from PostgreSQL 18 on a backend waits for whoever reads for it.
+pub(super) fn is_data_read(event: &str) -> bool {
+    matches!(event, "DataFileRead" | "AioIoCompletion" | "AioIoUringExecution")
+}
+
 fn class_of(sample: &SessionSample) -> &str {
     if sample.wait_class.is_empty() { "CPU" } else { &sample.wait_class }
 }
@@ -89,6 +94,15 @@ pub fn load_profile(scene: &Scene<'_>) -> Observation {
     let lwlocks: BTreeMap<String, f64> =
         now.by_event.iter().filter(|(e, _)| e.starts_with("LWLock:")).map(|(e, n)| (e.clone(), *n)).collect();
     sheet.put("top_lwlock", largest(&lwlocks).map(|(event, _)| event));
+    if now.share("LWLock") > Some(0.3) {
+        let mut waiting = BTreeMap::new();
+        for sample in active(capture, window).filter(|s| s.query_id != 0 && class_of(s) == "LWLock") {
+            *waiting.entry(sample.query_id).or_insert(0.0) += 1.0;
+        }
+        if let Some((id, _)) = largest(&waiting) {
+            sheet.culprit(CulpritKind::Query, id, &text_of(capture, id).unwrap_or_default());
+        }
+    }
     if !activity::sampled(capture) {
         sheet
             .put("source", activity::source(capture))
@@ -97,7 +111,7 @@ pub fn load_profile(scene: &Scene<'_>) -> Observation {
     }
     sheet.put("wal_wait_share", now.event_share(is_wal));
     sheet.put("client_write_share", now.event_share(|e| e == "Client:ClientWrite"));
-    sheet.put("data_read_share", now.event_share(|e| e == "IO:DataFileRead"));
+    sheet.put("data_read_share", now.event_share(|e| e.strip_prefix("IO:").is_some_and(is_data_read)));
     sheet.put("buffile_share", now.event_share(|e| e.starts_with("IO:BufFile")));
     sheet.put("extend_share", now.event_share(|e| e == "IO:DataFileExtend" || e == "Lock:extend"));
     sheet.put("sessions_peak", peak(capture, "sessions", window));

@@ -8,6 +8,7 @@ use crate::observe::{Observation, Scene, activity};
 use crate::sql::features;
 
 use super::events;
+use super::load::is_data_read;
 
 /// `dead_rows`: the table that gains most dead rows.
 pub fn dead_rows(scene: &Scene<'_>) -> Observation {
@@ -154,6 +155,9 @@ pub fn checkpoints(scene: &Scene<'_>) -> Observation {
     sheet.put_pair("wal_bytes_per_s", wal(Some(window)), wal(scene.detection.baseline), Some(100_000.0));
     reported(scene, &mut sheet, window);
     sheet.signals(&["checkpoints_requested_per_s", "checkpoint_buffers_per_s", "wal_bytes_rate"]);
+    if let Some(size) = setting(capture, "max_wal_size").filter(|_| requested.is_some_and(|r| r > 0.0)) {
+        sheet.culprit(CulpritKind::Setting, "max_wal_size", &format!("{:.0} MB", size / 1_048_576.0));
+    }
     sheet.finish("checkpoints were not observed")
 }
 
@@ -177,7 +181,7 @@ pub fn cache(scene: &Scene<'_>) -> Observation {
     sheet.put_pair("hit_ratio", middle(capture, "cache_hit_ratio", window), middle(capture, "cache_hit_ratio", base), None);
     sheet.put_pair("read_blks_per_s", mean(capture, "blks_read_per_s", window), mean(capture, "blks_read_per_s", base), Some(50.0));
     let all = active(capture, window).count() as f64;
-    let reading = active(capture, window).filter(|s| s.wait_event == "DataFileRead").count() as f64;
+    let reading = active(capture, window).filter(|s| is_data_read(&s.wait_event)).count() as f64;
     if all > 0.0 {
         sheet.put("data_read_share", reading / all);
     }
