@@ -8,6 +8,7 @@ mod dbot;
 mod doors;
 mod evaluation;
 mod lab;
+mod knowledge;
 mod learn;
 mod live;
 mod rds;
