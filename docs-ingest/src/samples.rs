@@ -95,8 +95,10 @@ pub fn pages(contents: &[String]) -> Vec<Vec<u8>> {
     let fonts = "<< /Font << /F1 3 0 R /F2 4 0 R /F3 5 0 R >> >>";
     let first = 8;
     let kids: String = (0..contents.len()).map(|n| format!("{} 0 R ", first + 2 * n)).collect();
-    let map = b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap\n1 begincodespacerange <0000> <ffff> endcodespacerange\n\
-        4 beginbfchar\n<0001> <6B7B>\n<0002> <9501>\n<0003> <68C0>\n<0004> <6D4B>\nendbfchar\nendcmap end end";
+    let map = b"/CIDInit /ProcSet findresource begin\n12 dict begin\nbegincmap\n/CIDSystemInfo\n<< /Registry (Adobe)\n/Ordering (UCS)\n\
+        /Supplement 0\n>> def\n/CMapName /Adobe-Identity-UCS def\n/CMapType 2 def\n1 begincodespacerange\n<0000> <FFFF>\nendcodespacerange\n\
+        4 beginbfchar\n<0001> <6B7B>\n<0002> <9501>\n<0003> <68C0>\n<0004> <6D4B>\nendbfchar\nendcmap\n\
+        CMapName currentdict /CMap defineresource pop\nend\nend";
     let mut objects = vec![
         b"<< /Type /Catalog /Pages 2 0 R >>".to_vec(),
         format!("<< /Type /Pages /Kids [ {kids}] /Count {} /Resources {fonts} >>", contents.len()).into_bytes(),

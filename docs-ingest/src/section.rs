@@ -109,20 +109,16 @@ struct Cutter {
 impl Cutter {
     /// Begins a section.
     fn open(&mut self, level: u8, block: &Block) {
-        self.close(level);
+        self.flush();
+        self.path.retain(|(open, _)| *open < level);
         self.path.push((level, block.text.clone()));
     }
 
-    /// Ends the sections from a level on.
+    /// Ends the sections of terms from a level on; a long list of short terms is cut between terms.
     fn close(&mut self, level: u8) {
-        if self.path.iter().any(|(open, _)| *open >= level) {
+        if self.size > MOST_TOKENS / 2 || self.path.iter().any(|(open, _)| *open >= level) {
             self.flush();
             self.path.retain(|(open, _)| *open < level);
-        } else if level < TERM_LEVEL || self.path.is_empty() {
-            self.flush();
-        } else if self.size > 0 && self.path.last().is_some_and(|(open, _)| *open < level) && self.size > MOST_TOKENS / 2 {
-            // A long list of short terms is cut between terms.
-            self.flush();
         }
     }
 
@@ -146,6 +142,7 @@ impl Cutter {
             for part in split(text) {
                 self.begin(block);
                 self.text.push_str(part);
+                self.size = tokens(part);
                 self.flush();
             }
             return;

@@ -14,6 +14,8 @@ use crate::section::tokens;
 const MOST_TOKENS: usize = 60;
 /// Sentences that a node passes up.
 const PASSED_UP: usize = 4;
+/// Share of the best sentence's score below which no other is taken.
+const FAR_BEHIND: f64 = 0.4;
 /// Longest sentence taken into a summary, in characters.
 const MOST_SENTENCE: usize = 320;
 
@@ -153,7 +155,7 @@ fn sentences(text: &str) -> Vec<String> {
 fn terms(sentence: &str) -> Vec<String> {
     let mut terms: Vec<String> = sentence
         .split(|c: char| !(c.is_alphanumeric() || c == '_') || is_han(c))
-        .filter(|word| word.len() > 2)
+        .filter(|word| word.len() > 3)
         .map(str::to_lowercase)
         .collect();
     terms.extend(sentence.chars().filter(|c| is_han(*c)).map(String::from));
@@ -178,12 +180,17 @@ fn central(sentences: Vec<String>) -> Vec<String> {
     };
     let score = |at: usize| {
         let sum: f64 = terms[at].iter().map(|term| weight(term)).sum();
-        sum / (terms[at].len() as f64 + 6.0) + 0.2 / (1.0 + at as f64)
+        sum / (terms[at].len() as f64 + 6.0) + 0.1 / (1.0 + at as f64)
     };
     let mut order: Vec<(usize, f64)> = (0..sentences.len()).map(|at| (at, score(at))).collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let best = order.first().map_or(0.0, |(_, score)| *score);
     let mut chosen: Vec<usize> = Vec::new();
-    for (at, _) in order {
+    for (at, score) in order {
+        // What stands far behind the best says little of the whole.
+        if score < best * FAR_BEHIND {
+            break;
+        }
         let same = |other: &usize| {
             let shared = terms[at].iter().filter(|t| terms[*other].binary_search(t).is_ok()).count();
             shared * 2 > terms[at].len().min(terms[*other].len()).max(1)

@@ -42,6 +42,10 @@ pub fn read(path: &Path) -> Result<Document, ReadError> {
         }
     }
     if pages.count() == 0 {
+        // What is encrypted in a way that the library does not know has no pages for it.
+        if pdf.trailer.has(b"Encrypt") {
+            return Err(locked());
+        }
         return Err(ReadError::damaged("no pages can be found in it"));
     }
     pages.finish(title(&pdf)).map_err(|error| match error.kind {

@@ -1,26 +1,46 @@
 //! Near-duplicates: fingerprints find the candidates, the texts decide.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::document::is_han;
 
 /// Share of word pairs that two texts must have in common to be one.
 const SAME: f64 = 0.9;
-/// Bits in which fingerprints of near-duplicates may differ: one of eight bytes is then the same.
-const MOST_BITS: u32 = 7;
+/// Bands of a fingerprint, and hash functions in each: of two texts that share nine tenths of their word pairs, one
+/// pair in thirty thousand has no band in common; of those that share a third, three in four have none.
+const BANDS: usize = 8;
+const ROWS: usize = 3;
 /// A text with fewer word pairs is a duplicate only of its like.
 const FEWEST: usize = 8;
+/// Candidates that are looked at.
+const MOST_CANDIDATES: usize = 20;
 
-/// Fingerprint of a text (SimHash of its word pairs): similar texts differ in few bits.
-pub fn print(text: &str) -> u64 {
-    let mut votes = [0i64; 64];
+/// Fingerprint of a text (MinHash of its word pairs, banded): similar texts have bands in common.
+pub type Print = [u32; BANDS];
+
+/// Takes the fingerprint of a text.
+pub fn print(text: &str) -> Print {
+    let mut least = [[u64::MAX; ROWS]; BANDS];
     for pair in pairs(text) {
-        let hash = mix(pair);
-        for (bit, vote) in votes.iter_mut().enumerate() {
-            *vote += if hash >> bit & 1 == 1 { 1 } else { -1 };
+        for (seed, least) in (1u64..).zip(least.as_flattened_mut()) {
+            *least = mix(pair ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)).min(*least);
         }
     }
-    votes.iter().enumerate().fold(0, |print, (bit, vote)| print | u64::from(*vote > 0) << bit)
+    least.map(|rows| (rows.into_iter().fold(0, |sum, row| mix(sum ^ row)) >> 32) as u32)
+}
+
+/// A fingerprint as it is stored.
+pub fn to_bytes(print: Print) -> Vec<u8> {
+    print.iter().flat_map(|band| band.to_le_bytes()).collect()
+}
+
+/// A stored fingerprint.
+pub fn from_bytes(bytes: &[u8]) -> Print {
+    let mut print = [0; BANDS];
+    for (band, bytes) in print.iter_mut().zip(bytes.chunks_exact(4)) {
+        *band = bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+    }
+    print
 }
 
 /// Whether two texts say the same in nearly the same words. Texts with other numbers or names in them never do: a copy
@@ -44,43 +64,41 @@ pub fn same(a: &str, b: &str) -> bool {
     shared as f64 >= SAME * (a.len() + b.len() - shared) as f64
 }
 
-/// Fingerprints by each of their bytes.
+/// Fingerprints by each of their bands.
 #[derive(Default)]
 pub struct Near {
-    bands: HashMap<(u8, u8), Vec<(u64, i64)>>,
+    bands: HashMap<(usize, u32), Vec<i64>>,
 }
 
 impl Near {
     /// Adds the fingerprint of a row.
-    pub fn add(&mut self, print: u64, row: i64) {
-        for (band, byte) in (0u8..).zip(print.to_le_bytes()) {
-            self.bands.entry((band, byte)).or_default().push((print, row));
+    pub fn add(&mut self, print: Print, row: i64) {
+        for key in print.into_iter().enumerate() {
+            self.bands.entry(key).or_default().push(row);
         }
     }
 
     /// Takes a row out.
-    pub fn remove(&mut self, print: u64, row: i64) {
-        for (band, byte) in (0u8..).zip(print.to_le_bytes()) {
-            if let Some(rows) = self.bands.get_mut(&(band, byte)) {
-                rows.retain(|(_, other)| *other != row);
+    pub fn remove(&mut self, print: Print, row: i64) {
+        for key in print.into_iter().enumerate() {
+            if let Some(rows) = self.bands.get_mut(&key) {
+                rows.retain(|other| *other != row);
             }
         }
     }
 
-    /// Rows whose fingerprint is near, the nearest first, then the oldest.
-    pub fn candidates(&self, print: u64) -> Vec<i64> {
-        let mut found: HashSet<(u32, i64)> = HashSet::new();
-        for key in (0u8..).zip(print.to_le_bytes()) {
-            let near = |(other, row): &(u64, i64)| {
-                let bits = (other ^ print).count_ones();
-                (bits <= MOST_BITS).then_some((bits, *row))
-            };
-            found.extend(self.bands.get(&key).into_iter().flatten().filter_map(near));
+    /// Rows that have bands in common, those with most first, then the oldest.
+    pub fn candidates(&self, print: Print) -> Vec<i64> {
+        let mut shared: BTreeMap<i64, usize> = BTreeMap::new();
+        for key in print.into_iter().enumerate() {
+            for row in self.bands.get(&key).into_iter().flatten() {
+                *shared.entry(*row).or_default() += 1;
+            }
         }
-        let mut found: Vec<(u32, i64)> = found.into_iter().collect();
-        found.sort_unstable();
-        found.truncate(20);
-        found.into_iter().map(|(_, row)| row).collect()
+        let mut found: Vec<(i64, usize)> = shared.into_iter().collect();
+        found.sort_by_key(|(row, bands)| (std::cmp::Reverse(*bands), *row));
+        found.truncate(MOST_CANDIDATES);
+        found.into_iter().map(|(row, _)| row).collect()
     }
 }
 
@@ -138,9 +156,13 @@ mod tests {
 
     #[test]
     fn chinese_copies_are_found_too() {
-        let zh = "长事务会阻止清理死元组，导致表膨胀。请先在会话视图中找到最老的事务，联系负责人，确认之后终止它，然后清理受影响的表并观察一天。".repeat(2);
+        let zh = "长事务会阻止清理死元组，导致表膨胀。请先在会话视图中找到最老的事务，联系负责人，\
+            确认之后终止它，然后清理受影响的表并观察一天。如果膨胀已经很严重，需要在业务低峰期重建表和索引，并提前准备好足够的磁盘空间，同时限制会话空闲的时间，避免再次发生。";
         let near = zh.replace("联系负责人", "通知负责人");
-        assert!(same(&zh, &near) && (print(&zh) ^ print(&near)).count_ones() <= MOST_BITS);
+        let mut index = Near::default();
+        index.add(print(&zh), 1);
+        assert!(same(&zh, &near) && index.candidates(print(&near)) == [1]);
+        assert_eq!(from_bytes(&to_bytes(print(&zh))), print(&zh));
         assert!(!same(&zh, "完全不同的内容，讲的是检查点与预写日志。"));
     }
 }

@@ -29,8 +29,8 @@ CREATE TABLE chunk(
   revision INTEGER NOT NULL,
   -- Id of the chunk that says the same and is shown in its stead.
   same_as TEXT,
-  -- Fingerprint of its words; near ones are near.
-  print INTEGER NOT NULL,
+  -- Fingerprint of its words: those of near-duplicates have a part in common.
+  print BLOB NOT NULL,
   linked INTEGER NOT NULL,
   body TEXT NOT NULL
 ) STRICT;

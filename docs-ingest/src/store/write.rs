@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use galen_knowledge::chunk::KnowledgeChunk;
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::near::{self, Near};
+use super::near::{self, Near, Print};
 use super::{Store, StoreError};
 
 /// Deletions that are remembered; beyond twice as many the older half is forgotten.
@@ -16,7 +16,7 @@ const MOST_GONE: i64 = 100_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fresh {
     chunk: KnowledgeChunk,
-    print: u64,
+    print: Print,
 }
 
 impl Fresh {
@@ -126,7 +126,7 @@ fn fingerprints(transaction: &Transaction<'_>) -> Result<Near, StoreError> {
     let mut query = transaction.prepare("SELECT print, row FROM chunk WHERE same_as IS NULL ORDER BY row")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        near.add(row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?);
+        near.add(near::from_bytes(&row.get::<_, Vec<u8>>(0)?), row.get(1)?);
     }
     Ok(near)
 }
@@ -145,7 +145,7 @@ fn forget(transaction: &Transaction<'_>) -> Result<(), StoreError> {
 /// A chunk that is in the store already.
 struct Old {
     row: i64,
-    print: u64,
+    print: Print,
     shown: bool,
     place: i64,
     body: String,
@@ -240,7 +240,7 @@ impl Writer<'_> {
     fn old(&self, document: i64) -> Result<HashMap<String, Old>, StoreError> {
         let mut query = self.transaction.prepare_cached("SELECT id, row, print, same_as IS NULL, place, body FROM chunk WHERE document = ?1")?;
         let rows = query.query_map([document], |row| {
-            let print = row.get::<_, i64>(2)?.cast_unsigned();
+            let print = near::from_bytes(&row.get::<_, Vec<u8>>(2)?);
             Ok((row.get(0)?, Old { row: row.get(1)?, print, shown: row.get(3)?, place: row.get(4)?, body: row.get(5)? }))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -253,7 +253,7 @@ impl Writer<'_> {
             "INSERT INTO chunk(id, document, place, revision, same_as, print, linked, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
         let linked = !chunk.causes.is_empty();
-        let print = fresh.print.cast_signed();
+        let print = near::to_bytes(fresh.print);
         let row = query.insert(params![chunk.id, document, place, self.done.revision, same_as, print, linked, body])?;
         self.done.added += 1;
         match same_as {
@@ -277,7 +277,7 @@ impl Writer<'_> {
         Ok(None)
     }
 
-    fn show(&mut self, id: &str, print: u64, row: i64) -> Result<(), StoreError> {
+    fn show(&mut self, id: &str, print: Print, row: i64) -> Result<(), StoreError> {
         self.near.add(print, row);
         self.transaction.prepare_cached("DELETE FROM gone WHERE id = ?1")?.execute([id])?;
         Ok(())
@@ -295,13 +295,13 @@ impl Writer<'_> {
             .execute(params![id, self.done.revision])?;
         // What was merged into it comes forward: the first is shown, the others are merged into that one.
         let find = "SELECT row, id, print FROM chunk WHERE same_as = ?1 ORDER BY row LIMIT 1";
-        let heir: Option<(i64, String, i64)> =
+        let heir: Option<(i64, String, Vec<u8>)> =
             self.transaction.prepare_cached(find)?.query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((row, heir, print)) = heir else { return Ok(()) };
         self.transaction
             .prepare_cached("UPDATE chunk SET same_as = NULL, revision = ?2 WHERE row = ?1")?
             .execute(params![row, self.done.revision])?;
         self.transaction.prepare_cached("UPDATE chunk SET same_as = ?2 WHERE same_as = ?1")?.execute(params![id, heir])?;
-        self.show(&heir, print.cast_unsigned(), row)
+        self.show(&heir, near::from_bytes(&print), row)
     }
 }
