@@ -72,7 +72,8 @@ impl Proposer {
             let shared = words.intersection(&other.words).count();
             shared as f64 / (words.len() + other.words.len() - shared).max(1) as f64
         };
-        let best = known.iter().map(|other| (share(other), other)).filter(|(share, _)| *share >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
+        let best =
+            known.iter().map(|other| (share(other), other)).filter(|(share, _)| *share >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
         best.map(|(_, other)| format!("{}, on {}", other.title, other.causes.join(", ")))
     }
 
@@ -140,7 +141,8 @@ mod tests {
         }
 
         fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
-            let line = |letter: &String| request.prompt.own.lines().find(|l| l.starts_with(&format!("{letter}. "))).unwrap_or_default().to_owned();
+            let line =
+                |letter: &String| request.prompt.own.lines().find(|l| l.starts_with(&format!("{letter}. "))).unwrap_or_default().to_owned();
             let told = request.prompt.own.contains("The page");
             let logprobs = request.options.iter().map(|o| if told && line(o).contains(self.word) { -0.1 } else { -5.0 }).collect();
             self.asked.lock().unwrap().push(request.prompt.own);

@@ -69,7 +69,9 @@ fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
         return None;
     }
     let share = |of: fn([u8; 2]) -> u16| {
-        let known = |unit: u16| matches!(unit, 9 | 10 | 13 | 0x20..=0x7e | 0xa0..=0x24f | 0x2010..=0x2030) || char::from_u32(unit.into()).is_some_and(is_han);
+        let known = |unit: u16| {
+            matches!(unit, 9 | 10 | 13 | 0x20..=0x7e | 0xa0..=0x24f | 0x2010..=0x2030) || char::from_u32(unit.into()).is_some_and(is_han)
+        };
         let units = sample.chunks_exact(2).map(|p| of([p[0], p[1]]));
         let (all, good, plain) = units.fold((0u32, 0u32, 0u32), |(all, good, plain), unit| {
             (all + 1, good + u32::from(known(unit)), plain + u32::from(matches!(unit, 9 | 10 | 13 | 0x20..=0x7e)))
@@ -89,7 +91,8 @@ fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
 mod tests {
     use super::*;
 
-    const ZH: &str = "当 work_mem 太小时，排序和哈希会写入临时文件。\n检查 temp_bytes 的增长，再给出问题语句所在的角色设置更大的 work_mem。\n";
+    const ZH: &str =
+        "当 work_mem 太小时，排序和哈希会写入临时文件。\n检查 temp_bytes 的增长，再给出问题语句所在的角色设置更大的 work_mem。\n";
 
     fn utf16(text: &str, big: bool) -> Vec<u8> {
         text.encode_utf16().flat_map(|u| if big { u.to_be_bytes() } else { u.to_le_bytes() }).collect()

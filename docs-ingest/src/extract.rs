@@ -71,7 +71,8 @@ impl Rules {
             .iter()
             .map(|name| {
                 digest.update(name);
-                let stem = ["_per_s", "_rate", "_ratio"].iter().find_map(|end| name.strip_suffix(end)).filter(|stem| columns.contains(stem));
+                let stem =
+                    ["_per_s", "_rate", "_ratio"].iter().find_map(|end| name.strip_suffix(end)).filter(|stem| columns.contains(stem));
                 Signal { name: (*name).to_owned(), stem: stem.map(str::to_owned) }
             })
             .collect();
@@ -115,7 +116,8 @@ impl Rules {
             return by_heading;
         }
         let last = headings.lines().last().unwrap_or_default();
-        let titled: BTreeSet<Name> = gazetteer::builtin().find(&format!("{last} `{}`", last.split([' ', '(']).next().unwrap_or_default())).into_iter().collect();
+        let titled: BTreeSet<Name> =
+            gazetteer::builtin().find(&format!("{last} `{}`", last.split([' ', '(']).next().unwrap_or_default())).into_iter().collect();
         let mut score: BTreeMap<usize, usize> = BTreeMap::new();
         for name in gazetteer::builtin().find(text).iter().filter(|name| !titled.contains(*name)) {
             for cause in self.by_name.get(&(name.kind, name.name)).into_iter().flatten() {
@@ -167,8 +169,23 @@ fn telling(name: &Name) -> bool {
 
 fn says_what_to_do(title: &str) -> bool {
     const SIGNS: &[&str] = &[
-        "fix", "remed", "resol", "mitigat", "how to", "what to do", "procedure", "steps", "recover", "workaround", "处理", "解决", "修复", "步骤",
-        "操作", "措施", "优化",
+        "fix",
+        "remed",
+        "resol",
+        "mitigat",
+        "how to",
+        "what to do",
+        "procedure",
+        "steps",
+        "recover",
+        "workaround",
+        "处理",
+        "解决",
+        "修复",
+        "步骤",
+        "操作",
+        "措施",
+        "优化",
     ];
     let title = title.to_lowercase();
     SIGNS.iter().any(|sign| title.contains(sign))
@@ -226,7 +243,9 @@ mod tests {
 
     #[test]
     fn names_lead_to_causes_and_columns_to_signals() {
-        let chunks = extract("# work_mem (integer)\n\nSorts beyond it spill; log_temp_files shows them, temp_bytes counts.\n\n# Other\n\nNothing of ours.\n");
+        let chunks = extract(
+            "# work_mem (integer)\n\nSorts beyond it spill; log_temp_files shows them, temp_bytes counts.\n\n# Other\n\nNothing of ours.\n",
+        );
         assert!(chunks[0].causes.contains(&"work_mem_spill".to_owned()), "{:?}", chunks[0].causes);
         assert_eq!(chunks[0].signals, ["temp_bytes_rate"]);
         assert!(chunks[1].causes.is_empty() && chunks[1].signals.is_empty());

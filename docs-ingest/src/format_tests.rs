@@ -71,9 +71,7 @@ fn books_are_read_in_the_order_of_their_spine() {
 
 /// Three pages with a running head and a page number each.
 fn three_pages() -> Vec<String> {
-    let page = |n: u32, body: String| {
-        line("F1", 9.0, 780.0, "(Operations manual)") + &body + &line("F1", 9.0, 20.0, &format!("(- {n} -)"))
-    };
+    let page = |n: u32, body: String| line("F1", 9.0, 780.0, "(Operations manual)") + &body + &line("F1", 9.0, 20.0, &format!("(- {n} -)"));
     vec![
         page(
             1,
@@ -90,7 +88,11 @@ fn three_pages() -> Vec<String> {
                 + &line("F1", 10.0, 650.0, "(1. End one session.)")
                 + &line("F1", 10.0, 638.0, "(2. Take locks in one order.)"),
         ),
-        page(3, line("F3", 20.0, 740.0, "<0001000200030004>") + &line("F1", 10.0, 700.0, "(Body text again, of the usual size, and some more of it.)")),
+        page(
+            3,
+            line("F3", 20.0, 740.0, "<0001000200030004>")
+                + &line("F1", 10.0, 700.0, "(Body text again, of the usual size, and some more of it.)"),
+        ),
     ]
 }
 

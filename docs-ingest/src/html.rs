@@ -14,9 +14,38 @@ use crate::error::ReadError;
 
 /// Words of a class or an id that mark boilerplate.
 const BOILERPLATE: &[&str] = &[
-    "nav", "navbar", "navigation", "navheader", "navfooter", "menu", "sidebar", "sphinxsidebar", "breadcrumb", "breadcrumbs", "toc",
-    "table-of-contents", "footer", "site-footer", "page-footer", "site-header", "page-header", "pagination", "pager", "skip-link", "cookie",
-    "cookies", "cookie-banner", "advert", "ads", "share", "social", "related", "index", "headerlink", "copyright", "legalnotice",
+    "nav",
+    "navbar",
+    "navigation",
+    "navheader",
+    "navfooter",
+    "menu",
+    "sidebar",
+    "sphinxsidebar",
+    "breadcrumb",
+    "breadcrumbs",
+    "toc",
+    "table-of-contents",
+    "footer",
+    "site-footer",
+    "page-footer",
+    "site-header",
+    "page-header",
+    "pagination",
+    "pager",
+    "skip-link",
+    "cookie",
+    "cookies",
+    "cookie-banner",
+    "advert",
+    "ads",
+    "share",
+    "social",
+    "related",
+    "index",
+    "headerlink",
+    "copyright",
+    "legalnotice",
 ];
 /// Boxes whose heading is a label (`Note`), not a section.
 const BOXES: &[&str] = &["note", "warning", "caution", "tip", "important", "admonition", "callout", "alert"];
@@ -56,7 +85,8 @@ pub fn read(text: &str) -> Result<Document, ReadError> {
 pub fn declared_charset(bytes: &[u8]) -> Option<String> {
     let head = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).to_ascii_lowercase();
     let at = head.find("charset=").map(|at| at + 8).or_else(|| head.find("encoding=").map(|at| at + 9))?;
-    let label: String = head[at..].trim_start_matches(['"', '\'']).chars().take_while(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
+    let label: String =
+        head[at..].trim_start_matches(['"', '\'']).chars().take_while(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
     (!label.is_empty()).then_some(label)
 }
 
@@ -226,7 +256,10 @@ impl Page {
         if self.opened.get(usize::from(number)).is_none_or(|count| *count == 0) {
             return;
         }
-        if is_block(&name) || matches!(name.as_slice(), b"li" | b"dt" | b"dd" | b"td" | b"th" | b"tr" | b"pre") || name.first() == Some(&b'h') {
+        if is_block(&name)
+            || matches!(name.as_slice(), b"li" | b"dt" | b"dd" | b"td" | b"th" | b"tr" | b"pre")
+            || name.first() == Some(&b'h')
+        {
             self.flush();
         }
         match name.as_slice() {
@@ -372,11 +405,13 @@ fn content(blocks: Vec<Block>, about: &[(u8, bool)]) -> Vec<Block> {
 }
 
 fn role(name: &[u8], tag: &Tag) -> Role {
-    let container =
-        matches!(name, b"div" | b"section" | b"ul" | b"ol" | b"dl" | b"table" | b"aside" | b"header" | b"footer" | b"form" | b"p" | b"span" | b"a");
+    let container = matches!(
+        name,
+        b"div" | b"section" | b"ul" | b"ol" | b"dl" | b"table" | b"aside" | b"header" | b"footer" | b"form" | b"p" | b"span" | b"a"
+    );
     match name {
-        b"script" | b"style" | b"nav" | b"footer" | b"aside" | b"form" | b"button" | b"select" | b"noscript" | b"template" | b"svg" | b"iframe"
-        | b"object" | b"video" | b"audio" | b"canvas" | b"math" | b"dialog" => Role::Skip,
+        b"script" | b"style" | b"nav" | b"footer" | b"aside" | b"form" | b"button" | b"select" | b"noscript" | b"template" | b"svg"
+        | b"iframe" | b"object" | b"video" | b"audio" | b"canvas" | b"math" | b"dialog" => Role::Skip,
         _ if container && (tag.boilerplate || tag.hidden) => Role::Skip,
         b"header" => Role::HeaderOnly,
         b"main" | b"article" => Role::Main,

@@ -162,7 +162,8 @@ pub fn ingest(
     read_all(&jobs, extractor, &version, options, stop, &mut sink)?;
     sink.outcome.stopped = stop.load(Ordering::Relaxed);
     if !sink.outcome.stopped {
-        let gone = known.iter().filter(|d| !found.files.contains_key(&d.path) && under(&d.path, &found.roots) && !under(&d.path, &found.closed));
+        let gone =
+            known.iter().filter(|d| !found.files.contains_key(&d.path) && under(&d.path, &found.roots) && !under(&d.path, &found.closed));
         for document in gone {
             let path = document.path.clone();
             sink.take(Done { event: Event::Removed { path: path.clone() }, change: Some(Change::Removed { path }), text: 0 })?;
@@ -218,14 +219,8 @@ fn one(job: &Job<'_>, extractor: &dyn Extractor, version: &str, reading: &Readin
     let failed = |error: &ReadError, hash: String| {
         // What the system refuses may be allowed without the file changing; what went away is not there to be known.
         let mtime = if error.kind == ReadErrorKind::Io { -1 } else { job.seen.mtime };
-        let change = Change::Failed {
-            path: job.path.clone(),
-            size,
-            mtime,
-            hash,
-            extractor: version.to_owned(),
-            error: error.message.clone(),
-        };
+        let change =
+            Change::Failed { path: job.path.clone(), size, mtime, hash, extractor: version.to_owned(), error: error.message.clone() };
         Done::failed(&job.path, size, &error.message, kept, (error.kind != ReadErrorKind::Vanished).then_some(change))
     };
     let hash = match read::hash(path) {
@@ -248,7 +243,8 @@ fn one(job: &Job<'_>, extractor: &dyn Extractor, version: &str, reading: &Readin
     let chunks: Vec<Fresh> = extractor.extract(&job.path, &document).into_iter().map(Fresh::new).collect();
     let text = document.blocks.iter().map(|b| b.text.len()).sum();
     let event = Event::Read { path: job.path.clone(), bytes: size.cast_unsigned(), chunks: chunks.len() };
-    let change = Change::Read { path: job.path.clone(), title, size, mtime: settled(path, job.seen), hash, extractor: version.to_owned(), chunks };
+    let change =
+        Change::Read { path: job.path.clone(), title, size, mtime: settled(path, job.seen), hash, extractor: version.to_owned(), chunks };
     Done { event, change: Some(change), text }
 }
 

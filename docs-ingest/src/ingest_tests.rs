@@ -90,7 +90,10 @@ fn a_bad_file_costs_one_line_and_its_last_good_version_stays() {
     let (outcome, events) = place.run();
     assert_eq!((outcome.failed, outcome.unchanged), (1, 1));
     let failures: Vec<&Event> = events.iter().filter(|e| matches!(e, Event::Failed { .. })).collect();
-    assert!(matches!(failures.as_slice(), [Event::Failed { path, why, kept: 1, .. }] if path.ends_with("turns.md") && why.contains("binary")), "{failures:?}");
+    assert!(
+        matches!(failures.as_slice(), [Event::Failed { path, why, kept: 1, .. }] if path.ends_with("turns.md") && why.contains("binary")),
+        "{failures:?}"
+    );
     assert_eq!(place.titles(), ["Good", "Was good"]);
     assert_eq!(place.run().0.failed, 1, "it is still told, without being read again");
     place.write("turns.md", "# Good again\n\nText of it.\n");

@@ -40,7 +40,13 @@ pub fn tokens(text: &str) -> usize {
         }
         count += letters.div_ceil(4);
         letters = 0;
-        count += if c.is_whitespace() { 0 } else if is_han(c) { 2 } else { 1 };
+        count += if c.is_whitespace() {
+            0
+        } else if is_han(c) {
+            2
+        } else {
+            1
+        };
     }
     count + letters.div_ceil(4)
 }
@@ -211,7 +217,13 @@ fn split(text: &str) -> Vec<&str> {
 fn room(text: &str) -> usize {
     let (mut quarters, mut end) = (0, 0);
     for (at, c) in text.char_indices() {
-        quarters += if c.is_ascii_alphabetic() { 1 } else if is_han(c) { 8 } else { 4 };
+        quarters += if c.is_ascii_alphabetic() {
+            1
+        } else if is_han(c) {
+            8
+        } else {
+            4
+        };
         end = at + c.len_utf8();
         // A word of one letter is a token too: half is left for such.
         if quarters > MOST_TOKENS * 2 {

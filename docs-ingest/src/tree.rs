@@ -228,7 +228,12 @@ mod tests {
 
     fn chunk(section: &[&str], content: &str) -> KnowledgeChunk {
         let section = section.iter().map(|s| (*s).to_owned()).collect();
-        KnowledgeChunk { id: content.len().to_string(), content: content.into(), source: Source { section, ..Source::default() }, ..Default::default() }
+        KnowledgeChunk {
+            id: content.len().to_string(),
+            content: content.into(),
+            source: Source { section, ..Source::default() },
+            ..Default::default()
+        }
     }
 
     #[test]

@@ -122,7 +122,9 @@ impl Found {
         let path = error.path().unwrap_or(root);
         let why = match (error.loop_ancestor(), error.io_error()) {
             (Some(above), _) => format!("a link that leads back to {}: not followed", above.display()),
-            (None, Some(error)) if path.is_symlink() && error.kind() == std::io::ErrorKind::NotFound => "a link that leads nowhere".to_owned(),
+            (None, Some(error)) if path.is_symlink() && error.kind() == std::io::ErrorKind::NotFound => {
+                "a link that leads nowhere".to_owned()
+            }
             (None, Some(error)) => {
                 if error.kind() != std::io::ErrorKind::NotFound {
                     self.closed.push(path.to_owned());

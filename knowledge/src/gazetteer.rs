@@ -81,9 +81,7 @@ impl Gazetteer {
                 let quoted = text[..start].ends_with('`') && text[start + word.len()..].starts_with('`');
                 let owner = matches!(gap, "." | ":" | "/" | " / ").then_some(before);
                 let fits = |name: &&Name| match name.kind {
-                    NameKind::SqlState if word.bytes().all(|b| b.is_ascii_digit()) => {
-                        *codes.get_or_insert_with(|| speaks_of_codes(text))
-                    }
+                    NameKind::SqlState if word.bytes().all(|b| b.is_ascii_digit()) => *codes.get_or_insert_with(|| speaks_of_codes(text)),
                     NameKind::SqlState => word == name.name || word == name.of,
                     NameKind::WaitEvent if owner == Some(name.of) => true,
                     // Their types have names of their own, and `Timeout` or `Extension` is a word.

@@ -182,7 +182,8 @@ impl<'p> Run<'p> {
         let Some(Object::String(bytes, _)) = string else { return };
         let Some(font) = state.font.as_ref().and_then(|name| fonts.get(name)) else { return };
         let shown = font.show(bytes);
-        let advance = (shown.width * state.size + shown.characters * state.character_space + shown.blanks * state.word_space) * state.stretch;
+        let advance =
+            (shown.width * state.size + shown.characters * state.character_space + shown.blanks * state.word_space) * state.stretch;
         let before = state.text.then(state.page);
         state.text = state.text.moved(advance, 0.0);
         let (left, base) = before.place();
@@ -197,7 +198,8 @@ impl<'p> Run<'p> {
     fn form(&mut self, operation: &Operation, resources: &[&'p Dictionary], state: &State, depth: u8) -> Result<(), Error> {
         let pdf = self.pdf;
         let Some(name) = operation.operands.first().and_then(|o| o.as_name().ok()) else { return Ok(()) };
-        let found = resources.iter().find_map(|r| r.get_deref(b"XObject", pdf).ok()?.as_dict().ok()?.get_deref(name, pdf).ok()?.as_stream().ok());
+        let found =
+            resources.iter().find_map(|r| r.get_deref(b"XObject", pdf).ok()?.as_dict().ok()?.get_deref(name, pdf).ok()?.as_stream().ok());
         let Some(form) = found.filter(|f| f.dict.get(b"Subtype").and_then(Object::as_name).is_ok_and(|kind| kind == b"Form")) else {
             return Ok(());
         };

@@ -74,8 +74,10 @@ fn encoding<'p>(pdf: &'p Pdf, font: &'p Dictionary) -> Result<Encoding<'p>, Erro
 fn simple_widths(pdf: &Pdf, font: &Dictionary) -> (HashMap<u32, f32>, f32) {
     let first = font.get(b"FirstChar").and_then(Object::as_i64).ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     let list = font.get_deref(b"Widths", pdf).and_then(Object::as_array);
-    let widths: HashMap<u32, f32> =
-        list.map_or_else(|_| HashMap::new(), |list| (first..).zip(list.iter().take(256)).filter_map(|(code, w)| Some((code, number(pdf, w)?))).collect());
+    let widths: HashMap<u32, f32> = list.map_or_else(
+        |_| HashMap::new(),
+        |list| (first..).zip(list.iter().take(256)).filter_map(|(code, w)| Some((code, number(pdf, w)?))).collect(),
+    );
     // The fourteen standard fonts need not say their widths: half an em is about right.
     (widths, 500.0)
 }

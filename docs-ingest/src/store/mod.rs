@@ -148,8 +148,8 @@ impl Store {
     /// All chunks of one document in its order, also those that are merged into others.
     pub fn of_document(&self, path: &str) -> Result<Vec<KnowledgeChunk>, StoreError> {
         let connection = self.connection();
-        let mut query = connection
-            .prepare_cached("SELECT body FROM chunk c JOIN document d ON d.id = c.document WHERE d.path = ?1 ORDER BY place")?;
+        let mut query =
+            connection.prepare_cached("SELECT body FROM chunk c JOIN document d ON d.id = c.document WHERE d.path = ?1 ORDER BY place")?;
         let rows = query.query_map([path], |row| row.get::<_, String>(0))?;
         rows.map(|body| Ok(serde_json::from_str(&body?)?)).collect()
     }
@@ -159,7 +159,8 @@ impl Store {
         // One read transaction: a commit between the queries would be half seen.
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-        let (now, oldest): (i64, i64) = transaction.query_row("SELECT revision, oldest FROM about", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (now, oldest): (i64, i64) =
+            transaction.query_row("SELECT revision, oldest FROM about", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let all = revision < oldest || revision > now;
         let since = if all { -1 } else { revision };
         let shown = select(&transaction, "c.same_as IS NULL", since)?;
@@ -185,7 +186,9 @@ fn select(connection: &Connection, condition: &str, since: i64) -> Result<Vec<St
                 (SELECT json_group_array(json_extract(o.body, '$.source')) FROM chunk o WHERE o.same_as = c.id)
          FROM chunk c JOIN document d ON d.id = c.document WHERE {condition} AND c.revision > ?1 ORDER BY d.path, c.place"
     ))?;
-    let read = |row: &Row<'_>| -> Result<(String, String, i64, String), rusqlite::Error> { Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)) };
+    let read = |row: &Row<'_>| -> Result<(String, String, i64, String), rusqlite::Error> {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    };
     let rows = query.query_map([since], read)?;
     rows.map(|row| {
         let (body, document, revision, also) = row?;
@@ -221,7 +224,10 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let done = usize::try_from(version).map_err(|_| StoreError::new(StoreErrorKind::Damaged, "its schema version is negative"))?;
     let known = MIGRATIONS.len();
     if done > known {
-        return Err(StoreError::new(StoreErrorKind::TooNew, format!("schema version {done}, this Galen knows up to {known}: use a newer galen")));
+        return Err(StoreError::new(
+            StoreErrorKind::TooNew,
+            format!("schema version {done}, this Galen knows up to {known}: use a newer galen"),
+        ));
     }
     let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if done == 0 && tables > 0 {

@@ -104,7 +104,11 @@ impl Near {
 
 /// Pairs of neighbouring words, as hashes.
 fn pairs(text: &str) -> HashSet<u64> {
-    let hashes: Vec<u64> = words(text).map(|word| word.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3))).collect();
+    let hashes: Vec<u64> = words(text)
+        .map(|word| {
+            word.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3))
+        })
+        .collect();
     if hashes.len() == 1 {
         return hashes.into_iter().collect();
     }

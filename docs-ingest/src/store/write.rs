@@ -106,7 +106,8 @@ impl Store {
             Some((as_of, near)) if as_of == revision => near,
             _ => fingerprints(&transaction)?,
         };
-        let mut writer = Writer { transaction: &transaction, near: &mut near, done: Applied { revision: revision + 1, ..Applied::default() } };
+        let mut writer =
+            Writer { transaction: &transaction, near: &mut near, done: Applied { revision: revision + 1, ..Applied::default() } };
         for change in changes {
             writer.change(change)?;
         }
@@ -135,7 +136,8 @@ fn fingerprints(transaction: &Transaction<'_>) -> Result<Near, StoreError> {
 fn forget(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     let count: i64 = transaction.query_row("SELECT count(*) FROM gone", [], |row| row.get(0))?;
     if count > 2 * MOST_GONE {
-        let oldest: i64 = transaction.query_row("SELECT revision FROM gone ORDER BY revision DESC LIMIT 1 OFFSET ?1", [MOST_GONE], |row| row.get(0))?;
+        let oldest: i64 =
+            transaction.query_row("SELECT revision FROM gone ORDER BY revision DESC LIMIT 1 OFFSET ?1", [MOST_GONE], |row| row.get(0))?;
         transaction.execute("DELETE FROM gone WHERE revision <= ?1", [oldest])?;
         transaction.execute("UPDATE about SET oldest = ?1", [oldest])?;
     }
@@ -229,7 +231,14 @@ impl Writer<'_> {
                     let query = "UPDATE chunk SET place = ?2, body = ?3, linked = ?4, revision = iif(?5, ?6, revision) WHERE row = ?1";
                     let linked = !fresh.chunk.causes.is_empty();
                     let changed = there.body != body;
-                    self.transaction.prepare_cached(query)?.execute(params![there.row, place, body, linked, changed, self.done.revision])?;
+                    self.transaction.prepare_cached(query)?.execute(params![
+                        there.row,
+                        place,
+                        body,
+                        linked,
+                        changed,
+                        self.done.revision
+                    ])?;
                 }
                 None => self.add(document, place, fresh, &body)?,
             }
@@ -238,7 +247,8 @@ impl Writer<'_> {
     }
 
     fn old(&self, document: i64) -> Result<HashMap<String, Old>, StoreError> {
-        let mut query = self.transaction.prepare_cached("SELECT id, row, print, same_as IS NULL, place, body FROM chunk WHERE document = ?1")?;
+        let mut query =
+            self.transaction.prepare_cached("SELECT id, row, print, same_as IS NULL, place, body FROM chunk WHERE document = ?1")?;
         let rows = query.query_map([document], |row| {
             let print = near::from_bytes(&row.get::<_, Vec<u8>>(2)?);
             Ok((row.get(0)?, Old { row: row.get(1)?, print, shown: row.get(3)?, place: row.get(4)?, body: row.get(5)? }))
