@@ -5,7 +5,7 @@ GALEN_MODELS_DIR ?= $(HOME)/.cache/galen/models
 export GALEN_MODELS_DIR
 GALEN = $(or $(CARGO_TARGET_DIR),target)/release/galen
 
-.PHONY: help demo test lint bench bench-faults bench-lab bench-versions build model servers deps clean
+.PHONY: help demo test lint bench bench-faults bench-lab bench-versions build model servers manual deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -45,6 +45,9 @@ bench-faults: build ## live results of every demo fault for each model, as a tab
 
 servers: ## fetch PostgreSQL 13 to 18 for the lab: make servers VERSIONS="16 18"
 	@scripts/servers.sh $(VERSIONS)
+
+manual: ## install PostgreSQL 15's manual as HTML: tests on real documents, and galen ingest
+	@scripts/deps.sh manual
 
 bench-lab: build ## record and diagnose a suite of the lab: make bench-lab SUITE=all OUT=captures (all: about two hours)
 	$(GALEN) lab record --suite $(or $(SUITE),quick) --out $(or $(OUT),lab-captures)

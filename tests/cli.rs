@@ -19,6 +19,8 @@ fn help_teaches_every_command() {
         "replay",
         "report",
         "import",
+        "ingest",
+        "knowledge",
         "incidents",
         "ask",
         "config",
@@ -30,7 +32,7 @@ fn help_teaches_every_command() {
         assert!(text.contains(command), "{command} is not in the help");
         assert_eq!(run(&[command, "--help"]).0, 0, "{command}");
     }
-    assert!(!text.contains("llm-worker"));
+    assert!(!text.contains("llm-worker") && !text.contains("doc-worker"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
+use galen_knowledge::chunk::{KnowledgeChunk, Source};
 use galen_tools::model::{Culprit, ProbeCost, UnixMs, Window};
 
 use crate::driver::{Case, describe};
@@ -287,17 +288,28 @@ fn cite(case: &Case<'_>, cause: &str, knowledge: &mut Vec<Knowledge>) -> Vec<Str
         return Vec::new();
     }
     let mut ids = Vec::new();
-    for chunk in case.library.chunks.iter().filter(|c| c.causes.iter().any(|id| id == cause)).take(2) {
+    let mut about = case.library.chunks.iter().filter(|c| c.causes.iter().any(|id| id == cause));
+    let first = about.next();
+    // The second from another document where one speaks of it: what an organisation wrote stands beside what ships.
+    let rest: Vec<&KnowledgeChunk> = about.collect();
+    let second = rest.iter().find(|c| first.is_some_and(|first| first.source.file != c.source.file)).or(rest.first()).copied();
+    for chunk in first.into_iter().chain(second) {
         let id = format!("K{}", knowledge.len() + 1);
         knowledge.push(Knowledge {
             id: id.clone(),
             title: chunk.title.clone(),
             excerpt: galen_knowledge::template::short(&chunk.content, 600),
-            source: format!("{}, {}, byte {}", chunk.source.file, chunk.source.section.join(" > "), chunk.source.offset),
+            source: place(&chunk.source),
         });
         ids.push(id);
     }
     ids
+}
+
+/// Where a chunk stands, for somebody who wants to look it up.
+fn place(source: &Source) -> String {
+    let page = source.page.map(|page| format!("page {page}, ")).unwrap_or_default();
+    format!("{}, {}, {page}byte {}", source.file, source.section.join(" > "), source.offset)
 }
 
 /// The signals that show the root causes best: those of the supporting observations, then the most abnormal.

@@ -9,7 +9,10 @@ use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, Provider};
 use galen_agents::signature::{self, Signatures};
+use galen_docs_ingest::extract::Rules;
+use galen_docs_ingest::store::Store;
 use galen_knowledge::catalog::Catalog;
+use galen_knowledge::chunk::KnowledgeChunk;
 use galen_tools::signals::SignalTable;
 
 use crate::failure::Failure;
@@ -19,16 +22,15 @@ pub const SKILL_FILE: &str = "skill.toml";
 /// Name of the file in the data folder that holds signatures learnt with `galen learn`.
 pub const SIGNATURES_FILE: &str = "signatures.toml";
 
-/// Causes, runbooks, signals as shipped, and the skill of models: as shipped, and as measured here where it was.
+/// Causes, runbooks, signals as shipped, knowledge from documents that were taken in, and the skill of models: as shipped, and as measured here where it was.
 ///
 /// # Errors
 /// A fault of ours when a shipped file does not parse; configuration when the measured skill does not.
 pub fn library(data_dir: &Path) -> Result<Library, Failure> {
-    let catalog = Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+    let catalog = builtin()?;
     let signals = SignalTable::builtin();
-    let causes: Vec<&str> = catalog.iter().map(|c| c.id.as_str()).collect();
-    let names: Vec<&str> = signals.iter().map(|s| s.name.as_str()).collect();
-    let chunks = galen_docs_ingest::shipped(&causes, &names);
+    let mut chunks = shipped()?;
+    chunks.extend(taken_in(data_dir)?);
     let mut skill = Skills::builtin().map_err(|e| Failure::fault(e.to_string()))?;
     let measured = data_dir.join(SKILL_FILE);
     if measured.exists() {
@@ -41,6 +43,43 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
     if learnt.exists() { with_signatures(library, &learnt) } else { Ok(library) }
 }
 
+/// The shipped causes.
+///
+/// # Errors
+/// A fault of ours when a shipped file does not parse.
+pub fn builtin() -> Result<Catalog, Failure> {
+    Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))
+}
+
+/// Chunks of the runbooks that ship with Galen.
+///
+/// # Errors
+/// A fault of ours when a shipped file does not parse.
+pub fn shipped() -> Result<Vec<KnowledgeChunk>, Failure> {
+    let signals = SignalTable::builtin();
+    let names: Vec<&str> = signals.iter().map(|s| s.name.as_str()).collect();
+    Ok(galen_docs_ingest::shipped(&builtin()?, &names))
+}
+
+/// The rules that make knowledge of documents.
+///
+/// # Errors
+/// As [`shipped`].
+pub fn rules() -> Result<Rules, Failure> {
+    let signals = SignalTable::builtin();
+    let names: Vec<&str> = signals.iter().map(|s| s.name.as_str()).collect();
+    Ok(Rules::new(&builtin()?, &names))
+}
+
+/// What documents taken in with `galen ingest` say of causes: those that speak of the fewest first, then in the order of
+/// their paths, so that the same store gives the same report.
+fn taken_in(data_dir: &Path) -> Result<Vec<KnowledgeChunk>, Failure> {
+    let Some(store) = Store::open_existing(data_dir)? else { return Ok(Vec::new()) };
+    let mut chunks: Vec<KnowledgeChunk> = store.linked()?.into_iter().map(|stored| stored.chunk).collect();
+    chunks.sort_by_key(|chunk| chunk.causes.len());
+    Ok(chunks)
+}
+
 /// The library with learnt signatures from a file, instead of those that it had.
 ///
 /// # Errors
@@ -48,7 +87,7 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
 pub fn with_signatures(mut library: Library, file: &Path) -> Result<Library, Failure> {
     let signatures = Signatures::load(file).map_err(Failure::config)?;
     if !library.signatures.is_empty() {
-        library.catalog = Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+        library.catalog = builtin()?;
     }
     signature::extend(&mut library.catalog, &signatures);
     library.signatures = signatures;

@@ -66,6 +66,17 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<galen_docs_ingest::store::StoreError> for Failure {
+    fn from(error: galen_docs_ingest::store::StoreError) -> Self {
+        use galen_docs_ingest::store::StoreErrorKind;
+        let code = match error.kind {
+            StoreErrorKind::DiskFull | StoreErrorKind::Io | StoreErrorKind::Busy => FAULT,
+            _ => 5,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
 impl From<galen_tools::sources::pg::SourceError> for Failure {
     fn from(error: galen_tools::sources::pg::SourceError) -> Self {
         Self::target(error.to_string())

@@ -11,6 +11,7 @@ mod http;
 mod lab;
 mod output;
 mod private;
+mod proposer;
 mod recording;
 mod rpc;
 mod serve;
@@ -22,6 +23,10 @@ use clap::Parser;
 
 fn main() {
     std::panic::set_hook(Box::new(|panic| {
+        // A document's reader: its panic is caught and told with the file's name.
+        if std::thread::current().name() == Some(galen_docs_ingest::ingest::READER_THREAD) {
+            return;
+        }
         let place = panic.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
         output::tell(&format!("galen: a fault of ours{place}; please report it with the command you ran"));
         tracing::debug!(%panic, "panic");

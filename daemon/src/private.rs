@@ -17,7 +17,8 @@ pub fn close_to_others() {
 /// Takes away what an earlier version left open: the folders of captures and reports, and the database. The data
 /// folder itself stays as its owner made it.
 pub fn tighten(data_dir: &Path) {
-    for name in ["captures", "reports", "galen.db", "galen.db-wal", "galen.db-shm"] {
+    for name in ["captures", "reports", "galen.db", "galen.db-wal", "galen.db-shm", "knowledge.db", "knowledge.db-wal", "knowledge.db-shm"]
+    {
         let path = data_dir.join(name);
         let Ok(about) = fs::metadata(&path) else { continue };
         let mode = about.permissions().mode();

@@ -1,14 +1,35 @@
-//! Documents become knowledge: Markdown files are cut into sections by their headings, each section becomes a
-//! chunk that knows its causes, the signals it names and the place it was read from.
+//! Documents become knowledge. A file is read into blocks by its format, blocks are cut into sections by their
+//! structure, an extractor makes chunks of them, and the store keeps these and what changed since which revision.
 //!
-//! Depends on `knowledge` only. Other formats, a summary tree and an index belong here too and are not there yet.
+//! Follow one file: [`ingest`] finds it (`walk`), [`read`] chooses the reader (`markdown`, `html`, `plain`, `docx`, `epub`,
+//! `pdf`) that gives a [`document::Document`], [`section`] cuts it, [`extract::Rules`] links it, [`store`] keeps it.
+//! [`tree`] shows a document from above. Depends on `knowledge` only.
 
+mod archive;
+pub mod decode;
+pub mod document;
+mod docx;
+mod epub;
+pub mod error;
+pub mod extract;
+pub mod html;
+pub mod ingest;
 pub mod markdown;
+pub mod pdf;
+pub mod plain;
+pub mod read;
+pub mod section;
+pub mod store;
+pub mod tree;
+mod walk;
+pub mod watch;
 
+use extract::Extractor;
+use galen_knowledge::catalog::Catalog;
 use galen_knowledge::chunk::KnowledgeChunk;
 
 /// The runbooks that ship with Galen, embedded: file name and text.
-const RUNBOOKS: &[(&str, &str)] = &[
+pub const RUNBOOKS: &[(&str, &str)] = &[
     ("queries.md", include_str!("../../knowledge/runbooks/queries.md")),
     ("writes.md", include_str!("../../knowledge/runbooks/writes.md")),
     ("locks.md", include_str!("../../knowledge/runbooks/locks.md")),
@@ -17,29 +38,38 @@ const RUNBOOKS: &[(&str, &str)] = &[
     ("replication.md", include_str!("../../knowledge/runbooks/replication.md")),
 ];
 
-/// Chunks of the shipped runbooks. `causes` and `signals` are the names to recognise in the text.
-pub fn shipped(causes: &[&str], signals: &[&str]) -> Vec<KnowledgeChunk> {
-    RUNBOOKS.iter().flat_map(|(file, text)| markdown::chunks(file, text, causes, signals)).collect()
+/// Chunks of the shipped runbooks. `signals` are the names to recognise in the text.
+pub fn shipped(catalog: &Catalog, signals: &[&str]) -> Vec<KnowledgeChunk> {
+    let rules = extract::Rules::new(catalog, signals);
+    let read = |(file, text): &(&str, &str)| markdown::read(text).map(|document| rules.extract(file, &document)).unwrap_or_default();
+    RUNBOOKS.iter().flat_map(read).collect()
 }
 
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
+mod ingest_tests;
+#[cfg(test)]
+mod samples;
+
+#[cfg(test)]
 mod tests {
-    use galen_knowledge::catalog::Catalog;
+    use super::*;
 
     #[test]
     fn every_cause_has_one_runbook_and_every_runbook_one_cause() {
         let catalog = Catalog::builtin().unwrap();
         let ids: Vec<&str> = catalog.iter().map(|c| c.id.as_str()).collect();
-        let mut told: Vec<String> = super::shipped(&ids, &[]).iter().map(|c| c.causes.join(" ")).collect();
+        let mut told: Vec<String> = shipped(&catalog, &[]).iter().map(|c| c.causes.join(" ")).collect();
         told.sort_unstable();
         assert_eq!(told, ids);
     }
 
     #[test]
     fn every_runbook_confirms_by_reading_and_has_its_parts() {
-        for chunk in super::shipped(&[], &[]) {
-            for part in ["\n\nConfirm: ", "\n\n```sql\nSELECT ", "\n\nLook-alikes: ", "\n\nFix: ", "\n\nPrevent: "] {
-                assert!(chunk.content.contains(part), "{} lacks {part:?}", chunk.title);
+        for chunk in shipped(&Catalog::builtin().unwrap(), &[]) {
+            for part in ["\n\nConfirm: ", "SELECT ", "\n\nLook-alikes: ", "\n\nFix: ", "\n\nPrevent: "] {
+                assert!(chunk.content.contains(part), "{} lacks {part:?}: {}", chunk.title, chunk.content);
             }
         }
     }

@@ -1,137 +1,173 @@
-//! Markdown by structure: a section runs from its heading to the next; its headings are its path.
+//! Markdown by its events: headings, paragraphs, items, tables and code; front matter and comments are left out.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
-use pulldown_cmark::{Event, HeadingLevel, OffsetIter, Parser, Tag, TagEnd};
+use crate::document::{Blocks, Document, Kind};
+use crate::error::ReadError;
+use crate::html;
 
-use galen_knowledge::chunk::{KnowledgeChunk, Language, Source};
-
-/// Largest section kept whole, in bytes (about 4k tokens); a longer one is cut at paragraph ends.
-const MOST_BYTES: usize = 12_000;
-/// Largest file read.
-const MOST_FILE_BYTES: usize = 64 << 20;
-
-/// Cuts a Markdown text into chunks. A chunk's causes are those whose id stands in its headings in backquotes or
-/// as the heading itself; its signals are those it names anywhere. Text before the first heading and empty
-/// sections give no chunk. A text over 64 MB gives none.
-pub fn chunks(file: &str, text: &str, causes: &[&str], signals: &[&str]) -> Vec<KnowledgeChunk> {
-    if text.len() > MOST_FILE_BYTES {
-        return Vec::new();
-    }
-    sections(text)
-        .into_iter()
-        .flat_map(|section| split(section, text))
-        .filter(|(_, _, body)| !body.trim().is_empty())
-        .map(|(path, offset, body)| {
-            let headings = path.join(" ");
-            KnowledgeChunk {
-                id: id_of(file, &path, &body),
-                title: path.last().cloned().unwrap_or_default(),
-                causes: named(&headings, causes),
-                signals: named(&body, signals),
-                steps: Vec::new(),
-                language: Language::of(&body),
-                content: body,
-                source: Source { file: file.to_owned(), section: path, page: None, offset },
-            }
-        })
-        .collect()
-}
-
-struct Section {
-    path: Vec<String>,
-    start: usize,
-    end: usize,
-}
-
-fn sections(text: &str) -> Vec<Section> {
-    let mut out: Vec<Section> = Vec::new();
-    let mut path: Vec<(HeadingLevel, String)> = Vec::new();
-    let mut events = Parser::new(text).into_offset_iter();
-    while let Some((event, range)) = events.next() {
-        let Event::Start(Tag::Heading { level, .. }) = event else { continue };
-        let (title, end) = heading(&mut events, range.end);
-        if let Some(last) = out.last_mut() {
-            last.end = range.start;
+/// Reads a Markdown text. Offsets are those of the text.
+///
+/// # Errors
+/// `Empty` without text, `TooLarge` past the bounds of a document.
+pub fn read(text: &str) -> Result<Document, ReadError> {
+    let options =
+        Options::ENABLE_TABLES | Options::ENABLE_YAML_STYLE_METADATA_BLOCKS | Options::ENABLE_TASKLISTS | Options::ENABLE_STRIKETHROUGH;
+    let mut reader = Reader::default();
+    for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
+        reader.event(event, range.start);
+        if reader.out.overflowed() {
+            break;
         }
-        path.retain(|(above, _)| *above < level);
-        path.push((level, title));
-        out.push(Section { path: path.iter().map(|(_, t)| t.clone()).collect(), start: end, end: text.len() });
     }
-    out
+    reader.flush();
+    reader.out.finish()
 }
 
-/// Plain text of a heading and the offset after it.
-fn heading(events: &mut OffsetIter<'_>, end: usize) -> (String, usize) {
-    let mut title = String::new();
-    for (event, _) in events.by_ref() {
+#[derive(Default)]
+struct Reader {
+    out: Blocks,
+    lists: Vec<bool>,
+    kind: Option<Kind>,
+    text: String,
+    offset: usize,
+    cells: Option<Vec<String>>,
+    html: String,
+    skip: bool,
+}
+
+impl Reader {
+    fn event(&mut self, event: Event<'_>, offset: usize) {
         match event {
-            Event::Text(text) | Event::Code(text) => title.push_str(&text),
-            Event::End(TagEnd::Heading(_)) => break,
+            Event::Start(tag) => self.start(&tag, offset),
+            Event::End(tag) => self.end(tag),
+            Event::Text(text) => self.add(&text, offset),
+            Event::Code(code) if matches!(self.kind, Some(Kind::Heading(_))) => self.add(&code, offset),
+            // The ticks stay: they tell a name from a word.
+            Event::Code(code) => self.add(&format!("`{code}`"), offset),
+            Event::SoftBreak | Event::HardBreak => self.add(" ", offset),
+            Event::Html(html) => self.html.push_str(&html),
+            Event::Rule => self.flush(),
             _ => {}
         }
     }
-    (title.trim().to_owned(), end)
-}
 
-/// Cuts a long section at paragraph ends, so that no piece exceeds [`MOST_BYTES`] where paragraphs allow.
-fn split(section: Section, text: &str) -> Vec<(Vec<String>, usize, String)> {
-    let body = text.get(section.start..section.end).unwrap_or_default();
-    let mut pieces = Vec::new();
-    let (mut start, mut length) = (0, 0);
-    for paragraph in body.split_inclusive("\n\n") {
-        if length > 0 && length + paragraph.len() > MOST_BYTES {
-            pieces.push((section.path.clone(), section.start + start, body[start..start + length].trim().to_owned()));
-            start += length;
-            length = 0;
+    fn add(&mut self, text: &str, offset: usize) {
+        if self.skip {
+            return;
         }
-        length += paragraph.len();
+        if self.text.is_empty() {
+            self.offset = offset;
+        }
+        self.text.push_str(text);
     }
-    pieces.push((section.path, section.start + start, body[start..].trim().to_owned()));
-    pieces
+
+    fn start(&mut self, tag: &Tag<'_>, offset: usize) {
+        match tag {
+            Tag::Heading { level, .. } => self.open(Kind::Heading(level_of(*level)), offset),
+            Tag::Paragraph if self.kind.is_none() => self.open(Kind::Paragraph, offset),
+            Tag::CodeBlock(_) => self.open(Kind::Code, offset),
+            Tag::List(first) => {
+                self.flush();
+                self.lists.push(first.is_some());
+            }
+            Tag::Item => {
+                let ordered = self.lists.last().copied().unwrap_or(false);
+                self.open(Kind::Item { depth: self.lists.len().min(99) as u8, ordered }, offset);
+            }
+            Tag::TableHead | Tag::TableRow => {
+                self.flush();
+                self.offset = offset;
+                self.cells = Some(Vec::new());
+            }
+            Tag::MetadataBlock(_) => self.skip = true,
+            Tag::HtmlBlock => self.flush(),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, tag: TagEnd) {
+        match tag {
+            TagEnd::Heading(_) | TagEnd::Paragraph | TagEnd::CodeBlock | TagEnd::Item => self.flush(),
+            TagEnd::List(_) => {
+                self.flush();
+                self.lists.pop();
+            }
+            TagEnd::TableCell => {
+                let cell = std::mem::take(&mut self.text);
+                if let Some(cells) = &mut self.cells {
+                    cells.push(cell);
+                }
+            }
+            TagEnd::TableHead | TagEnd::TableRow => {
+                let cells = self.cells.take().unwrap_or_default();
+                self.out.push(Kind::Row, &cells.join(" | "), self.offset, None);
+            }
+            TagEnd::MetadataBlock(_) => self.skip = false,
+            TagEnd::HtmlBlock => {
+                // What a page of HTML would show of it; a comment shows nothing.
+                if let Ok(part) = html::read(&std::mem::take(&mut self.html)) {
+                    part.blocks.iter().for_each(|block| self.out.push(block.kind, &block.text, self.offset, None));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn open(&mut self, kind: Kind, offset: usize) {
+        self.flush();
+        self.kind = Some(kind);
+        self.offset = offset;
+    }
+
+    fn flush(&mut self) {
+        let text = std::mem::take(&mut self.text);
+        let kind = self.kind.take().unwrap_or(Kind::Paragraph);
+        self.out.push(kind, &text, self.offset, None);
+    }
 }
 
-/// Names that stand in a text as whole words.
-fn named(text: &str, names: &[&str]) -> Vec<String> {
-    let words: std::collections::BTreeSet<&str> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
-    names.iter().filter(|n| words.contains(**n)).map(|n| (*n).to_owned()).collect()
-}
-
-fn id_of(file: &str, path: &[String], body: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    (file, path, body).hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+fn level_of(level: HeadingLevel) -> u8 {
+    match level {
+        HeadingLevel::H1 => 1,
+        HeadingLevel::H2 => 2,
+        HeadingLevel::H3 => 3,
+        HeadingLevel::H4 => 4,
+        HeadingLevel::H5 => 5,
+        HeadingLevel::H6 => 6,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TEXT: &str = "preface\n# Runbook\n\n## Missing index (`missing_index`)\n\nRows read, see `tup_returned_per_s`.\n\n### Fix\n\nCreate it.\n\n## Empty\n";
-
     #[test]
-    fn sections_keep_their_path_their_causes_and_their_place() {
-        let chunks = chunks("r.md", TEXT, &["missing_index", "deadlocks"], &["tup_returned_per_s"]);
-        assert_eq!(chunks.len(), 2);
-        assert_eq!(chunks[0].causes, ["missing_index"]);
-        assert_eq!(chunks[0].signals, ["tup_returned_per_s"]);
-        assert_eq!(chunks[1].source.section, ["Runbook", "Missing index (missing_index)", "Fix"]);
-        assert_eq!(chunks[1].causes, ["missing_index"], "a subsection belongs to the cause of its parent");
-        assert!(TEXT[chunks[1].source.offset..].trim_start().starts_with("Create it."));
+    fn every_kind_of_block_is_told_with_its_place() {
+        let text = "---\na: b\n---\n# Runbook\n\nSee `pg_locks`\nnow.\n\n1. one\n2. two\n   - in\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```sql\nSELECT 1;\n\nSELECT 2;\n```\n<!-- hidden -->\n<p>shown</p>\n";
+        let document = read(text).unwrap();
+        let blocks: Vec<(Kind, &str)> = document.blocks.iter().map(|b| (b.kind, b.text.as_str())).collect();
+        let expected = [
+            (Kind::Heading(1), "Runbook"),
+            (Kind::Paragraph, "See `pg_locks` now."),
+            (Kind::Item { depth: 1, ordered: true }, "one"),
+            (Kind::Item { depth: 1, ordered: true }, "two"),
+            (Kind::Item { depth: 2, ordered: false }, "in"),
+            (Kind::Row, "a | b"),
+            (Kind::Row, "1 | 2"),
+            (Kind::Code, "SELECT 1;\n\nSELECT 2;"),
+            (Kind::Paragraph, "shown"),
+        ];
+        assert_eq!(blocks, expected);
+        assert!(text[document.blocks[1].offset..].starts_with("See"));
+        assert!(text[document.blocks[2].offset..].trim_start_matches("1. ").starts_with("one"));
     }
 
     #[test]
-    fn a_long_section_is_cut_at_paragraphs_and_nothing_is_lost() {
-        let body = "word ".repeat(500);
-        let text = format!("# T\n\n{}", format!("{body}\n\n").repeat(10));
-        let chunks = chunks("t.md", &text, &[], &[]);
-        assert!(chunks.len() > 1 && chunks.iter().all(|c| c.content.len() <= MOST_BYTES));
-        assert_eq!(chunks.iter().map(|c| c.content.matches("word").count()).sum::<usize>(), 5000);
-    }
-
-    #[test]
-    fn a_cause_that_only_the_text_mentions_is_not_the_sections_cause() {
-        let text = "## Deadlocks (`deadlocks`)\n\nTell them from `missing_index`.\n";
-        assert_eq!(chunks("r.md", text, &["missing_index", "deadlocks"], &[])[0].causes, ["deadlocks"]);
+    fn ten_thousand_levels_cost_no_stack() {
+        let text = format!("{} deep\n\n# After\n\nx\n", ">".repeat(10_000));
+        assert!(read(&text).unwrap().blocks.iter().any(|b| b.text == "After"));
+        let brackets = format!("{}x{}\n", "[".repeat(10_000), "](y)".repeat(10_000));
+        assert!(read(&brackets).is_ok());
     }
 }

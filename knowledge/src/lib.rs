@@ -7,6 +7,7 @@ pub mod cause;
 pub mod chunk;
 pub mod condition;
 pub mod error;
+pub mod gazetteer;
 pub mod graph;
 pub mod prepared;
 pub mod remedy_sql;

@@ -7,6 +7,7 @@ mod dbot;
 mod dbsherlock;
 mod density;
 mod import;
+mod knowledge;
 mod lab;
 mod learn;
 mod misc;
@@ -81,12 +82,18 @@ enum Command {
     Model(model::ModelArgs),
     /// Learn causal signatures from labelled captures
     Learn(learn::LearnArgs),
+    /// Take documents in as knowledge, and follow their changes
+    Ingest(knowledge::IngestArgs),
+    /// What is known from documents: list, tree
+    Knowledge(knowledge::KnowledgeArgs),
     /// Run, compare and report labelled suites; public benchmarks; speed
     Bench(bench::BenchArgs),
     /// Print a completion script
     Completions(misc::CompletionsArgs),
     /// Print the version
     Version,
+    #[command(hide = true)]
+    DocWorker(knowledge::WorkerArgs),
     #[command(hide = true, disable_help_flag = true)]
     LlmWorker {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -165,6 +172,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::InitRole(args) => misc::init_role(&global, &args),
         Command::Model(args) => model::model(&global, args).await,
         Command::Learn(args) => learn::learn(&global, &args),
+        Command::Ingest(args) => knowledge::take_in(&global, args).await,
+        Command::Knowledge(args) => knowledge::knowledge(&global, &args),
+        Command::DocWorker(args) => knowledge::worker(&args),
         Command::Bench(args) => bench::bench(&global, args).await,
         Command::Completions(args) => {
             misc::completions(&args);
