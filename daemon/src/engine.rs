@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use galen_agents::driver::Library;
+use galen_agents::driver::{Library, Shelf};
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, Provider};
@@ -36,7 +36,7 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
             Skills::load(&measured).map_err(|e| Failure::config(format!("{e}; measure again with `galen model calibrate --write`")))?;
         skill.overlay(here);
     }
-    let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default() };
+    let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default(), index: Shelf::default() };
     let learnt = data_dir.join(SIGNATURES_FILE);
     if learnt.exists() { with_signatures(library, &learnt) } else { Ok(library) }
 }

@@ -14,6 +14,7 @@ mod private;
 mod recording;
 mod rpc;
 mod serve;
+mod shelf;
 mod signals;
 mod state;
 mod target;

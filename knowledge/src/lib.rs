@@ -8,6 +8,8 @@ pub mod chunk;
 pub mod condition;
 pub mod error;
 pub mod graph;
+pub mod graph_svg;
+pub mod index;
 pub mod prepared;
 pub mod remedy_sql;
 pub mod template;
