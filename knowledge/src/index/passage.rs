@@ -18,7 +18,7 @@ pub struct Passage {
     pub marks: Vec<(usize, usize)>,
 }
 
-/// The passage of about 320 bytes that holds most of the terms' weight, the earliest of equal ones. Terms weigh what
+/// The passage of about 320 bytes that holds most of the terms' weight, the earliest of different ones that are equal. Terms weigh what
 /// `weight` says of them.
 pub fn passage(text: &str, terms: &[String], weight: &dyn Fn(&str) -> f32) -> Passage {
     let end = (0..=text.len().min(MOST_BYTES)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -27,14 +27,17 @@ pub fn passage(text: &str, terms: &[String], weight: &dyn Fn(&str) -> f32) -> Pa
     let wanted: HashMap<&str, f32> = terms.iter().map(|t| (t.as_str(), weight(t))).collect();
     let hits: Vec<(usize, usize, String)> =
         analysis::tokens(&flat).into_iter().filter(|t| wanted.contains_key(t.term.as_str())).map(|t| (t.from, t.to, t.term)).collect();
-    let mut best = (0.0f32, 0usize);
+    // Score, start, and where the first match is.
+    let mut best = (0.0f32, 0usize, 0usize);
     for start in std::iter::once(0).chain(sentence_starts(&flat)) {
         let mut seen = HashSet::new();
         let from = hits.partition_point(|hit| hit.0 < start);
         let inside = hits[from..].iter().take_while(|hit| hit.1 <= start + LENGTH);
         let score: f32 = inside.filter(|hit| seen.insert(hit.2.as_str())).filter_map(|hit| wanted.get(hit.2.as_str())).sum();
-        if score > best.0 + 1e-6 {
-            best = (score, start);
+        let first = hits.get(from).map_or(usize::MAX, |hit| hit.0);
+        // Of the starts that show the same matches, the last: the sentence of the first match.
+        if score > best.0 + 1e-6 || (score > 1e-6 && score > best.0 - 1e-6 && start <= best.2) {
+            best = (score, start, first);
         }
     }
     cut(&flat, best.1, &hits)

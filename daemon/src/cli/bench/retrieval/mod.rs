@@ -32,7 +32,7 @@ const WAYS: [(&str, Weights); 4] = [
     ("bm25", Weights { words: 1.0, names: 0.0, meaning: 0.0 }),
     ("exact", Weights { words: 0.0, names: 1.0, meaning: 0.0 }),
     ("embeddings", Weights { words: 0.0, names: 0.0, meaning: 1.0 }),
-    ("words+names", Weights { words: 1.0, names: 0.7, meaning: 0.0 }),
+    ("words+names", Weights { words: 1.0, names: 0.5, meaning: 0.0 }),
 ];
 
 #[derive(Debug, Args)]
@@ -221,7 +221,7 @@ fn tell(global: &Global, suite: &str, way: &str, score: &Score, asked: &[Asked<'
 /// Tries weights on the questions that may be learnt from and prints the best ten by mean reciprocal rank.
 fn tune(global: &Global, index: &Index, asked: &[Asked<'_>]) -> Result<(), Failure> {
     let learnable: Vec<Asked<'_>> = asked.iter().filter(|(q, _)| !q.held_out()).cloned().collect();
-    let steps = [0.0, 0.2, 0.35, 0.5, 0.7, 1.0];
+    let steps = [0.0, 0.1, 0.2, 0.35, 0.5, 1.0];
     let mut tried = Vec::new();
     for names in steps {
         for meaning in steps.iter().copied().filter(|m| index.has_embeddings() || *m == 0.0) {
