@@ -31,8 +31,9 @@ pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dy
     refine(case, &named);
     let case = &*case;
     let mut knowledge = Vec::new();
-    let incident = case.options.knowledge.then(|| retrieve::query(case.capture, case.detection, &case.library.signals));
-    let mut cite = |cause: &Cause| incident.as_ref().map(|query| retrieve::cite(case.library, cause, query, &mut knowledge));
+    let incident = || retrieve::query(case.capture, case.detection, &case.library.signals);
+    let fitting = (case.options.knowledge && !named.is_empty()).then(|| retrieve::fitting(case.library, &incident()));
+    let mut cite = |cause: &Cause| fitting.as_ref().map(|fitting| retrieve::cite(case.library, cause, fitting, &mut knowledge));
     let root_causes: Vec<RootCause> = named.iter().map(|id| root_cause(case, id, opinion, &mut cite)).collect();
     let window = case.detection.window.or_else(|| case.capture.span()).unwrap_or(Window { start: 0, end: 0 });
     let mut report = Report {

@@ -20,10 +20,14 @@ use crate::report::Knowledge;
 const SIGNALS: usize = 8;
 /// Wait events and kinds of statements that enter it, the most frequent first.
 const OFTEN: usize = 3;
-/// Hits that are looked at for a cause.
-const DEPTH: usize = 40;
+/// Hits of an incident that are looked at.
+const DEPTH: usize = 100;
+/// An incident is told by names more than by words, and without embeddings.
+pub const WEIGHTS: Weights = Weights { words: 0.3, names: 1.0, meaning: 0.0 };
 /// Chunks about the cause that are cited.
 const CITED: usize = 2;
+/// Rank down to which a chunk that speaks of no cause is cited beside them.
+const BESIDE: usize = 5;
 /// Characters of a cited text.
 const EXCERPT: usize = 600;
 /// Samples that are looked at.
@@ -100,26 +104,23 @@ fn codes(text: &str) -> impl Iterator<Item = &str> {
     words.filter(|w| w.len() == 5 && galen_knowledge::index::analysis::is_name(w))
 }
 
+/// The chunks that fit an incident, the best first, each with whether it shares a name with it: searched once a diagnosis.
+pub fn fitting<'l>(library: &'l Library, incident: &Query) -> Vec<(&'l KnowledgeChunk, bool)> {
+    let Some(index) = library.index() else { return Vec::new() };
+    let hits = index.search_with(incident, DEPTH, WEIGHTS);
+    hits.iter().filter_map(|hit| Some((library.chunk(&hit.id)?, hit.ranks.names.is_some()))).collect()
+}
+
 /// What a report cites for a cause: the best chunks about it, then one that speaks of no cause but names what is abnormal.
-pub fn cite(library: &Library, cause: &Cause, incident: &Query, cited: &mut Vec<Knowledge>) -> Vec<String> {
-    let about = |chunk: &&KnowledgeChunk| chunk.causes.iter().any(|id| *id == cause.id);
-    let mut chosen: Vec<&KnowledgeChunk> = Vec::new();
-    if let Some(index) = library.index() {
-        let mut query = incident.clone();
-        query.add_name(&cause.id);
-        query.add_text(&cause.title);
-        let weights = Weights { meaning: 0.0, ..Weights::default() };
-        let hits = index.search_with(&query, DEPTH, weights);
-        let found: Vec<_> = hits.iter().filter_map(|hit| Some((library.chunk(&hit.id)?, hit.ranks))).collect();
-        chosen.extend(found.iter().map(|(chunk, _)| *chunk).filter(about).take(CITED));
-        let beside =
-            found.iter().take(CITED + 1).find(|(chunk, ranks)| chunk.causes.is_empty() && ranks.names.is_some() && ranks.words.is_some());
-        chosen.extend(beside.map(|(chunk, _)| *chunk));
-    }
+pub fn cite(library: &Library, cause: &Cause, fitting: &[(&KnowledgeChunk, bool)], cited: &mut Vec<Knowledge>) -> Vec<String> {
+    let about = |chunk: &&KnowledgeChunk| chunk.causes.contains(&cause.id);
+    let mut chosen: Vec<&KnowledgeChunk> = fitting.iter().map(|(chunk, _)| *chunk).filter(about).take(CITED).collect();
+    let beside = fitting.iter().take(BESIDE).find(|(chunk, named)| chunk.causes.is_empty() && *named);
     // A cause whose chunks share no word with the incident is explained all the same.
-    if !chosen.iter().any(about) {
-        chosen.splice(0..0, library.chunks.iter().filter(about).take(CITED));
+    if chosen.is_empty() {
+        chosen.extend(library.chunks.iter().filter(about).take(CITED));
     }
+    chosen.extend(beside.map(|(chunk, _)| *chunk));
     chosen.into_iter().map(|chunk| add(chunk, cited)).collect()
 }
 
@@ -197,12 +198,13 @@ mod tests {
         ];
         let library = Library { chunks, catalog, ..Library::default() };
         let query = query(&Capture::default(), &detection("temp_bytes_rate"), &library.signals);
+        let fitting = fitting(&library, &query);
         let mut cited = Vec::new();
-        let ids = cite(&library, library.catalog.get("work_mem_spill").unwrap(), &query, &mut cited);
+        let ids = cite(&library, library.catalog.get("work_mem_spill").unwrap(), &fitting, &mut cited);
         let titles: Vec<&str> = cited.iter().map(|k| k.title.as_str()).collect();
         assert_eq!(titles, ["fitting", "general", "manual"]);
         assert_eq!(ids, ["K1", "K2", "K3"]);
-        cite(&library, library.catalog.get("work_mem_spill").unwrap(), &query, &mut cited);
+        cite(&library, library.catalog.get("work_mem_spill").unwrap(), &fitting, &mut cited);
         assert_eq!(cited.len(), 3, "a chunk is cited once");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use galen_agents::driver::Library;
 use galen_agents::retrieve;
-use galen_knowledge::index::{Index, Query, Weights};
+use galen_knowledge::index::{Index, Query};
 use galen_tools::capture::Capture;
 use galen_tools::detect::{DetectOptions, detect};
 use galen_tools::store::file;
@@ -41,7 +41,10 @@ pub fn check(global: &Global, library: &Library, index: &Index, paths: &[PathBuf
             };
             let labels = std::mem::take(&mut capture.manifest.labels);
             let known = |id: &str| id == "healthy" || library.catalog.get(id).is_some();
-            let right = match answer(&case, &labels, &known).map(|answer| answer.causes).or_else(|why| causes_beside(&case.path, &known).ok_or(why)) {
+            let right = match answer(&case, &labels, &known)
+                .map(|answer| answer.causes)
+                .or_else(|why| causes_beside(&case.path, &known).ok_or(why))
+            {
                 Ok(causes) => causes,
                 Err(why) => {
                     output::tell(&format!("galen: {}: {why}", case.id));
@@ -80,8 +83,7 @@ fn causes_beside(capture: &Path, known: &dyn Fn(&str) -> bool) -> Option<Vec<Str
 
 /// True when one of the first three chunks that speak of any cause speaks of this one.
 fn found(library: &Library, index: &Index, query: &Query, cause: &str) -> bool {
-    let weights = Weights { meaning: 0.0, ..Weights::default() };
-    let hits = index.search_with(query, 100, weights);
+    let hits = index.search_with(query, 100, retrieve::WEIGHTS);
     let runbooks = hits.iter().filter_map(|hit| library.chunk(&hit.id)).filter(|chunk| !chunk.causes.is_empty());
     runbooks.take(FIRST).any(|chunk| chunk.causes.iter().any(|id| id == cause))
 }
