@@ -5,7 +5,7 @@ GALEN_MODELS_DIR ?= $(HOME)/.cache/galen/models
 export GALEN_MODELS_DIR
 GALEN = $(or $(CARGO_TARGET_DIR),target)/release/galen
 
-.PHONY: help demo test lint bench bench-faults bench-lab bench-versions build model servers manual deps clean
+.PHONY: help demo test lint bench bench-faults bench-lab bench-retrieval bench-versions build embedding model servers manual deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -17,6 +17,10 @@ build: deps ## build the galen binary
 
 model: ## fetch a language model: make model MODEL=qwen2.5-coder-1.5b
 	@scripts/model.sh $(MODEL) "$(GALEN_MODELS_DIR)"
+
+embedding: build ## fetch the sentence transformer and distil vectors for searching by meaning (about a minute)
+	@scripts/embedding.sh "$(GALEN_MODELS_DIR)"
+	$(GALEN) model distil
 
 demo: build $(if $(filter none,$(MODEL)),,model) ## run the main job for real: make demo FAULT=bulk_delete MODEL=none
 	$(GALEN) demo --fault $(FAULT) $(if $(filter none,$(MODEL)),--no-model,--model $(MODEL))
@@ -42,6 +46,10 @@ bench-faults: build ## live results of every demo fault for each model, as a tab
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
 	scripts/bench-faults.sh $(GALEN)
+
+bench-retrieval: build ## how well and how fast documents are searched: make bench-retrieval DOCS="--documents manual.jsonl --synthetic 100000"
+	$(GALEN) bench retrieval --captures examples/captures --export bench-retrieval $(DOCS)
+	@python3 -c 'import rank_bm25' 2>/dev/null && python3 scripts/bench-bm25.py bench-retrieval || echo "for comparison: pip install rank_bm25"
 
 servers: ## fetch PostgreSQL 13 to 18 for the lab: make servers VERSIONS="16 18"
 	@scripts/servers.sh $(VERSIONS)

@@ -12,4 +12,5 @@ mod lab;
 mod learn;
 mod live;
 mod rds;
+mod search;
 mod support;

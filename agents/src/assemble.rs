@@ -5,16 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
-use galen_knowledge::chunk::{KnowledgeChunk, Source};
 use galen_tools::model::{Culprit, ProbeCost, UnixMs, Window};
 
 use crate::driver::{Case, describe};
 use crate::llm::Provider;
 use crate::narrate;
 use crate::panel::Opinion;
-use crate::report::{
-    Bill, Chart, Claim, Consequence, ExpertNote, Knowledge, Remedy, Report, Review, RootCause, RuledOut, Span, TreeSize, clock,
-};
+use crate::report::{Bill, Chart, Claim, Consequence, ExpertNote, Remedy, Report, Review, RootCause, RuledOut, Span, TreeSize, clock};
+use crate::retrieve;
 use crate::search::{Hypothesis, Search, round};
 use crate::settle::{counted, settle};
 
@@ -33,7 +31,10 @@ pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dy
     refine(case, &named);
     let case = &*case;
     let mut knowledge = Vec::new();
-    let root_causes: Vec<RootCause> = named.iter().map(|id| root_cause(case, id, opinion, &mut knowledge)).collect();
+    let incident = || retrieve::query(case.capture, case.detection, &case.library.signals);
+    let fitting = (case.options.knowledge && !named.is_empty()).then(|| retrieve::fitting(case.library, &incident()));
+    let mut cite = |cause: &Cause| fitting.as_ref().map(|fitting| retrieve::cite(case.library, cause, fitting, &mut knowledge));
+    let root_causes: Vec<RootCause> = named.iter().map(|id| root_cause(case, id, opinion, &mut cite)).collect();
     let window = case.detection.window.or_else(|| case.capture.span()).unwrap_or(Window { start: 0, end: 0 });
     let mut report = Report {
         capture: case.capture.manifest.name.clone(),
@@ -153,7 +154,7 @@ fn evidence_for(case: &Case<'_>, cause: &str, verdict: Verdict) -> Vec<String> {
     ids
 }
 
-fn root_cause(case: &Case<'_>, id: &str, opinion: &Opinion, knowledge: &mut Vec<Knowledge>) -> RootCause {
+fn root_cause(case: &Case<'_>, id: &str, opinion: &Opinion, cite: &mut dyn FnMut(&Cause) -> Option<Vec<String>>) -> RootCause {
     let Some((cause, hypothesis)) = case.library.catalog.get(id).zip(case.search.hypotheses().get(id)) else {
         return RootCause::default();
     };
@@ -170,7 +171,7 @@ fn root_cause(case: &Case<'_>, id: &str, opinion: &Opinion, knowledge: &mut Vec<
         since: since(case, cause),
         claims,
         evidence: evidence_for(case, id, Verdict::Supported),
-        knowledge: cite(case, id, knowledge),
+        knowledge: cite(cause).unwrap_or_default(),
         culprits: culprits(case, cause, hypothesis),
         remedies: cause.remedy.iter().filter_map(|recipe| remedy(case, recipe)).collect(),
         reviews: reviews(case, cause, hypothesis, opinion),
@@ -281,35 +282,6 @@ fn ruled_out(case: &Case<'_>, named: &[String], consequences: &[Consequence]) ->
         .collect();
     out.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.probability.total_cmp(&a.1.probability)).then(a.1.cause.cmp(&b.1.cause)));
     out.into_iter().map(|(_, entry)| entry).collect()
-}
-
-fn cite(case: &Case<'_>, cause: &str, knowledge: &mut Vec<Knowledge>) -> Vec<String> {
-    if !case.options.knowledge {
-        return Vec::new();
-    }
-    let mut ids = Vec::new();
-    let mut about = case.library.chunks.iter().filter(|c| c.causes.iter().any(|id| id == cause));
-    let first = about.next();
-    // The second from another document where one speaks of it: what an organisation wrote stands beside what ships.
-    let rest: Vec<&KnowledgeChunk> = about.collect();
-    let second = rest.iter().find(|c| first.is_some_and(|first| first.source.file != c.source.file)).or(rest.first()).copied();
-    for chunk in first.into_iter().chain(second) {
-        let id = format!("K{}", knowledge.len() + 1);
-        knowledge.push(Knowledge {
-            id: id.clone(),
-            title: chunk.title.clone(),
-            excerpt: galen_knowledge::template::short(&chunk.content, 600),
-            source: place(&chunk.source),
-        });
-        ids.push(id);
-    }
-    ids
-}
-
-/// Where a chunk stands, for somebody who wants to look it up.
-fn place(source: &Source) -> String {
-    let page = source.page.map(|page| format!("page {page}, ")).unwrap_or_default();
-    format!("{}, {}, {page}byte {}", source.file, source.section.join(" > "), source.offset)
 }
 
 /// The signals that show the root causes best: those of the supporting observations, then the most abnormal.

@@ -1,7 +1,7 @@
 //! The driver of a diagnosis: performs the I/O that the search decides on, and assembles the report.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use galen_knowledge::catalog::Catalog;
 use galen_knowledge::cause::{Cause, Test, Verdict};
 use galen_knowledge::chunk::KnowledgeChunk;
 use galen_knowledge::graph::CauseGraph;
+use galen_knowledge::index::Index;
 use galen_tools::capture::Capture;
 use galen_tools::detect::{self, Abnormal, DetectOptions, Detection, Direction};
 use galen_tools::model::Window;
@@ -26,6 +27,9 @@ use crate::panel;
 use crate::report::Report;
 use crate::search::{Outcome, Search, Step};
 use crate::signature::{self, Signatures};
+
+/// Most chunks that are indexed in memory: what ships, and some documents of one's own.
+const MOST_IN_MEMORY: usize = 2_000;
 
 /// How to diagnose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +121,27 @@ pub struct Library {
     pub skill: Skills,
     /// Learnt signatures; `signature::extend` gives the catalog the tests that ask for them.
     pub signatures: Signatures,
+    /// Index of the chunks; made in memory when it is first asked for, unless one was put here.
+    pub index: Shelf,
+}
+
+/// The index of a library's chunks, shared by its clones.
+pub type Shelf = Arc<OnceLock<Option<Index>>>;
+
+impl Library {
+    /// The index of the chunks; none where there are no chunks, or too many to index them in memory.
+    pub fn index(&self) -> Option<&Index> {
+        let build = || {
+            let few = !self.chunks.is_empty() && self.chunks.len() <= MOST_IN_MEMORY;
+            few.then(|| Index::in_memory(&self.chunks, &self.catalog, None).ok()).flatten()
+        };
+        self.index.get_or_init(build).as_ref()
+    }
+
+    /// A chunk by id.
+    pub fn chunk(&self, id: &str) -> Option<&KnowledgeChunk> {
+        self.chunks.iter().find(|chunk| chunk.id == id)
+    }
 }
 
 /// Diagnoses a capture. The same call serves a live target (its prober asks the server) and a replay
@@ -248,7 +273,7 @@ impl<'a> Case<'a> {
     /// Invites the experts that the abnormal signals concern; when they find nothing, those on call too.
     async fn search_tree(&mut self) {
         let graph = CauseGraph::new(&self.library.catalog);
-        let (invited, on_call) = experts::choose(&self.detection.abnormal, &self.library.catalog, &graph);
+        let (invited, on_call) = experts::choose(&self.detection.abnormal, &graph);
         self.convene(invited).await;
         if self.leading().is_none_or(|(_, p)| p < 0.8) || self.capture.manifest.origin != "live" {
             self.convene(on_call).await;

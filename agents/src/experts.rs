@@ -1,11 +1,9 @@
 //! Experts are data: a domain of causes and a way to ask. They are chosen by what is abnormal.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use galen_knowledge::catalog::Catalog;
 use galen_knowledge::graph::CauseGraph;
 use galen_tools::detect::Abnormal;
 
@@ -56,15 +54,15 @@ pub struct Invited {
     pub because: String,
 }
 
-/// Splits the experts into those invited at once and those on call, by how many abnormal signals
-/// belong to causes of their domain.
-pub fn choose(abnormal: &[Abnormal], catalog: &Catalog, graph: &CauseGraph<'_>) -> (Vec<Invited>, Vec<Invited>) {
-    let domains: Vec<BTreeSet<&str>> = abnormal.iter().map(|a| domains_of(&a.signal, catalog, graph)).collect();
+/// Splits the experts into those invited at once and those on call, by how many abnormal signals belong to their
+/// cluster of the cause graph.
+pub fn choose(abnormal: &[Abnormal], graph: &CauseGraph<'_>) -> (Vec<Invited>, Vec<Invited>) {
     let mut ranked: Vec<(usize, Invited)> = Expert::all()
         .into_iter()
         .map(|expert| {
-            let concerned = abnormal.iter().zip(&domains).filter(|(_, domains)| domains.iter().any(|d| expert.owns(d)));
-            let hits: Vec<&str> = concerned.map(|(a, _)| a.signal.as_str()).collect();
+            let signals = graph.cluster(&|domain| expert.owns(domain)).signals;
+            let concerns = |a: &&Abnormal| signals.contains(a.signal.as_str()) || signals.contains(bare(&a.signal));
+            let hits: Vec<&str> = abnormal.iter().filter(concerns).map(|a| a.signal.as_str()).collect();
             let because = match hits.len() {
                 0 => "invited to complete the panel".to_owned(),
                 n => format!("{n} abnormal signals of its domain, {} first", hits[0]),
@@ -79,14 +77,15 @@ pub fn choose(abnormal: &[Abnormal], catalog: &Catalog, graph: &CauseGraph<'_>) 
     (strip(ranked), strip(on_call))
 }
 
-/// Domains of the causes that move a signal.
-fn domains_of<'c>(signal: &str, catalog: &'c Catalog, graph: &CauseGraph<'_>) -> BTreeSet<&'c str> {
-    graph.causes_of_signal(signal).iter().filter_map(|id| catalog.get(id)).map(|cause| cause.domain.as_str()).collect()
+/// A signal's name without its labels.
+fn bare(signal: &str) -> &str {
+    signal.split('{').next().unwrap_or(signal)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use galen_knowledge::catalog::Catalog;
     use galen_tools::detect::Direction;
 
     #[test]
@@ -112,7 +111,7 @@ mod tests {
             score: 10.0,
             began: 0,
         }];
-        let (invited, on_call) = choose(&abnormal, &catalog, &graph);
+        let (invited, on_call) = choose(&abnormal, &graph);
         assert_eq!(invited[0].expert.id, "lock_expert");
         assert_eq!(invited.len(), QUORUM);
         assert_eq!(invited.len() + on_call.len(), FILES.len());

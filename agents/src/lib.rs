@@ -12,6 +12,7 @@ pub mod llm;
 mod narrate;
 pub mod panel;
 pub mod report;
+pub mod retrieve;
 pub mod search;
 mod settle;
 pub mod signature;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use galen_agents::driver::Library;
+use galen_agents::driver::{Library, Shelf};
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, Provider};
@@ -38,7 +38,7 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
             Skills::load(&measured).map_err(|e| Failure::config(format!("{e}; measure again with `galen model calibrate --write`")))?;
         skill.overlay(here);
     }
-    let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default() };
+    let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default(), index: Shelf::default() };
     let learnt = data_dir.join(SIGNATURES_FILE);
     if learnt.exists() { with_signatures(library, &learnt) } else { Ok(library) }
 }
@@ -69,6 +69,19 @@ pub fn rules() -> Result<Rules, Failure> {
     let signals = SignalTable::builtin();
     let names: Vec<&str> = signals.iter().map(|s| s.name.as_str()).collect();
     Ok(Rules::new(&builtin()?, &names))
+}
+
+/// All that can be searched: the shipped runbooks, and every document that was taken in, whether it speaks of a cause or not.
+///
+/// # Errors
+/// As [`library`].
+pub fn searchable(data_dir: &Path) -> Result<Library, Failure> {
+    let mut library = library(data_dir)?;
+    if let Some(store) = Store::open_existing(data_dir)? {
+        library.chunks = shipped()?;
+        library.chunks.extend(store.chunks()?.into_iter().map(|stored| stored.chunk));
+    }
+    Ok(library)
 }
 
 /// What documents taken in with `galen ingest` say of causes: those that speak of the fewest first, then in the order of

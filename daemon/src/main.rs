@@ -15,6 +15,7 @@ mod proposer;
 mod recording;
 mod rpc;
 mod serve;
+mod shelf;
 mod signals;
 mod state;
 mod target;

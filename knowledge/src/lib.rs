@@ -9,6 +9,8 @@ pub mod condition;
 pub mod error;
 pub mod gazetteer;
 pub mod graph;
+pub mod graph_svg;
+pub mod index;
 pub mod prepared;
 pub mod remedy_sql;
 pub mod template;

@@ -19,7 +19,7 @@ use galen_docs_ingest::tree::SummaryTree;
 use galen_docs_ingest::watch::Watcher;
 use galen_knowledge::chunk::KnowledgeChunk;
 
-use super::Global;
+use super::{Global, graph};
 use crate::failure::Failure;
 use crate::proposer::Proposer;
 use crate::signals::Signals;
@@ -55,7 +55,8 @@ pub struct IngestArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   galen knowledge list
-  galen knowledge tree runbooks/locks.md")]
+  galen knowledge tree runbooks/locks.md
+  galen knowledge graph --svg graph.svg")]
 pub struct KnowledgeArgs {
     #[command(subcommand)]
     command: KnowledgeCommand,
@@ -70,6 +71,8 @@ enum KnowledgeCommand {
         /// Path of a document, or the end of one; a file that was not taken in is read, and not kept
         document: String,
     },
+    /// How causes, signals, documents and remedies hang together
+    Graph(graph::GraphArgs),
 }
 
 #[derive(Debug, Args)]
@@ -238,6 +241,7 @@ pub fn knowledge(global: &Global, args: &KnowledgeArgs) -> Result<(), Failure> {
     match &args.command {
         KnowledgeCommand::List => list(global, &data_dir),
         KnowledgeCommand::Tree { document } => tree(global, &data_dir, document),
+        KnowledgeCommand::Graph(args) => graph::graph(global, args),
     }
 }
 

@@ -6,6 +6,8 @@ mod client;
 mod dbot;
 mod dbsherlock;
 mod density;
+mod distil;
+mod graph;
 mod import;
 mod knowledge;
 mod lab;
@@ -15,6 +17,7 @@ mod model;
 mod rds;
 mod replay;
 mod report;
+mod search;
 mod server;
 
 use std::path::PathBuf;
@@ -70,6 +73,10 @@ enum Command {
     Import(import::ImportArgs),
     /// Fault laboratory: inject, diagnose, record labelled captures
     Lab(lab::LabArgs),
+    /// Search the documents: words, names, codes, meaning
+    Search(search::SearchArgs),
+    /// What Galen knows: the graph of causes, signals, documents and remedies
+    Knowledge(knowledge::KnowledgeArgs),
     /// Incidents of a running daemon
     Incidents(client::IncidentsArgs),
     /// Ask a running daemon about an incident
@@ -166,6 +173,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Report(args) => report::report(&global, &args),
         Command::Import(args) => import::import(&global, &args),
         Command::Lab(args) => lab::lab(&global, args).await,
+        Command::Search(args) => search::search(&global, &args),
+        Command::Knowledge(args) => knowledge::knowledge(&global, &args),
         Command::Incidents(args) => client::incidents(&global, args).await,
         Command::Ask(args) => client::ask(&global, args).await,
         Command::Config(args) => misc::config(&global, &args),

@@ -14,7 +14,7 @@ use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::bench::suite::Suite;
-use super::{Global, density};
+use super::{Global, density, distil};
 use crate::failure::Failure;
 use crate::{engine, output};
 
@@ -56,6 +56,8 @@ enum Action {
         #[arg(value_name = "TYPE")]
         to: String,
     },
+    /// Make static vectors for searching by meaning from the sentence transformer (`make embedding` fetches it first)
+    Distil,
     /// Measure loss, score, memory and speed of the models here, and how many parameters each is worth
     Density(density::DensityArgs),
 }
@@ -100,6 +102,7 @@ pub async fn model(global: &Global, args: ModelArgs) -> Result<(), Failure> {
         }
         Action::Calibrate { paths, model, write } => calibrate(global, &paths, &model, write).await,
         Action::Quantize { name, to } => quantize(global, registry.find(&name).map_err(model_failure)?, &to).await,
+        Action::Distil => distil::distil(global),
         Action::Density(args) => density::measure(global, args).await,
     }
 }

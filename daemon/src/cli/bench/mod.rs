@@ -7,6 +7,7 @@ mod pass_until;
 mod pins;
 pub mod questions;
 mod report;
+mod retrieval;
 mod run;
 mod speed;
 pub mod suite;
@@ -56,6 +57,8 @@ enum Action {
     },
     /// Milliseconds to read and diagnose a capture without a model
     Replay(speed::ReplayArgs),
+    /// How well and how fast the right section of the documents is found
+    Retrieval(retrieval::RetrievalArgs),
     /// Milliseconds until an alert is durable
     Intake(speed::IntakeArgs),
 }
@@ -72,6 +75,7 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
         Action::Dbot(args) => super::dbot::bench(global, &args).await,
         Action::Rds { dir } => super::rds::bench(global, &dir).await.map(|_| ()),
         Action::Replay(args) => speed::replay(global, args).await,
+        Action::Retrieval(args) => retrieval::retrieval(global, &args),
         Action::Intake(args) => speed::intake(global, &args),
     }
 }
