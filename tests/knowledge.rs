@@ -211,7 +211,7 @@ fn text_that_addresses_the_model_changes_no_choice() {
         report["root_causes"].as_array_mut().unwrap().iter_mut().for_each(|cause| cause["knowledge"] = Value::Null);
         report
     };
-    assert!(after["tree"]["tests"].as_array().is_some_and(|tests| !tests.is_empty()) && before["tree"] == after["tree"]);
+    assert!(after["tree"]["tests"].as_u64() > Some(5) && !after["evidence"].as_array().unwrap().is_empty(), "{after}");
     assert_eq!(bare(before.clone()), bare(after.clone()));
     assert_eq!(replay(&[]), after, "the same bytes again");
     let without = replay(&["--no-knowledge"]);

@@ -65,7 +65,7 @@ fn plausible<'b>(text: Cow<'b, str>, encoding: &'static Encoding) -> Result<Cow<
 /// UTF-16 shows by what its units are: letters and signs of known scripts one way round, and nonsense the other.
 fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
     let sample = &bytes[..bytes.len().min(4096) & !1];
-    if sample.len() < 8 || bytes.len() % 2 != 0 {
+    if sample.len() < 8 || !bytes.len().is_multiple_of(2) {
         return None;
     }
     let share = |of: fn([u8; 2]) -> u16| {

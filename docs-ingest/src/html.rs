@@ -10,7 +10,7 @@ use html5gum::Tokenizer;
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
 
 use crate::document::{Block, Blocks, Document, Kind};
-use crate::error::ReadError;
+use crate::error::{ReadError, ReadErrorKind};
 
 /// Words of a class or an id that mark boilerplate.
 const BOILERPLATE: &[&str] = &[
@@ -55,7 +55,8 @@ const LINK_LIST: usize = 4;
 /// Reads a page.
 ///
 /// # Errors
-/// `Empty` without text, `TooLarge` past the bounds of a document.
+/// `Empty` without any text, `TooLarge` past the bounds of a document. A page of nothing but navigation is a document
+/// without blocks.
 pub fn read(text: &str) -> Result<Document, ReadError> {
     let mut page = Page::default();
     let mut tag = Tag::default();
@@ -73,11 +74,7 @@ pub fn read(text: &str) -> Result<Document, ReadError> {
     };
     let mut emitter = CallbackEmitter::new(handle);
     emitter.naively_switch_states(true);
-    for token in Tokenizer::new_with_emitter(text, emitter) {
-        match token {
-            Ok(never) | Err(never) => match never {},
-        }
-    }
+    let Ok(()) = Tokenizer::new_with_emitter(text, emitter).finish();
     page.finish()
 }
 
@@ -160,6 +157,8 @@ struct Page {
     in_title: bool,
     cells: Vec<String>,
     in_cell: bool,
+    /// There was text that is left out.
+    passed_over: bool,
 }
 
 #[derive(Default)]
@@ -293,6 +292,7 @@ impl Page {
             return;
         }
         if self.counts.skip > 0 || self.counts.header > 0 && !matches!(self.kind, Some(Kind::Heading(_))) {
+            self.passed_over |= !text.trim().is_empty();
             return;
         }
         if self.text.is_empty() {
@@ -380,11 +380,16 @@ impl Page {
         self.row(self.offset);
         let about = std::mem::take(&mut self.about);
         let blocks = std::mem::take(self.out.list_mut());
+        self.passed_over |= !blocks.is_empty();
         *self.out.list_mut() = content(blocks, &about);
         if let Some(title) = &self.title {
             self.out.title(title);
         }
-        self.out.finish()
+        match self.out.finish() {
+            // An index or a list of pages is no failure: there is nothing in it to learn.
+            Err(error) if error.kind == ReadErrorKind::Empty && self.passed_over => Ok(Document { title: self.title, blocks: Vec::new() }),
+            other => other,
+        }
     }
 }
 
@@ -506,6 +511,7 @@ mod tests {
         let links = "<li><a href=1>Vacuum</a></li>".repeat(6);
         let html = format!("<div>Site name</div><main><h1>A</h1><p>Text.</p><ul>{links}</ul></main><div>Imprint</div>");
         assert_eq!(texts(&html), [(Kind::Heading(1), "A".into()), (Kind::Paragraph, "Text.".into())]);
+        assert_eq!(texts(&format!("<ul>{links}</ul>")), []);
     }
 
     #[test]
@@ -514,7 +520,7 @@ mod tests {
         let began = std::time::Instant::now();
         assert_eq!(texts(&deep), [(Kind::Paragraph, "found".into())]);
         assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
-        assert!(read("<p></p><!-- only a comment").is_err());
+        assert_eq!(read("<p></p><!-- only a comment").unwrap_err().kind, ReadErrorKind::Empty);
         assert_eq!(texts("</p></div>a<unclosed").len(), 1);
     }
 }

@@ -170,9 +170,7 @@ fn the_manual_is_taken_in_whole_without_its_navigation() {
     let Some(manual) = manual() else { return };
     let place = Place { root: manual.clone(), ..Place::new() };
     let (outcome, events) = place.run();
-    let failed: Vec<&Event> = events.iter().filter(|e| matches!(e, Event::Failed { .. })).collect();
-    // Pages that only list other pages have no text of their own.
-    assert!(failed.iter().all(|e| matches!(e, Event::Failed { why, .. } if why.contains("no text"))) && failed.len() < 20, "{failed:?}");
+    assert!(outcome.failed == 0, "{:?}", events.iter().find(|e| matches!(e, Event::Failed { .. })));
     assert!(outcome.read > 1_150 && outcome.chunks > 4_000, "{outcome:?}");
     let stored = place.store.chunks().unwrap();
     for chunk in stored.iter().map(|s| &s.chunk) {
@@ -189,5 +187,5 @@ fn the_manual_is_taken_in_whole_without_its_navigation() {
     let text = fs::read_to_string(&work_mem.source.file).unwrap();
     assert!(text[work_mem.source.offset..].trim_start().starts_with("Sets the base maximum amount"));
     let (again, _) = place.run();
-    assert_eq!((again.read, again.unchanged + again.failed), (0, outcome.files));
+    assert_eq!((again.read, again.unchanged), (0, outcome.files));
 }

@@ -164,9 +164,9 @@ mod tests {
             确认之后终止它，然后清理受影响的表并观察一天。如果膨胀已经很严重，需要在业务低峰期重建表和索引，并提前准备好足够的磁盘空间，同时限制会话空闲的时间，避免再次发生。";
         let near = zh.replace("联系负责人", "通知负责人");
         let mut index = Near::default();
-        index.add(print(&zh), 1);
-        assert!(same(&zh, &near) && index.candidates(print(&near)) == [1]);
-        assert_eq!(from_bytes(&to_bytes(print(&zh))), print(&zh));
-        assert!(!same(&zh, "完全不同的内容，讲的是检查点与预写日志。"));
+        index.add(print(zh), 1);
+        assert!(same(zh, &near) && index.candidates(print(&near)) == [1]);
+        assert_eq!(from_bytes(&to_bytes(print(zh))), print(zh));
+        assert!(!same(zh, "完全不同的内容，讲的是检查点与预写日志。"));
     }
 }
