@@ -75,7 +75,7 @@ enum Command {
     Lab(lab::LabArgs),
     /// Search the documents: words, names, codes, meaning
     Search(search::SearchArgs),
-    /// What Galen knows: the graph of causes, signals, documents and remedies
+    /// What is known: documents, their sections, the graph of causes, signals, documents and remedies
     Knowledge(knowledge::KnowledgeArgs),
     /// Incidents of a running daemon
     Incidents(client::IncidentsArgs),
@@ -91,8 +91,6 @@ enum Command {
     Learn(learn::LearnArgs),
     /// Take documents in as knowledge, and follow their changes
     Ingest(knowledge::IngestArgs),
-    /// What is known from documents: list, tree
-    Knowledge(knowledge::KnowledgeArgs),
     /// Run, compare and report labelled suites; public benchmarks; speed
     Bench(bench::BenchArgs),
     /// Print a completion script
@@ -182,7 +180,6 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Model(args) => model::model(&global, args).await,
         Command::Learn(args) => learn::learn(&global, &args),
         Command::Ingest(args) => knowledge::take_in(&global, args).await,
-        Command::Knowledge(args) => knowledge::knowledge(&global, &args),
         Command::DocWorker(args) => knowledge::worker(&args),
         Command::Bench(args) => bench::bench(&global, args).await,
         Command::Completions(args) => {
