@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use galen_knowledge::catalog::Catalog;
 use galen_knowledge::cause::{Cause, Test, Verdict};
 use galen_knowledge::chunk::KnowledgeChunk;
-use galen_knowledge::graph::CauseGraph;
 use galen_knowledge::index::Index;
 use galen_tools::capture::Capture;
 use galen_tools::detect::{self, Abnormal, DetectOptions, Detection, Direction};
@@ -272,8 +271,7 @@ impl<'a> Case<'a> {
 
     /// Invites the experts that the abnormal signals concern; when they find nothing, those on call too.
     async fn search_tree(&mut self) {
-        let graph = CauseGraph::new(&self.library.catalog);
-        let (invited, on_call) = experts::choose(&self.detection.abnormal, &graph);
+        let (invited, on_call) = experts::choose(&self.detection.abnormal, &self.library.catalog);
         self.convene(invited).await;
         if self.leading().is_none_or(|(_, p)| p < 0.8) || self.capture.manifest.origin != "live" {
             self.convene(on_call).await;

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use galen_knowledge::graph::CauseGraph;
+use galen_knowledge::catalog::Catalog;
 use galen_tools::detect::Abnormal;
 
 const FILES: &[&str] = &[
@@ -56,12 +56,12 @@ pub struct Invited {
 
 /// Splits the experts into those invited at once and those on call, by how many abnormal signals belong to their
 /// cluster of the cause graph.
-pub fn choose(abnormal: &[Abnormal], graph: &CauseGraph<'_>) -> (Vec<Invited>, Vec<Invited>) {
+pub fn choose(abnormal: &[Abnormal], catalog: &Catalog) -> (Vec<Invited>, Vec<Invited>) {
     let mut ranked: Vec<(usize, Invited)> = Expert::all()
         .into_iter()
         .map(|expert| {
-            let signals = graph.cluster(&|domain| expert.owns(domain)).signals;
-            let concerns = |a: &&Abnormal| signals.contains(a.signal.as_str()) || signals.contains(bare(&a.signal));
+            let own = || catalog.clusters().iter().filter(|(domain, _)| expert.owns(domain)).map(|(_, signals)| signals);
+            let concerns = |a: &&Abnormal| own().any(|signals| signals.contains(&a.signal) || signals.contains(bare(&a.signal)));
             let hits: Vec<&str> = abnormal.iter().filter(concerns).map(|a| a.signal.as_str()).collect();
             let because = match hits.len() {
                 0 => "invited to complete the panel".to_owned(),
@@ -85,7 +85,6 @@ fn bare(signal: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use galen_knowledge::catalog::Catalog;
     use galen_tools::detect::Direction;
 
     #[test]
@@ -100,7 +99,6 @@ mod tests {
     #[test]
     fn lock_trouble_invites_the_lock_expert_and_a_quorum() {
         let catalog = Catalog::builtin().unwrap();
-        let graph = CauseGraph::new(&catalog);
         let abnormal = [Abnormal {
             signal: "deadlocks_per_s".into(),
             unit: "1/s".into(),
@@ -111,7 +109,7 @@ mod tests {
             score: 10.0,
             began: 0,
         }];
-        let (invited, on_call) = choose(&abnormal, &graph);
+        let (invited, on_call) = choose(&abnormal, &catalog);
         assert_eq!(invited[0].expert.id, "lock_expert");
         assert_eq!(invited.len(), QUORUM);
         assert_eq!(invited.len() + on_call.len(), FILES.len());

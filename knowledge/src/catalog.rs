@@ -1,11 +1,12 @@
 //! The catalog: all causes, shipped ones embedded and users' own read from a folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::cause::Cause;
 use crate::error::KnowledgeError;
+use crate::graph::CauseGraph;
 use crate::prepared::Prepared;
 
 include!(concat!(env!("OUT_DIR"), "/causes.rs"));
@@ -15,7 +16,11 @@ include!(concat!(env!("OUT_DIR"), "/causes.rs"));
 pub struct Catalog {
     causes: BTreeMap<String, Cause>,
     prepared: Arc<Prepared>,
+    clusters: Arc<OnceLock<Clusters>>,
 }
+
+/// Signals by domain.
+type Clusters = BTreeMap<String, BTreeSet<String>>;
 
 impl PartialEq for Catalog {
     fn eq(&self, other: &Self) -> bool {
@@ -56,6 +61,17 @@ impl Catalog {
     pub fn add(&mut self, cause: Cause) {
         Arc::make_mut(&mut self.prepared).add(&cause);
         self.causes.insert(cause.id.clone(), cause);
+        self.clusters = Arc::default();
+    }
+
+    /// The signals of each domain's cluster of the cause graph: those that move with its causes. Made when first asked for.
+    pub fn clusters(&self) -> &BTreeMap<String, BTreeSet<String>> {
+        self.clusters.get_or_init(|| {
+            let graph = CauseGraph::new(self);
+            let owned = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
+            let of = |domain: &str| (domain.to_owned(), owned(graph.cluster(&|d| d == domain).signals));
+            self.iter().map(|cause| cause.domain.as_str()).collect::<BTreeSet<_>>().into_iter().map(of).collect()
+        })
     }
 
     /// Its conditions and sentences, parsed.
