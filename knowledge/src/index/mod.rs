@@ -259,6 +259,8 @@ impl Index {
         // The writer first: it holds the folder's lock, so that what is read below is the latest state.
         let mut writer: IndexWriter = self.index.writer_with_num_threads(1, WRITER_BYTES).map_err(fail)?;
         writer.set_merge_policy(Box::new(NoMergePolicy));
+        // What a killed process left without a commit goes first: this one may have to write files of the same names.
+        writer.garbage_collect_files().wait().map_err(fail)?;
         let before = self.latest()?;
         let mut gone: HashSet<&str> = removed.iter().map(String::as_str).collect();
         let mut last: BTreeMap<&str, &KnowledgeChunk> = BTreeMap::new();
