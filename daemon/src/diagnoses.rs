@@ -35,6 +35,8 @@ const BEFORE_ALERT_MS: i64 = 300_000;
 const FIRST_LOOK_S: u64 = 1;
 /// An anomaly of this length, seconds, is enough for them: that there is one is known from the alert.
 const FIRST_PERSISTENCE_S: f64 = 2.0;
+/// Seconds that a target must have been watched beyond the detector's warm-up.
+const WARMER_S: u64 = 10;
 /// Seconds from the alert within which the report must be there, with the model's share or without it.
 const REPORT_S: f64 = 55.0;
 /// The model always has this long, seconds: an old incident would else never be put to it.
@@ -119,6 +121,7 @@ async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Re
     let alerts = insist(state, id, || state.with_store(move |s| s.alerts_of(id))).await?;
     first_look(state, worker, incident, &alerts).await;
     settle(state, incident, state.config.incident.settle_s).await;
+    warm_up(state, incident).await;
     let mut capture = freeze(state, incident, alerts);
     let file = &incident.capture_path;
     // Kept before anything else may go wrong; without it the report comes all the same.
@@ -247,6 +250,23 @@ async fn settle(state: &State, incident: &Incident, seconds: u64) {
     let wait = (until - now_ms()).clamp(0, 60_000);
     if reachable(state, incident) {
         tokio::time::sleep(Duration::from_millis(wait as u64)).await;
+    }
+}
+
+/// Waits, where the daemon has only just begun to watch, until enough was seen to say anything: an alert's own time often lies
+/// before the daemon's start. Of a target that has shown nothing yet, nothing is expected.
+async fn warm_up(state: &State, incident: &Incident) {
+    let Some(target) = state.targets.get(&incident.target) else { return };
+    let enough = DetectOptions::default().warm_up_s as u64 + WARMER_S;
+    let seen = || {
+        let history = lock(&target.history);
+        history.series.values().filter_map(|s| Some(s.times.last()? - s.times.first()?)).max()
+    };
+    for _ in 0..enough {
+        if seen().is_none_or(|ms| ms >= enough as i64 * 1000) || !reachable(state, incident) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
