@@ -73,7 +73,7 @@ pub struct Weights {
 impl Default for Weights {
     /// What served best on the questions that may be learnt from (`galen bench retrieval`).
     fn default() -> Self {
-        Self { words: 1.0, names: 0.5, meaning: 0.2 }
+        Self { words: 1.0, names: 0.5, meaning: 0.1 }
     }
 }
 
