@@ -31,6 +31,8 @@ pub fn quantise(from: &Path, to: &Path, kind: &str) -> Result<(), LlmError> {
         return Err(LlmError::Invalid(format!("no type {kind}; there are: {}", names.join(", "))));
     };
     super::gguf::check(from)?;
+    // Else it prints several lines a tensor.
+    llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default().with_logs_enabled(false));
     let draft = to.with_extension("part");
     let refuse = |why: String| LlmError::Unavailable(format!("{} cannot be written as {kind}: {why}", to.display()));
     let c_path = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| refuse(e.to_string()));

@@ -137,11 +137,11 @@ impl Scenario {
 
 fn find(name: &str) -> anyhow::Result<Fault> {
     let known = files::faults();
-    match known.iter().find(|(_, stem, _)| *stem == name) {
+    // As suites name them, with the schema before the name, or the name alone.
+    match known.iter().find(|(schema, stem, _)| *stem == name || name.split_once('/') == Some((schema, stem))) {
         Some((schema, stem, text)) => embedded(schema, stem, text),
         None => {
-            let names: Vec<&str> = known.iter().map(|(_, stem, _)| *stem).collect();
-            bail!("no fault `{}`: use the path of a .toml file or one of {}", name.escape_debug(), names.join(", "))
+            bail!("no fault `{}`: `galen lab list` names all; the path of a .toml file of your own works as well", name.escape_debug())
         }
     }
 }
