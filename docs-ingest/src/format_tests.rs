@@ -329,15 +329,15 @@ mod real_tools {
         assert!(has(item, "Ask who blocks it with pg_blocking_pids."), "{document:?}");
         assert!(has(|kind| *kind == Kind::Paragraph, "SQLSTATE 40P01 to its log."), "{document:?}");
         assert!(has(|_| true, "SELECT datname, temp_bytes FROM pg_stat_database;"), "{document:?}");
-        let row = document.blocks.iter().find(|b| b.text.starts_with("pg_locks")).unwrap();
-        assert!(row.text.contains("every lock, granted or not"), "{row:?}");
-        assert_eq!(row.kind == Kind::Row, rows);
+        let row = if rows { "pg_locks | every lock, granted or not" } else { "pg_locks every lock, granted or not" };
+        assert!(document.blocks.iter().any(|b| (!rows || b.kind == Kind::Row) && b.text.contains(row)), "{document:?}");
     }
 
     #[test]
     fn a_word_file_of_pandocs() {
         let document = sample("handbook.docx");
-        assert_eq!((headings(&document), document.title.as_deref()), (HEADINGS.to_vec(), Some("Handbook of the night shift")));
+        // The title stands at the head of the text, too.
+        assert_eq!((&headings(&document)[1..], document.title.as_deref()), (&HEADINGS[..], Some("Handbook of the night shift")));
         keeps_the_handbook(&document, true);
     }
 
@@ -361,7 +361,8 @@ mod real_tools {
     #[test]
     fn columns_of_a_pdf_are_read_one_after_the_other_and_a_table_in_rows() {
         let document = sample("columns.pdf");
-        assert_eq!(headings(&document), ["Two columns and a table", "Vacuum", "Checkpoints", "Settings"]);
+        let last = "Settings that are worth a look before anything else is changed";
+        assert_eq!(headings(&document), ["Two columns and a table", "Vacuum", "Checkpoints", last]);
         let text: Vec<&str> = document.blocks.iter().map(|b| b.text.as_str()).collect();
         let place = |part: &str| text.iter().position(|t| t.contains(part)).unwrap_or_else(|| panic!("{part} is not in {text:?}"));
         let order =
