@@ -48,7 +48,7 @@ bench-faults: build ## live results of every demo fault for each model, as a tab
 	scripts/bench-faults.sh $(GALEN)
 
 bench-retrieval: build ## how well and how fast documents are searched: make bench-retrieval DOCS="--documents manual.jsonl --synthetic 100000"
-	$(GALEN) bench retrieval --captures examples/captures --export bench-retrieval $(DOCS)
+	$(GALEN) bench retrieval --captures examples/captures --labels-from-names --export bench-retrieval $(DOCS)
 	@python3 -c 'import rank_bm25' 2>/dev/null && python3 scripts/bench-bm25.py bench-retrieval || echo "for comparison: pip install rank_bm25"
 
 servers: ## fetch PostgreSQL 13 to 18 for the lab: make servers VERSIONS="16 18"

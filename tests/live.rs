@@ -1,20 +1,30 @@
 //! The main job for real: a private server, a daemon, a fault, a report; and the model's process killed in the middle.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{galen, lines, repository};
+use crate::support::{galen, lines, repository, run, within};
 
 /// One demo at a time: two would disturb each other's load on a small machine.
 static STAGE: Mutex<()> = Mutex::new(());
 
 fn demo(arguments: &[&str]) -> (Value, String) {
+    demo_with(arguments, |_| ())
+}
+
+/// A demo in a temporary folder of its own, which `meanwhile` is given once it runs.
+fn demo_with(arguments: &[&str], meanwhile: impl FnOnce(&Path)) -> (Value, String) {
     let _stage = STAGE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let out = tempfile::tempdir().unwrap();
-    let output = galen().arg("demo").args(arguments).args(["--json", "--out", out.path().to_str().unwrap()]).output().unwrap();
+    let (out, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = galen();
+    command.env("TMPDIR", folder.path()).arg("demo").args(arguments).args(["--json", "--out", out.path().to_str().unwrap()]);
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    meanwhile(folder.path());
+    let output = running.wait_with_output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{log}");
     let mut reports = lines(&String::from_utf8_lossy(&output.stdout));
@@ -52,10 +62,26 @@ fn the_daemon_finds_a_lost_index_by_itself_with_the_model() {
 
 #[test]
 fn a_blocking_transaction_is_named_with_its_session() {
-    let (report, log) = demo(&["--fault", "blocking_transaction", "--no-model"]);
+    let (report, log) = demo_with(&["--fault", "blocking_transaction", "--no-model"], ingest_a_page);
     let cause = &report["root_causes"][0];
     assert_eq!(cause["cause"], "blocking_transaction", "{log}");
+    assert!(
+        report["knowledge"].to_string().contains("Ask the shop's night desk"),
+        "taken in while the daemon ran: {}",
+        report["knowledge"]
+    );
     assert!(cause["culprits"].as_array().unwrap().iter().any(|c| c["kind"] == "session"));
+}
+
+/// Waits until the demo's daemon is ready, and takes a document into its store from another process.
+fn ingest_a_page(folder: &Path) {
+    let ready = |dir: &Path| std::fs::read_to_string(dir.join("galen.log")).is_ok_and(|log| log.contains("ready"));
+    let daemon = || std::fs::read_dir(folder).unwrap().filter_map(Result::ok).map(|e| e.path()).find(|path| ready(path));
+    within(60, "a daemon of the demo's", || daemon().is_some());
+    let page = folder.join("desk.md");
+    std::fs::write(&page, "# Blocking transaction (blocking_transaction)\n\nAsk the shop's night desk before you end it.\n").unwrap();
+    let (code, _, error) = run(&["ingest", page.to_str().unwrap(), "--data-dir", daemon().unwrap().to_str().unwrap()]);
+    assert_eq!(code, 0, "{error}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn bare(signal: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use galen_tools::detect::Direction;
+    use crate::fixtures::rising;
 
     #[test]
     fn every_domain_of_the_catalog_has_an_expert() {
@@ -99,16 +99,7 @@ mod tests {
     #[test]
     fn lock_trouble_invites_the_lock_expert_and_a_quorum() {
         let catalog = Catalog::builtin().unwrap();
-        let abnormal = [Abnormal {
-            signal: "deadlocks_per_s".into(),
-            unit: "1/s".into(),
-            direction: Direction::Up,
-            baseline: Some(0.0),
-            observed: 1.0,
-            peak: 2.0,
-            score: 10.0,
-            began: 0,
-        }];
+        let abnormal = [rising("deadlocks_per_s")];
         let (invited, on_call) = choose(&abnormal, &catalog);
         assert_eq!(invited[0].expert.id, "lock_expert");
         assert_eq!(invited.len(), QUORUM);

@@ -7,6 +7,8 @@ pub mod driver;
 pub mod evaluation;
 pub mod evidence;
 pub mod experts;
+#[cfg(test)]
+mod fixtures;
 mod healthy;
 pub mod llm;
 mod narrate;

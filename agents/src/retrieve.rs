@@ -139,23 +139,13 @@ fn add(chunk: &KnowledgeChunk, cited: &mut Vec<Knowledge>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::rising;
     use galen_knowledge::catalog::Catalog;
     use galen_knowledge::chunk::Source;
-    use galen_tools::detect::Direction;
     use galen_tools::model::{Event, SessionSample};
 
     fn detection(signal: &str) -> Detection {
-        let abnormal = Abnormal {
-            signal: signal.into(),
-            unit: "1/s".into(),
-            direction: Direction::Up,
-            baseline: Some(0.0),
-            observed: 1.0,
-            peak: 2.0,
-            score: 10.0,
-            began: 0,
-        };
-        Detection { abnormal: vec![abnormal], ..Detection::default() }
+        Detection { abnormal: vec![rising(signal)], ..Detection::default() }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 
-use galen_agents::driver::{Diagnosis, Library, Options, Progress, diagnose};
+use galen_agents::driver::{Diagnosis, Options, Progress, diagnose};
 use galen_agents::llm::{Provider, Within};
 use galen_agents::report::{Status, html, markdown};
 use galen_tools::capture::{Capture, Missing, TARGET};
@@ -23,6 +23,7 @@ use galen_tools::store::{self, Incident, NewDiagnosis, Store, StoreError, StoreE
 use crate::config::Config;
 use crate::engine;
 use crate::failure::Failure;
+use crate::living::Living;
 use crate::recording::Recording;
 use crate::state::{Counters, State, lock};
 use crate::target::{now_ms, pg_config};
@@ -52,7 +53,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What diagnoses share.
 pub struct Worker {
-    library: Arc<Library>,
+    library: Arc<Living>,
     /// Started once; its failure is remembered as a sentence.
     provider: OnceCell<Result<Arc<dyn Provider>, String>>,
     /// The one permit for the diagnosis proper: model and processor. Handed out in the order of asking.
@@ -161,7 +162,8 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
         Some(Err(why)) => (None, Some(why.clone())),
         None => (None, None),
     };
-    let mut diagnosis = diagnose(capture, &worker.library, &recording, provider, &Options::default(), &progress).await;
+    let library = worker.library.current().await;
+    let mut diagnosis = diagnose(capture, &library, &recording, provider, &Options::default(), &progress).await;
     if diagnosis.report.model_note.is_none() {
         diagnosis.report.model_note = trouble.map(|why| format!("{why}; diagnosed without a model"));
     }
@@ -223,11 +225,12 @@ async fn first_look(state: &State, worker: &Worker, incident: &Incident, alerts:
     let options = Options { detect, ..Options::default() };
     let last = state.config.incident.settle_s.saturating_sub(1);
     let passed = u64::try_from((now_ms() - incident.opened_at) / 1000).unwrap_or(0);
+    let library = worker.library.current().await;
     // Of an old incident everything is there: one look.
     for seconds in passed.clamp(FIRST_LOOK_S, last.max(FIRST_LOOK_S))..=last {
         settle(state, incident, seconds).await;
         let capture = freeze(state, incident, alerts.to_vec());
-        let report = diagnose(&capture, &worker.library, &Recorded(&capture), None, &options, &|_| {}).await.report;
+        let report = diagnose(&capture, &library, &Recorded(&capture), None, &options, &|_| {}).await.report;
         if report.status == Status::Diagnosed
             && let Some(first) = report.root_causes.into_iter().next()
         {
@@ -396,7 +399,7 @@ async fn save(state: &State, id: i64, diagnosis: Diagnosis) -> Result<PathBuf, F
 
 impl Worker {
     /// Nothing is loaded yet.
-    pub fn new(library: Arc<Library>) -> Self {
+    pub fn new(library: Arc<Living>) -> Self {
         Self { library, provider: OnceCell::new(), permit: Semaphore::new(1), waiting: AtomicU32::new(0) }
     }
 

@@ -29,8 +29,7 @@ pub const SIGNATURES_FILE: &str = "signatures.toml";
 pub fn library(data_dir: &Path) -> Result<Library, Failure> {
     let catalog = builtin()?;
     let signals = SignalTable::builtin();
-    let mut chunks = shipped()?;
-    chunks.extend(taken_in(data_dir)?);
+    let chunks = citable(data_dir)?;
     let mut skill = Skills::builtin().map_err(|e| Failure::fault(e.to_string()))?;
     let measured = data_dir.join(SKILL_FILE);
     if measured.exists() {
@@ -84,12 +83,17 @@ pub fn searchable(data_dir: &Path) -> Result<Library, Failure> {
     Ok(library)
 }
 
-/// What documents taken in with `galen ingest` say of causes: those that speak of the fewest first, then in the order of
-/// their paths, so that the same store gives the same report.
-fn taken_in(data_dir: &Path) -> Result<Vec<KnowledgeChunk>, Failure> {
-    let Some(store) = Store::open_existing(data_dir)? else { return Ok(Vec::new()) };
-    let mut chunks: Vec<KnowledgeChunk> = store.linked()?.into_iter().map(|stored| stored.chunk).collect();
-    chunks.sort_by_key(|chunk| chunk.causes.len());
+/// What a diagnosis may cite: the shipped runbooks, then what documents taken in with `galen ingest` say of causes, those
+/// that speak of the fewest first, then in the order of their paths, so that the same store gives the same report.
+///
+/// # Errors
+/// As [`library`].
+pub fn citable(data_dir: &Path) -> Result<Vec<KnowledgeChunk>, Failure> {
+    let mut chunks = shipped()?;
+    let Some(store) = Store::open_existing(data_dir)? else { return Ok(chunks) };
+    let mut taken_in: Vec<KnowledgeChunk> = store.linked()?.into_iter().map(|stored| stored.chunk).collect();
+    taken_in.sort_by_key(|chunk| chunk.causes.len());
+    chunks.extend(taken_in);
     Ok(chunks)
 }
 

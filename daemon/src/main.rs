@@ -9,6 +9,7 @@ mod engine;
 mod failure;
 mod http;
 mod lab;
+mod living;
 mod output;
 mod private;
 mod proposer;

@@ -10,9 +10,10 @@ use galen_tools::store::Store;
 use crate::config::Config;
 use crate::diagnoses::{Worker, diagnoses};
 use crate::failure::Failure;
+use crate::living::Living;
 use crate::state::State;
 use crate::target::watch;
-use crate::{engine, http, private, rpc};
+use crate::{http, private, rpc};
 
 /// Runs until `shutdown`. `ready` is called with the address of the HTTP door once everything listens.
 ///
@@ -33,7 +34,7 @@ pub async fn run(
     private::tighten(&data_dir);
     let recovered = store.recover_interrupted()?;
     let state = Arc::new(State::new(config, store));
-    let library = Arc::new(engine::library(&state.config.data_dir)?);
+    let library = Arc::new(Living::open(&state.config.data_dir)?);
     let mut tasks = JoinSet::new();
     let mut address = None;
     if state.config.http.enabled {

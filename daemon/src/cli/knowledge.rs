@@ -22,6 +22,7 @@ use galen_knowledge::chunk::KnowledgeChunk;
 use super::{Global, graph};
 use crate::failure::Failure;
 use crate::proposer::Proposer;
+use crate::shelf::{Shelf, embedder};
 use crate::signals::Signals;
 use crate::{engine, output};
 
@@ -154,7 +155,13 @@ impl Work {
     fn round(&self, store: &Store, stop: &AtomicBool, first: bool) -> Result<Outcome, Failure> {
         let board = Board::new(self.json, first);
         let outcome = ingest(store, self.extractor.as_ref(), &self.options, stop, &mut |event| board.show(event))?;
-        board.finish(&outcome);
+        let read = board.began.elapsed();
+        // So that no search has to wait for it. What is read is kept, whatever becomes of the index.
+        let indexed = engine::builtin().and_then(|catalog| Shelf::open(&catalog, &self.data_dir, embedder().ok()));
+        if let Err(why) = indexed {
+            output::tell(&format!("galen: the index is not up to date: {why}; the next search tries again"));
+        }
+        board.finish(&outcome, read);
         Ok(outcome)
     }
 }
@@ -213,9 +220,11 @@ impl Board {
         self.bar.set_message(format!("{} of {} files", files.0, files.1));
     }
 
-    fn finish(&self, outcome: &Outcome) {
+    /// Sums up: what was read in which time, and the rest until now, in which it was indexed.
+    fn finish(&self, outcome: &Outcome, read_in: Duration) {
         self.bar.finish_and_clear();
-        let seconds = self.began.elapsed().as_secs_f64();
+        let seconds = read_in.as_secs_f64();
+        let index_s = self.began.elapsed().saturating_sub(read_in).as_secs_f64();
         let Outcome { files, read, unchanged, removed, failed, others, chunks, merged, bytes, revision, stopped } = *outcome;
         if !self.first && read + removed + failed == 0 {
             return;
@@ -224,11 +233,12 @@ impl Board {
         output::line(&match self.json {
             true => json!({"files": files, "read": read, "unchanged": unchanged, "removed": removed, "failed": failed, "others": others,
                 "chunks": chunks, "merged": merged, "bytes": bytes, "seconds": (seconds * 1e3).round() / 1e3,
-                "mb_per_s": (rate * 100.0).round() / 100.0, "revision": revision, "stopped": stopped})
+                "mb_per_s": (rate * 100.0).round() / 100.0, "index_s": (index_s * 1e3).round() / 1e3, "revision": revision,
+                "stopped": stopped})
             .to_string(),
             false => format!(
                 "{read} read ({} in {seconds:.2} s, {rate:.1} MB/s), {unchanged} unchanged, {removed} removed, {failed} failed; \
-                 {chunks} new chunks, {merged} of them merged into others",
+                 {chunks} new chunks, {merged} of them merged into others; indexed in {index_s:.2} s",
                 HumanBytes(bytes)
             ),
         });

@@ -31,19 +31,18 @@ pub struct SearchArgs {
 /// Searches and prints.
 pub fn search(global: &Global, args: &SearchArgs) -> Result<(), Failure> {
     let data_dir = global.load()?.data_dir;
-    let library = engine::searchable(&data_dir)?;
-    let embedder = embedder().inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
-    let shelf = Shelf::open(&library, &data_dir, embedder)?;
     let query = Query::of(&args.words.join(" "));
     if query.terms().is_empty() {
         return Err(Failure::usage(format!("`{}` holds nothing to search for; say a word or a name", args.words.join(" "))));
     }
+    let embedder = embedder().inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
+    let shelf = Shelf::open(&engine::builtin()?, &data_dir, embedder)?;
     let hits = shelf.index.search(&query, usize::from(args.limit));
     if hits.is_empty() && !global.json {
         output::tell("galen: nothing found");
     }
     for (at, hit) in hits.iter().enumerate() {
-        let Some(chunk) = shelf.chunk(hit) else { continue };
+        let Some(chunk) = shelf.chunk(hit)? else { continue };
         let passage = shelf.index.passage(&query, &chunk.content);
         if global.json {
             let line = json!({

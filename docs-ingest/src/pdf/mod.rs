@@ -1,9 +1,11 @@
 //! PDF: text in reading order, headings by the size of their letters, headers and footers of pages left out.
 //!
-//! `content.rs` runs a page's drawing operations and gives pieces of text with place and size, `lines.rs` makes blocks
+//! `content.rs` runs a page's drawing operations and gives pieces of text with place and size, `columns.rs` puts those of
+//! columns in order, `lines.rs` makes blocks
 //! of them. Everything that can inflate is bounded; a caller that wants the memory bounded whatever the file does reads
 //! it in a process of its own ([`crate::read::Reading::pdf_worker`]).
 
+mod columns;
 mod content;
 mod font;
 mod lines;
@@ -36,7 +38,7 @@ pub fn read(path: &Path) -> Result<Document, ReadError> {
             return Err(ReadError::new(ReadErrorKind::TooLarge, format!("more than {MOST_PAGES} pages")));
         }
         let pieces = content::pieces(&pdf, page).map_err(broken)?;
-        pages.add(u32::try_from(number + 1).unwrap_or(u32::MAX), pieces);
+        pages.add(u32::try_from(number + 1).unwrap_or(u32::MAX), columns::in_reading_order(pieces));
         if pages.bytes() > crate::document::MOST_TEXT {
             break;
         }

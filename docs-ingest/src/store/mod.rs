@@ -1,9 +1,11 @@
 //! The store of what documents taught: `knowledge.db` in the data folder, one SQLite file in WAL mode.
 //!
 //! Documents change in transactions, whole ones only: whatever ends the process, what was committed stays. Every commit
-//! has a number, the revision; an index follows by asking what changed since the one it has ([`Store::changes_since`]).
+//! has a number, the revision; whoever follows asks what changed since the one it has ([`Store::changes_since`], or
+//! [`Store::follow`] where that may be much).
 
 mod error;
+mod follow;
 mod near;
 mod write;
 
@@ -14,15 +16,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use galen_knowledge::chunk::{KnowledgeChunk, Source};
-use rusqlite::{Connection, Row, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior};
 
 pub use error::{StoreError, StoreErrorKind};
+pub use follow::Step;
 pub use write::{Applied, Change, Fresh};
 
 /// Name of the file.
 pub const FILE: &str = "knowledge.db";
 /// Schema changes in order; `user_version` counts those applied. Never edit one that was released: add another.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema-2.sql")];
 /// How long a statement waits for another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -113,26 +116,39 @@ impl Store {
         Ok(self.connection().query_row("SELECT revision FROM about", [], |row| row.get(0))?)
     }
 
+    /// What tells this store from every other one, also from one that replaces it: revisions count within it alone.
+    pub fn identity(&self) -> Result<String, StoreError> {
+        Ok(self.connection().query_row("SELECT identity FROM about", [], |row| row.get(0))?)
+    }
+
+    /// Number of chunks that are shown.
+    pub fn shown(&self) -> Result<usize, StoreError> {
+        let count: i64 = self.connection().query_row("SELECT count(*) FROM chunk WHERE same_as IS NULL", [], |row| row.get(0))?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// A chunk by id.
+    pub fn chunk(&self, id: &str) -> Result<Option<KnowledgeChunk>, StoreError> {
+        let connection = self.connection();
+        let mut query = connection.prepare_cached("SELECT body FROM chunk WHERE id = ?1")?;
+        let body: Option<String> = query.query_row([id], |row| row.get(0)).optional()?;
+        Ok(body.map(|body| serde_json::from_str(&body)).transpose()?)
+    }
+
     /// All documents by path.
     pub fn documents(&self) -> Result<Vec<Document>, StoreError> {
         let connection = self.connection();
         let mut query = connection.prepare_cached(
-            "SELECT path, title, size, mtime, hash, extractor, error, count(c.row) FROM document d LEFT JOIN chunk c ON c.document = d.id
+            "SELECT path, title, size, mtime, hash, extractor, error, count(c.row) AS chunks FROM document d LEFT JOIN chunk c ON c.document = d.id
              GROUP BY d.id ORDER BY path",
         )?;
-        let rows = query.query_map([], |row| {
-            Ok(Document {
-                path: row.get(0)?,
-                title: row.get(1)?,
-                size: row.get(2)?,
-                mtime: row.get(3)?,
-                hash: row.get(4)?,
-                extractor: row.get(5)?,
-                error: row.get(6)?,
-                chunks: usize::try_from(row.get::<_, i64>(7)?).unwrap_or(0),
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let about = |row: &Row<'_>| -> Result<Document, rusqlite::Error> {
+            let [path, title] = [row.get("path")?, row.get("title")?];
+            let [size, mtime, chunks] = [row.get("size")?, row.get("mtime")?, row.get("chunks")?];
+            let (hash, extractor, error) = (row.get("hash")?, row.get("extractor")?, row.get("error")?);
+            Ok(Document { path, title, size, mtime, hash, extractor, error, chunks: usize::try_from(chunks).unwrap_or(0) })
+        };
+        Ok(query.query_map([], about)?.collect::<Result<_, _>>()?)
     }
 
     /// All chunks that are shown, by path and place.

@@ -52,6 +52,36 @@ fn an_index_follows_by_revisions() {
 }
 
 #[test]
+fn whoever_is_far_behind_follows_a_page_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let many: Vec<KnowledgeChunk> = (0..5).map(|n| chunk(&format!("c{n}"), "a", &format!("text number {n}"))).collect();
+    let one = store.apply(&[read("a", &many)]).unwrap();
+    let told = |since: i64, known: &[&str]| {
+        let known: Vec<String> = known.iter().map(|id| (*id).to_owned()).collect();
+        let mut steps = Vec::new();
+        store
+            .follow::<StoreError>(since, &known, 2, &mut |step| {
+                steps.push(match step {
+                    Step::Shown(chunks) => chunks.iter().map(|c| c.id.clone()).collect::<Vec<_>>().join(" "),
+                    Step::Gone(gone, revision) => format!("-{} @{revision}", gone.join(" ")),
+                });
+                Ok(())
+            })
+            .unwrap();
+        steps
+    };
+    assert_eq!(told(0, &[]), ["c0 c1", "c2 c3", "c4", &format!("- @{}", one.revision)]);
+    assert!(told(one.revision, &[]).is_empty());
+    let two = store.apply(&[read("a", &many[1..])]).unwrap();
+    assert_eq!(told(one.revision, &["c0", "c1"]), [format!("-c0 @{}", two.revision)]);
+    // From a revision that this store never had, what is not in it is gone.
+    assert_eq!(told(99, &["c0", "c1", "x"]).last(), Some(&format!("-c0 x @{}", two.revision)));
+    let other = tempfile::tempdir().unwrap();
+    assert_ne!(Store::open(other.path()).unwrap().identity().unwrap(), store.identity().unwrap());
+}
+
+#[test]
 fn copies_are_merged_with_their_sources_and_come_forward_when_the_first_goes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();

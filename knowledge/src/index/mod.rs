@@ -6,41 +6,39 @@
 
 pub mod analysis;
 pub mod distil;
+mod document;
 pub mod error;
 pub mod minilm;
 pub mod passage;
 mod query;
 pub mod questions;
 mod rows;
+mod snapshot;
+mod update;
 mod vectors;
 pub mod wordpiece;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tantivy::collector::TopDocs;
-use tantivy::columnar::Column;
-use tantivy::directory::{Directory, INDEX_WRITER_LOCK, MmapDirectory, RamDirectory};
-use tantivy::indexer::NoMergePolicy;
+use tantivy::directory::{MmapDirectory, RamDirectory};
 use tantivy::query::{BooleanQuery, TermQuery};
-use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
-use tantivy::tokenizer::{PreTokenizedString, Token as TantivyToken};
-use tantivy::{IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyDocument, TantivyError, Term};
+use tantivy::schema::{Field, IndexRecordOption};
+use tantivy::{IndexReader, Searcher, TantivyDocument, TantivyError, Term};
 
 use crate::catalog::Catalog;
 use crate::chunk::KnowledgeChunk;
 use distil::TokenVectors;
+use document::{Fields, Symptoms, document, meaning_of, schema, symptoms};
 pub use error::{IndexError, Kind};
 use passage::{Passage, passage};
 pub use query::Query;
 use rows::Rows;
+use snapshot::{Snapshot, clear, reader, snapshot, translate};
 
-/// Changes when what is written changes: an index of another format is built anew.
-const FORMAT: u32 = 1;
-/// How often a title counts against the text below it.
-const TITLE: usize = 2;
 /// Hits taken from each way of searching before they are fused.
 const DEPTH: usize = 50;
 /// How flat the ranks of one way are: at 60, as is usual, the way that is best here (words) lost too many first places.
@@ -49,15 +47,8 @@ const RANK_OFFSET: f32 = 10.0;
 const MANY_DOCUMENTS: u64 = 20_000;
 const RAREST: usize = 3;
 const MOST_TERMS: usize = 12;
-/// Memory for indexing before a segment is written, bytes (tantivy wants 15 MB or more).
-const WRITER_BYTES: usize = 40_000_000;
+/// Memory for an index in memory, bytes: the least that tantivy takes.
 const LEAST_BYTES: usize = 15_000_000;
-/// Segments above which the smallest are merged into one, all but so many large ones.
-const MOST_SEGMENTS: usize = 6;
-const LARGE_SEGMENTS: usize = 2;
-/// How often and after which pause a state is read again that changed while it was read.
-const ATTEMPTS: usize = 8;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(40);
 
 /// Ways of searching that are fused.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -102,42 +93,12 @@ pub struct Hit {
     pub ranks: Ranks,
 }
 
-/// What a commit says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Payload {
-    format: u32,
-    revision: u64,
-    rows: String,
-}
-
-/// What a search sees: never changed, only replaced.
-struct Snapshot {
-    revision: u64,
-    searcher: Searcher,
-    rows: Rows,
-    /// Number of the row of each document, by segment.
-    numbers: Vec<Column<u64>>,
-}
-
-impl Snapshot {
-    fn new(revision: u64, searcher: Searcher, rows: Rows) -> Result<Self, TantivyError> {
-        let numbers = searcher.segment_readers().iter().map(|s| s.fast_fields().u64("number")).collect::<Result<_, _>>()?;
-        Ok(Self { revision, searcher, rows, numbers })
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Fields {
-    id: Field,
-    number: Field,
-    body: Field,
-    names: Field,
-}
-
 /// An index of chunks, in a folder or in memory.
 pub struct Index {
     /// The folder; none for an index in memory.
     dir: Option<PathBuf>,
+    /// What it is built over.
+    base: String,
     index: tantivy::Index,
     fields: Fields,
     reader: IndexReader,
@@ -145,7 +106,7 @@ pub struct Index {
     updating: Mutex<()>,
     embedder: Option<Arc<TokenVectors>>,
     /// Signals that move with a cause: a chunk about the cause is found by them.
-    symptoms: HashMap<String, Vec<String>>,
+    symptoms: Symptoms,
 }
 
 impl std::fmt::Debug for Index {
@@ -175,6 +136,7 @@ impl Index {
         let snapshot = Snapshot::new(0, reader.searcher(), rows).map_err(fail)?;
         Ok(Self {
             dir: None,
+            base: String::new(),
             index,
             fields,
             reader,
@@ -185,12 +147,13 @@ impl Index {
         })
     }
 
-    /// Opens the index in a folder, or makes an empty one. An index that is damaged, or was written by another version
-    /// or with other embeddings, becomes an empty one at revision 0, to be filled again from the store of chunks.
+    /// Opens the index in a folder, or makes an empty one. An index that is damaged, or was written by another version,
+    /// over another `base` (whatever names the store that it follows) or with other embeddings, becomes an empty one at
+    /// revision 0, to be filled again from the store of chunks.
     ///
     /// # Errors
     /// The folder cannot be read or written.
-    pub fn open(dir: &Path, catalog: &Catalog, embedder: Option<Arc<TokenVectors>>) -> Result<Self, IndexError> {
+    pub fn open(dir: &Path, catalog: &Catalog, embedder: Option<Arc<TokenVectors>>, base: &str) -> Result<Self, IndexError> {
         std::fs::create_dir_all(dir).map_err(|e| IndexError::new(Kind::Io, dir, &e))?;
         let dims = embedder.as_ref().map_or(0, |e| e.dims());
         let attempt = |dir: &Path| -> Result<Self, IndexError> {
@@ -199,11 +162,12 @@ impl Index {
             let directory = MmapDirectory::open(dir).map_err(|e| IndexError::new(Kind::Io, dir, &e))?;
             let index = tantivy::Index::open_or_create(directory, schema).map_err(fail)?;
             let reader = reader(&index).map_err(fail)?;
-            let snapshot = snapshot(dir, &index, &reader, dims)?;
+            let snapshot = snapshot(dir, &index, &reader, (dims, base))?;
             let symptoms = symptoms(catalog);
             let snapshot = RwLock::new(Arc::new(snapshot));
             Ok(Self {
                 dir: Some(dir.to_owned()),
+                base: base.to_owned(),
                 index,
                 fields,
                 reader,
@@ -245,72 +209,6 @@ impl Index {
     /// Ids of all chunks.
     pub fn ids(&self) -> Vec<String> {
         self.seen().rows.ids().map(str::to_owned).collect()
-    }
-
-    /// Follows the store to a revision: chunks that are gone by id, and chunks that are new or changed. Searches go on
-    /// over the former state until this returns; when it fails, or the process dies, the former state stays.
-    ///
-    /// # Errors
-    /// Busy when another process updates the same folder; otherwise what the disk says.
-    pub fn update(&self, revision: u64, removed: &[String], added: &[KnowledgeChunk]) -> Result<(), IndexError> {
-        let dir = self.dir.as_deref().unwrap_or(Path::new("index in memory"));
-        let fail = |e: TantivyError| translate(dir, &e);
-        let _one_at_a_time = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
-        // The writer first: it holds the folder's lock, so that what is read below is the latest state.
-        let mut writer: IndexWriter = self.index.writer_with_num_threads(1, WRITER_BYTES).map_err(fail)?;
-        writer.set_merge_policy(Box::new(NoMergePolicy));
-        // What a killed process left without a commit goes first: this one may have to write files of the same names.
-        writer.garbage_collect_files().wait().map_err(fail)?;
-        let before = self.latest()?;
-        let mut gone: HashSet<&str> = removed.iter().map(String::as_str).collect();
-        let mut last: BTreeMap<&str, &KnowledgeChunk> = BTreeMap::new();
-        for chunk in added {
-            gone.insert(&chunk.id);
-            last.insert(&chunk.id, chunk);
-        }
-        let mut rows = before.rows.without(&gone);
-        for id in &gone {
-            writer.delete_term(Term::from_field_text(self.fields.id, id));
-        }
-        for chunk in added.iter().filter(|c| last.get(c.id.as_str()).is_some_and(|l| std::ptr::eq(*l, *c))) {
-            let vector = self.embedder.as_ref().and_then(|e| e.embed(&meaning_of(chunk)));
-            let number = rows.push(&chunk.id, vector);
-            writer.add_document(document(self.fields, chunk, number, &self.symptoms)).map_err(fail)?;
-        }
-        let mut commit = writer.prepare_commit().map_err(fail)?;
-        let name = format!("rows-{}-{}", commit.opstamp(), std::process::id());
-        if let Some(dir) = &self.dir {
-            rows.save(&dir.join(&name))?;
-        }
-        let payload = Payload { format: FORMAT, revision, rows: name.clone() };
-        commit.set_payload(&serde_json::to_string(&payload).unwrap_or_default());
-        commit.commit().map_err(fail)?;
-        self.tidy(&mut writer).map_err(fail)?;
-        writer.wait_merging_threads().map_err(fail)?;
-        self.reader.reload().map_err(fail)?;
-        let after = Snapshot::new(revision, self.reader.searcher(), rows).map_err(fail)?;
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
-        if let Some(dir) = &self.dir {
-            remove_rows_but(dir, &name);
-        }
-        Ok(())
-    }
-
-    /// Makes the index hold exactly these chunks: what the folder has more is removed, what it lacks is added.
-    /// Chunks are told apart by their ids, which change with their contents. Returns how many were removed and added.
-    ///
-    /// # Errors
-    /// As [`Self::update`].
-    pub fn sync(&self, revision: u64, chunks: &[KnowledgeChunk]) -> Result<(usize, usize), IndexError> {
-        let seen = self.seen();
-        let wanted: HashSet<&str> = chunks.iter().map(|c| c.id.as_str()).collect();
-        let known: HashSet<&str> = seen.rows.ids().collect();
-        let removed: Vec<String> = known.difference(&wanted).map(|id| (*id).to_owned()).collect();
-        let added: Vec<KnowledgeChunk> = chunks.iter().filter(|c| !known.contains(c.id.as_str())).cloned().collect();
-        if revision != seen.revision || !removed.is_empty() || !added.is_empty() {
-            self.update(revision, &removed, &added)?;
-        }
-        Ok((removed.len(), added.len()))
     }
 
     /// The best chunks for a query by all ways of searching, the best first.
@@ -363,24 +261,6 @@ impl Index {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The state on disk, which another process may have changed.
-    fn latest(&self) -> Result<Arc<Snapshot>, IndexError> {
-        let Some(dir) = &self.dir else { return Ok(self.seen()) };
-        let dims = self.embedder.as_ref().map_or(0, |e| e.dims());
-        Ok(Arc::new(snapshot(dir, &self.index, &self.reader, dims)?))
-    }
-
-    /// Takes over what another process has committed since. Returns true when there was something new.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn reload(&self) -> Result<bool, IndexError> {
-        let latest = self.latest()?;
-        let changed = latest.revision != self.revision() || latest.rows.len() != self.len();
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = latest;
-        Ok(changed)
-    }
-
     /// Rows of the best documents that hold any of the terms.
     fn by_terms(&self, seen: &Snapshot, field: Field, terms: &[String], limit: usize) -> Vec<usize> {
         let term = |t: &String| -> Box<dyn tantivy::query::Query> {
@@ -392,23 +272,10 @@ impl Index {
         let telling = telling(&seen.searcher, field, terms);
         let query = BooleanQuery::union(telling.into_iter().map(term).collect());
         let Ok(found) = seen.searcher.search(&query, &TopDocs::with_limit(limit).order_by_score()) else { return Vec::new() };
-        let row = |address: tantivy::DocAddress| seen.rows.row_of(seen.numbers.get(address.segment_ord as usize)?.first(address.doc_id)?);
-        let mut rows: Vec<(f32, usize)> = found.into_iter().filter_map(|(score, at)| Some((score, row(at)?))).collect();
+        let mut rows: Vec<(f32, usize)> = found.into_iter().filter_map(|(score, at)| Some((score, seen.row_at(at)?))).collect();
         // Equal scores in order of row, not of segment.
         rows.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         rows.into_iter().map(|(_, row)| row).collect()
-    }
-
-    /// Merges the smallest segments when there are many: a search visits each.
-    fn tidy(&self, writer: &mut IndexWriter) -> Result<(), TantivyError> {
-        let mut segments = self.index.searchable_segment_metas()?;
-        if segments.len() > MOST_SEGMENTS {
-            segments.sort_by_key(tantivy::SegmentMeta::num_docs);
-            segments.truncate(segments.len() - LARGE_SEGMENTS);
-            let ids: Vec<_> = segments.iter().map(tantivy::SegmentMeta::id).collect();
-            writer.merge(&ids).wait()?;
-        }
-        writer.garbage_collect_files().wait().map(|_| ())
     }
 }
 
@@ -424,153 +291,6 @@ fn telling<'t>(searcher: &Searcher, field: Field, terms: &'t [String]) -> Vec<&'
     counted.sort();
     let kept = counted.iter().enumerate().filter(|(at, (held, _))| *at < RAREST || held * 10 <= total);
     kept.map(|(_, (_, t))| *t).take(MOST_TERMS).collect()
-}
-
-fn schema() -> (Schema, Fields) {
-    let mut builder = Schema::builder();
-    let counted = TextFieldIndexing::default().set_tokenizer("raw").set_index_option(IndexRecordOption::WithFreqs);
-    let exact = TextFieldIndexing::default().set_tokenizer("raw").set_index_option(IndexRecordOption::Basic).set_fieldnorms(false);
-    let fields = Fields {
-        id: builder.add_text_field("id", TextOptions::default().set_indexing_options(exact)),
-        number: builder.add_u64_field("number", FAST),
-        body: builder.add_text_field("body", TextOptions::default().set_indexing_options(counted.clone())),
-        names: builder.add_text_field("names", TextOptions::default().set_indexing_options(counted)),
-    };
-    (builder.build(), fields)
-}
-
-fn reader(index: &tantivy::Index) -> Result<IndexReader, TantivyError> {
-    index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()
-}
-
-/// The state of the last commit. Another process may commit in between: then it is read again.
-fn snapshot(dir: &Path, index: &tantivy::Index, reader: &IndexReader, dims: usize) -> Result<Snapshot, IndexError> {
-    let mut outcome = read_snapshot(dir, index, reader, dims);
-    for _ in 0..ATTEMPTS {
-        if outcome.as_ref().is_ok() || outcome.as_ref().is_err_and(|e| e.kind != Kind::Damaged) {
-            break;
-        }
-        std::thread::sleep(PAUSE);
-        outcome = read_snapshot(dir, index, reader, dims);
-    }
-    outcome
-}
-
-/// As [`snapshot`], once; damaged when the rows do not belong to the commit, or it has another format.
-fn read_snapshot(dir: &Path, index: &tantivy::Index, reader: &IndexReader, dims: usize) -> Result<Snapshot, IndexError> {
-    let fail = |e: TantivyError| translate(dir, &e);
-    let meta = index.load_metas().map_err(fail)?;
-    reader.reload().map_err(fail)?;
-    let searcher = reader.searcher();
-    let Some(text) = meta.payload else {
-        if searcher.num_docs() > 0 {
-            return Err(IndexError::new(Kind::Damaged, dir, &"its commit says nothing of itself"));
-        }
-        return Snapshot::new(0, searcher, Rows::new(dims)).map_err(fail);
-    };
-    let payload: Payload = serde_json::from_str(&text).map_err(|e| IndexError::new(Kind::Damaged, dir, &e))?;
-    let plain = payload.rows.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    if payload.format != FORMAT || !plain {
-        return Err(IndexError::new(Kind::Damaged, dir, &format!("it has format {}, not {FORMAT}", payload.format)));
-    }
-    let path = dir.join(&payload.rows);
-    let rows = Rows::load(&path).map_err(|e| IndexError { kind: Kind::Damaged, ..e })?;
-    // Whoever has no embeddings may use an index that has some, not the other way round.
-    let fits = dims == 0 || rows.vectors().dims() == dims;
-    if rows.len() as u64 != searcher.num_docs() || !fits {
-        return Err(IndexError::new(Kind::Damaged, &path, &"it does not belong to the index"));
-    }
-    let snapshot = Snapshot::new(payload.revision, searcher, rows).map_err(fail)?;
-    // Two commits with as many documents each: the numbers must be known, too.
-    let known = snapshot.numbers.iter().zip(snapshot.searcher.segment_readers()).all(|(column, segment)| {
-        segment.doc_ids_alive().all(|doc| column.first(doc).is_some_and(|number| snapshot.rows.row_of(number).is_some()))
-    });
-    if !known {
-        return Err(IndexError::new(Kind::Damaged, &path, &"it belongs to another commit"));
-    }
-    Ok(snapshot)
-}
-
-/// Removes all files of an index, so that it is built anew; not while another process writes to it.
-fn clear(dir: &Path) -> Result<(), IndexError> {
-    let fail = |e: std::io::Error| IndexError::new(Kind::Io, dir, &e);
-    let directory = MmapDirectory::open(dir).map_err(|e| IndexError::new(Kind::Io, dir, &e))?;
-    let _lock = directory.acquire_lock(&INDEX_WRITER_LOCK).map_err(|_| busy(dir))?;
-    for entry in std::fs::read_dir(dir).map_err(fail)?.filter_map(Result::ok) {
-        // Only plain files: the folder holds nothing else of ours. The lock stays while it is held.
-        let lock = entry.path().extension().is_some_and(|e| e == "lock");
-        if entry.file_type().is_ok_and(|t| t.is_file()) && !lock {
-            std::fs::remove_file(entry.path()).map_err(fail)?;
-        }
-    }
-    Ok(())
-}
-
-fn busy(dir: &Path) -> IndexError {
-    IndexError::new(Kind::Busy, dir, &"another process is updating it; try again")
-}
-
-/// Removes the files of rows of former commits.
-fn remove_rows_but(dir: &Path, name: &str) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
-        let other = entry.file_name().to_str().is_some_and(|n| n.starts_with("rows-") && n != name);
-        if other {
-            // One that stays is removed by the next update.
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn translate(dir: &Path, error: &TantivyError) -> IndexError {
-    match error {
-        TantivyError::LockFailure(..) => busy(dir),
-        TantivyError::IoError(_) | TantivyError::OpenDirectoryError(_) | TantivyError::OpenWriteError(_) => {
-            IndexError::new(Kind::Io, dir, error)
-        }
-        _ => IndexError::new(Kind::Damaged, dir, error),
-    }
-}
-
-fn symptoms(catalog: &Catalog) -> HashMap<String, Vec<String>> {
-    let names = |cause: &crate::cause::Cause| cause.symptom.iter().map(|s| s.signal.clone()).collect();
-    catalog.iter().map(|cause| (cause.id.clone(), names(cause))).collect()
-}
-
-/// What a chunk's embedding is made of.
-fn meaning_of(chunk: &KnowledgeChunk) -> String {
-    format!("{}. {}", chunk.source.section.join(". "), chunk.content)
-}
-
-fn document(fields: Fields, chunk: &KnowledgeChunk, number: u64, symptoms: &HashMap<String, Vec<String>>) -> TantivyDocument {
-    let title = if chunk.source.section.is_empty() { chunk.title.clone() } else { chunk.source.section.join(" ") };
-    let mut body: Vec<String> = Vec::new();
-    for _ in 0..TITLE {
-        body.extend(analysis::tokens(&title).into_iter().map(|t| t.term));
-    }
-    body.extend(analysis::tokens(&chunk.content).into_iter().map(|t| t.term));
-    // The names of a chunk: those of its title count thrice, its causes and the signals that move with them once.
-    let mut names = Query::default();
-    for cause in &chunk.causes {
-        names.add_name(cause);
-        symptoms.get(cause).into_iter().flatten().for_each(|signal| names.add_name(signal));
-    }
-    chunk.signals.iter().for_each(|signal| names.add_name(signal));
-    let mut exact = names.names().to_vec();
-    for _ in 0..3 {
-        exact.extend(analysis::names(&title));
-    }
-    exact.extend(analysis::names(&chunk.content));
-    let mut document = TantivyDocument::default();
-    document.add_text(fields.id, &chunk.id);
-    document.add_u64(fields.number, number);
-    document.add_pre_tokenized_text(fields.body, terms_of(body));
-    document.add_pre_tokenized_text(fields.names, terms_of(exact));
-    document
-}
-
-fn terms_of(terms: Vec<String>) -> PreTokenizedString {
-    let token = |(position, text): (usize, String)| TantivyToken { position, text, ..TantivyToken::default() };
-    PreTokenizedString { text: String::new(), tokens: terms.into_iter().enumerate().map(token).collect() }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Tests of the index as its users see it.
 
+use tantivy::IndexWriter;
+
+use super::update::WRITER_BYTES;
 use super::*;
 use crate::chunk::{Language, Source};
 
@@ -48,12 +51,12 @@ fn finds_what_it_should(index: &Index) {
 fn an_index_in_memory_and_one_on_disk_find_the_same() {
     finds_what_it_should(&Index::in_memory(&library(), &catalog(), None).unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let index = Index::open(folder.path(), &catalog(), None).unwrap();
+    let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
     assert_eq!((index.len(), index.revision()), (0, 0));
     index.update(3, &[], &library()).unwrap();
     finds_what_it_should(&index);
     drop(index);
-    let again = Index::open(folder.path(), &catalog(), None).unwrap();
+    let again = Index::open(folder.path(), &catalog(), None, "").unwrap();
     assert_eq!(again.revision(), 3);
     finds_what_it_should(&again);
 }
@@ -61,7 +64,7 @@ fn an_index_in_memory_and_one_on_disk_find_the_same() {
 #[test]
 fn updates_remove_change_and_add() {
     let folder = tempfile::tempdir().unwrap();
-    let index = Index::open(folder.path(), &catalog(), None).unwrap();
+    let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
     index.update(1, &[], &library()).unwrap();
     let changed = chunk("spill", "Hash joins", "A hash join partitions its input.");
     index.update(2, &["lock".into(), "never there".into()], &[changed, chunk("new", "New", "Autovacuum falls behind.")]).unwrap();
@@ -69,14 +72,12 @@ fn updates_remove_change_and_add() {
     assert_eq!(first(&index, "autovacuum"), "new");
     assert_eq!(first(&index, "join partitions"), "spill");
     assert!(index.search(&Query::of("temporary files 55P03"), 3).is_empty(), "what is gone is not found");
-    assert_eq!(index.sync(5, &library()).unwrap(), (1, 1));
-    assert_eq!(index.revision(), 5);
 }
 
 #[test]
 fn a_search_sees_the_former_state_until_the_update_is_done() {
     let folder = tempfile::tempdir().unwrap();
-    let index = Index::open(folder.path(), &catalog(), None).unwrap();
+    let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
     index.update(1, &[], &library()).unwrap();
     let before = index.seen();
     std::thread::scope(|scope| {
@@ -102,9 +103,9 @@ fn a_search_sees_the_former_state_until_the_update_is_done() {
 #[test]
 fn what_was_not_committed_is_as_if_it_had_not_been() {
     let folder = tempfile::tempdir().unwrap();
-    Index::open(folder.path(), &catalog(), None).unwrap().update(1, &[], &library()).unwrap();
+    Index::open(folder.path(), &catalog(), None, "").unwrap().update(1, &[], &library()).unwrap();
     {
-        let index = Index::open(folder.path(), &catalog(), None).unwrap();
+        let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
         let mut writer: IndexWriter = index.index.writer_with_num_threads(1, WRITER_BYTES).unwrap();
         writer.delete_term(Term::from_field_text(index.fields.id, "spill"));
         writer.add_document(document(index.fields, &chunk("x", "X", "sorts"), 99, &index.symptoms)).unwrap();
@@ -117,7 +118,7 @@ fn what_was_not_committed_is_as_if_it_had_not_been() {
     for entry in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
-    let index = Index::open(copy.path(), &catalog(), None).unwrap();
+    let index = Index::open(copy.path(), &catalog(), None, "").unwrap();
     assert_eq!(index.revision(), 1);
     finds_what_it_should(&index);
     index.update(2, &["zh".into()], &[]).unwrap();
@@ -128,26 +129,35 @@ fn what_was_not_committed_is_as_if_it_had_not_been() {
 fn a_damaged_index_is_built_anew() {
     let folder = tempfile::tempdir().unwrap();
     for victim in ["meta.json", "rows-"] {
-        let index = Index::open(folder.path(), &catalog(), None).unwrap();
-        index.sync(1, &library()).unwrap();
+        let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
+        index.update(1, &[], &library()).unwrap();
         drop(index);
         for entry in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
             if entry.file_name().to_str().unwrap().starts_with(victim) {
                 std::fs::write(entry.path(), b"{").unwrap();
             }
         }
-        let index = Index::open(folder.path(), &catalog(), None).unwrap();
+        let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
         assert_eq!((index.len(), index.revision()), (0, 0), "{victim}");
-        index.sync(1, &library()).unwrap();
+        index.update(1, &[], &library()).unwrap();
         finds_what_it_should(&index);
     }
 }
 
 #[test]
+fn an_index_over_something_else_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    Index::open(folder.path(), &catalog(), None, "one store").unwrap().update(4, &[], &library()).unwrap();
+    assert_eq!(Index::open(folder.path(), &catalog(), None, "one store").unwrap().revision(), 4);
+    let other = Index::open(folder.path(), &catalog(), None, "another store").unwrap();
+    assert_eq!((other.len(), other.revision()), (0, 0), "its revisions count something else");
+}
+
+#[test]
 fn a_second_process_is_told_to_wait() {
     let folder = tempfile::tempdir().unwrap();
-    let index = Index::open(folder.path(), &catalog(), None).unwrap();
-    let other = Index::open(folder.path(), &catalog(), None).unwrap();
+    let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
+    let other = Index::open(folder.path(), &catalog(), None, "").unwrap();
     let writer: IndexWriter = other.index.writer_with_num_threads(1, WRITER_BYTES).unwrap();
     assert_eq!(index.update(1, &[], &library()).unwrap_err().kind, Kind::Busy);
     drop(writer);
@@ -161,7 +171,7 @@ fn a_second_process_is_told_to_wait() {
 #[ignore = "started by a_killed_update_leaves_a_whole_state"]
 fn child_that_updates_for_ever() {
     let Some(folder) = std::env::var_os("GALEN_TEST_INDEX") else { return };
-    let index = Index::open(Path::new(&folder), &catalog(), None).unwrap();
+    let index = Index::open(Path::new(&folder), &catalog(), None, "").unwrap();
     loop {
         let next = index.revision() + 1;
         let added: Vec<_> = (0..40).map(|n| chunk(&format!("{next}-{n}"), "Filler", &format!("filler text {n} of {next}"))).collect();
@@ -174,7 +184,7 @@ fn a_killed_update_leaves_a_whole_state() {
     let folder = tempfile::tempdir().unwrap();
     let mut revision = 0;
     for round in 0..6u64 {
-        let reader = Index::open(folder.path(), &catalog(), None).unwrap();
+        let reader = Index::open(folder.path(), &catalog(), None, "").unwrap();
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "index::tests::child_that_updates_for_ever", "--ignored", "--nocapture"])
             .env("GALEN_TEST_INDEX", folder.path())
@@ -190,7 +200,7 @@ fn a_killed_update_leaves_a_whole_state() {
         std::thread::sleep(std::time::Duration::from_millis(round * 7));
         child.kill().unwrap();
         child.wait().unwrap();
-        let index = Index::open(folder.path(), &catalog(), None).unwrap();
+        let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
         assert!(index.revision() > revision, "round {round}: stayed at {revision}");
         revision = index.revision();
         assert_eq!(index.len(), 40);
@@ -198,7 +208,7 @@ fn a_killed_update_leaves_a_whole_state() {
         assert_eq!(index.search(&Query::of("filler"), 100).len(), 40);
     }
     // What the killed processes left behind goes with the next update.
-    let index = Index::open(folder.path(), &catalog(), None).unwrap();
+    let index = Index::open(folder.path(), &catalog(), None, "").unwrap();
     index.update(revision + 1, &index.ids(), &library()).unwrap();
     finds_what_it_should(&index);
     let left = std::fs::read_dir(folder.path())

@@ -1,11 +1,17 @@
-//! Embeddings of chunks: small integers in rows, found by the sign of their first components and scored exactly.
+//! Embeddings of chunks: small integers in rows, found by the signs of their first components and scored exactly.
+//!
+//! Components are ordered by how much they tell, so that the first 64 signs leave few rows for the next 64, and these
+//! fewer for the scoring.
 
-/// Components whose signs are compared first.
-const SIGNS: usize = 128;
+/// Components whose signs one word holds.
+const WORD: usize = 64;
 /// Rows up to which every row is scored; above it only those whose signs agree best.
 const SCAN_ALL: usize = 4096;
-/// Rows that are scored after the comparison of signs.
+/// Rows that are left after the first word of signs, and rows that are scored.
+const CLOSE: usize = 4096;
 const SCORED: usize = 768;
+/// One row in so many is looked at for where to cut after the first word.
+const SAMPLED: usize = 8;
 
 /// A vector as small integers: component = value * scale.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,12 +35,13 @@ impl Small {
         Some(Self { values, scale })
     }
 
-    fn signs(&self) -> [u64; SIGNS / 64] {
-        let mut signs = [0u64; SIGNS / 64];
-        for (at, value) in self.values.iter().take(SIGNS).enumerate() {
-            signs[at / 64] |= u64::from(*value > 0) << (at % 64);
-        }
-        signs
+    /// Signs of the first 64 components, and of the next.
+    fn signs(&self) -> [u64; 2] {
+        let word = |from: usize| {
+            let values = self.values.iter().skip(from).take(WORD).enumerate();
+            values.fold(0u64, |signs, (at, value)| signs | u64::from(*value > 0) << at)
+        };
+        [word(0), word(WORD)]
     }
 }
 
@@ -44,7 +51,9 @@ pub struct Vectors {
     dims: usize,
     values: Vec<i8>,
     scales: Vec<f32>,
-    signs: Vec<[u64; SIGNS / 64]>,
+    /// Signs, a word a row.
+    first: Vec<u64>,
+    second: Vec<u64>,
 }
 
 impl Vectors {
@@ -67,7 +76,9 @@ impl Vectors {
     pub fn push(&mut self, vector: Option<Small>) {
         let zero = || Small { values: vec![0; self.dims], scale: 0.0 };
         let vector = vector.filter(|v| v.values.len() == self.dims).unwrap_or_else(zero);
-        self.signs.push(vector.signs());
+        let [first, second] = vector.signs();
+        self.first.push(first);
+        self.second.push(second);
         self.scales.push(vector.scale);
         self.values.extend(vector.values);
     }
@@ -103,22 +114,30 @@ impl Vectors {
 
     /// At least [`SCORED`] rows (where there are so many) whose signs agree best with the query's.
     fn alike(&self, query: &Small) -> Vec<usize> {
-        let wanted = query.signs();
-        let apart =
-            |signs: &[u64; SIGNS / 64]| signs.iter().zip(&wanted).fold(0u32, |sum, (a, b)| sum.wrapping_add((a ^ b).count_ones())) as u8;
-        let distances: Vec<u8> = self.signs.iter().map(apart).collect();
-        let mut histogram = [0usize; SIGNS + 1];
-        for distance in &distances {
-            histogram[usize::from(*distance)] += 1;
-        }
-        let mut seen = 0;
-        let cut = histogram.iter().position(|count| {
-            seen += count;
-            seen >= SCORED
-        });
-        let cut = cut.unwrap_or(SIGNS) as u8;
-        distances.iter().enumerate().filter(|(_, d)| **d <= cut).map(|(row, _)| row).collect()
+        let [first, second] = query.signs();
+        // One plain pass over one array, which is computed several rows at a time.
+        let distances: Vec<u8> = self.first.iter().map(|signs| (signs ^ first).count_ones() as u8).collect();
+        // How near is near enough is told by a part of them: counting all takes longer than comparing them.
+        let cut = nearest_cut(distances.iter().copied().step_by(SAMPLED), CLOSE / SAMPLED);
+        let close = distances.iter().enumerate().filter(|(_, d)| **d <= cut);
+        let close: Vec<(usize, u8)> = close.map(|(row, d)| (row, d.wrapping_add((self.second[row] ^ second).count_ones() as u8))).collect();
+        let cut = nearest_cut(close.iter().map(|(_, d)| *d), SCORED);
+        close.into_iter().filter(|(_, d)| *d <= cut).map(|(row, _)| row).collect()
     }
+}
+
+/// The least distance within which there are so many.
+fn nearest_cut(distances: impl Iterator<Item = u8>, wanted: usize) -> u8 {
+    let mut histogram = [0u32; 256];
+    for distance in distances {
+        histogram[usize::from(distance)] = histogram[usize::from(distance)].wrapping_add(1);
+    }
+    let mut seen = 0;
+    let cut = histogram.iter().position(|count| {
+        seen += *count as usize;
+        seen >= wanted
+    });
+    cut.unwrap_or(255) as u8
 }
 
 #[cfg(test)]

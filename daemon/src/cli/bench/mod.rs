@@ -1,6 +1,7 @@
 //! `galen bench`: suites of labelled captures run, compared and reported; pass rates; the speed budget.
 
 mod compare;
+mod grow;
 mod measure;
 mod out;
 mod pass_until;
@@ -59,6 +60,8 @@ enum Action {
     Replay(speed::ReplayArgs),
     /// How well and how fast the right section of the documents is found
     Retrieval(retrieval::RetrievalArgs),
+    /// Grow a set of questions for `bench retrieval` from a few, by templates or by a model
+    Questions(grow::GrowArgs),
     /// Milliseconds until an alert is durable
     Intake(speed::IntakeArgs),
 }
@@ -76,6 +79,7 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
         Action::Rds { dir } => super::rds::bench(global, &dir).await.map(|_| ()),
         Action::Replay(args) => speed::replay(global, args).await,
         Action::Retrieval(args) => retrieval::retrieval(global, &args),
+        Action::Questions(args) => grow::questions(global, args).await,
         Action::Intake(args) => speed::intake(global, &args),
     }
 }

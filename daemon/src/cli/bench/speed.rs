@@ -22,6 +22,9 @@ pub struct ReplayArgs {
     paths: Vec<PathBuf>,
     #[arg(long, default_value_t = 10)]
     rounds: u32,
+    /// Cite no knowledge
+    #[arg(long)]
+    no_knowledge: bool,
 }
 
 #[derive(Debug, Args)]
@@ -33,7 +36,7 @@ pub struct IntakeArgs {
 /// Times reading and diagnosing, apart and together, and looks at memory on the way.
 pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     let library = engine::library(&global.load()?.data_dir)?;
-    let options = Options { replay: true, ..Options::default() };
+    let options = Options { knowledge: !args.no_knowledge, replay: true, ..Options::default() };
     let files = replay::expand(&args.paths)?;
     let bar = progress(u64::from(args.rounds) * files.len() as u64);
     let (mut reading, mut diagnosing, mut whole) = (Vec::new(), Vec::new(), Vec::new());

@@ -28,10 +28,10 @@ struct Tally {
 }
 
 /// Counts and prints, a line a cause.
-pub fn check(global: &Global, library: &Library, index: &Index, paths: &[PathBuf]) -> Result<(), Failure> {
+pub fn check(global: &Global, library: &Library, index: &Index, paths: &[PathBuf], from_names: bool) -> Result<(), Failure> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for path in paths {
-        for case in Suite::open(path, false)?.cases {
+        for case in Suite::open(path, from_names)?.cases {
             let mut capture = match file::read(&case.path) {
                 Ok(capture) => capture,
                 Err(error) => {

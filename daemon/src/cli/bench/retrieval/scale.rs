@@ -38,7 +38,7 @@ pub fn measure(
         return Err(Failure::input("too few sentences to generate chunks from; give --documents"));
     }
     let folder = tempfile::tempdir().map_err(|e| Failure::fault(e.to_string()))?;
-    let index = Index::open(folder.path(), catalog, embedder.clone())?;
+    let index = Index::open(folder.path(), catalog, embedder.clone(), "")?;
     let started = Instant::now();
     let (mut text, mut seed) = (0usize, 42u64);
     for from in (0..count).step_by(BATCH) {
@@ -51,7 +51,7 @@ pub fn measure(
     let bytes = size_of(folder.path());
     drop(index);
     let reopened = Instant::now();
-    let index = Index::open(folder.path(), catalog, embedder)?;
+    let index = Index::open(folder.path(), catalog, embedder, "")?;
     let opened_ms = reopened.elapsed().as_secs_f64() * 1e3;
     ask(&index, asked, Weights::default());
     let mut ways = WAYS.to_vec();

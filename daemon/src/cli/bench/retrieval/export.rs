@@ -1,4 +1,4 @@
-//! Question sets: grown from seeds, and written out for other programs.
+//! Chunks and questions written out for other programs.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,26 +6,9 @@ use std::path::Path;
 use serde_json::json;
 
 use galen_knowledge::chunk::KnowledgeChunk;
-use galen_knowledge::index::Index;
-use galen_knowledge::index::questions::{self, Question};
 
 use super::Asked;
 use crate::failure::Failure;
-use crate::output;
-
-/// Grows a set and writes it.
-pub fn grow(chunks: &[KnowledgeChunk], index: &Index, seeds: &[Question], count: usize, out: &Path) -> Result<(), Failure> {
-    output::writable(out)?;
-    let grown = questions::grow(chunks, index, seeds, count);
-    let mut text = String::new();
-    for question in &grown {
-        let _ = writeln!(text, "{}", serde_json::to_string(question).map_err(|e| Failure::fault(e.to_string()))?);
-    }
-    write(out, &text)?;
-    let held = grown.iter().filter(|q| q.held_out()).count();
-    output::line(&format!("{} questions, {} of them seeds, {held} held out, written to {}", grown.len(), seeds.len(), out.display()));
-    Ok(())
-}
 
 /// Writes `chunks.jsonl` (id, text) and `questions.jsonl` (question, right ids).
 pub fn export(folder: &Path, chunks: &[KnowledgeChunk], asked: &[Asked<'_>]) -> Result<(), Failure> {
