@@ -8,6 +8,7 @@ use galen_agents::driver::{Library, Shelf};
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiProvider, Provider};
+use galen_agents::llm::{gguf, plan};
 use galen_agents::signature::{self, Signatures};
 use galen_docs_ingest::extract::Rules;
 use galen_docs_ingest::store::Store;
@@ -17,6 +18,7 @@ use galen_tools::signals::SignalTable;
 
 use crate::config::{self, Config};
 use crate::failure::Failure;
+use crate::output;
 
 /// Name of the file in the data folder that holds the skill measured on this machine.
 pub const SKILL_FILE: &str = "skill.toml";
@@ -119,7 +121,8 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
         let connected = OpenAiProvider::connect(server).await.map_err(|error| Failure::model(error.to_string()))?;
         return Ok(Arc::new(connected));
     }
-    provider(name, config.model.models_dir.as_deref(), threads, timeout_s).await
+    let (folder, vram) = (config.model.models_dir.as_deref(), config.model.vram.as_deref());
+    start(name, folder, threads, timeout_s, vram).await.map_err(|error| Failure::model(error.to_string()))
 }
 
 /// The model that the configuration names. A server that is away is no reason to go without: it may come.
@@ -129,7 +132,7 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
 pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmError> {
     let server = model.openai().map_err(|failure| LlmError::Unavailable(failure.message))?;
     let Some(server) = server else {
-        return start(&model.name, model.models_dir.as_deref(), model.threads, model.timeout_s).await;
+        return start(&model.name, model.models_dir.as_deref(), model.threads, model.timeout_s, model.vram.as_deref()).await;
     };
     if let Err(error) = OpenAiProvider::connect(server.clone()).await {
         tracing::warn!(%error, "the model's server does not answer yet; it is asked again at each diagnosis");
@@ -142,11 +145,17 @@ pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmE
 /// # Errors
 /// Code 6 with what to do: unknown name, missing or damaged file, a process that does not start.
 pub async fn provider(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, Failure> {
-    start(name, models_dir, threads, timeout_s).await.map_err(|error| Failure::model(error.to_string()))
+    start(name, models_dir, threads, timeout_s, None).await.map_err(|error| Failure::model(error.to_string()))
 }
 
 /// As [`provider`], with the engine's own error: for those that go on without a model.
-pub async fn start(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, LlmError> {
+pub async fn start(
+    name: &str,
+    models_dir: Option<&Path>,
+    threads: u16,
+    timeout_s: u64,
+    vram: Option<&str>,
+) -> Result<Arc<dyn Provider>, LlmError> {
     let folder = models_dir.map_or_else(default_models_dir, Path::to_path_buf);
     let registry = Registry::load(&folder)?;
     let model = registry.chat(name)?;
@@ -158,6 +167,12 @@ pub async fn start(name: &str, models_dir: Option<&Path>, threads: u16, timeout_
     let verified = model.clone();
     tokio::task::spawn_blocking(move || verified.verify(&checked)).await.map_err(|e| LlmError::Unavailable(e.to_string()))??;
     let mut config = LocalConfig::new(path)?;
+    if let Some(vram) = vram {
+        let budget = plan::bytes(vram).map_err(|why| LlmError::Unavailable(format!("model.vram: {why}")))?;
+        let plan = plan::plan(&gguf::read(&config.model_path)?, budget, config.context.into());
+        output::tell(&format!("{name}: {plan}"));
+        config.exe_arguments.extend(plan.offload().arguments());
+    }
     config.threads = threads.max(1);
     config.request_timeout = Duration::from_secs(timeout_s);
     let provider = LocalProvider::start(config).await?;

@@ -140,7 +140,7 @@ impl Matcher<'_> {
             Node::Class(ranges, negated) => self.one(at, |c| ranges.iter().any(|(from, to)| (*from..=*to).contains(&c)) != *negated),
             Node::Any => self.one(at, |_| true),
             Node::Rule(name) => self.rule(name, at, depth),
-            Node::All(list) => list.iter().fold(BTreeSet::from([at]), |starts, part| self.from_each(&starts, part, depth)),
+            Node::All(list) => list.iter().fold(BTreeSet::from([at]), |starts, part| self.after_each(&starts, part, depth)),
             Node::OneOf(list) => list.iter().flat_map(|part| self.ends(part, at, depth + 1)).collect(),
             Node::Repeat(inner, least, most) => self.repeat(inner, *least, *most, at, depth),
         }
@@ -172,7 +172,7 @@ impl Matcher<'_> {
         ends
     }
 
-    fn from_each(&mut self, starts: &BTreeSet<usize>, node: &Node, depth: usize) -> BTreeSet<usize> {
+    fn after_each(&mut self, starts: &BTreeSet<usize>, node: &Node, depth: usize) -> BTreeSet<usize> {
         starts.iter().flat_map(|at| self.ends(node, *at, depth + 1)).collect()
     }
 
@@ -182,7 +182,7 @@ impl Matcher<'_> {
         let mut count = 0;
         while most.is_none_or(|most| count < most) && !now.is_empty() {
             count += 1;
-            now = self.from_each(&now, inner, depth);
+            now = self.after_each(&now, inner, depth);
             if count >= least {
                 now = now.difference(&ends).copied().collect();
                 ends.extend(&now);

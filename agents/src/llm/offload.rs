@@ -40,7 +40,7 @@ impl Cache {
 }
 
 /// How a model is spread over a GPU; by default as llama.cpp does: all of it, where the build has a GPU.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offload {
     /// Layers on the GPU, from the last; the output counts as one more. All, when absent.
     pub gpu_layers: Option<u32>,

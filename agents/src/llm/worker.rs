@@ -105,7 +105,7 @@ fn run(options: &Options) -> io::Result<i32> {
         Err(e) => return failed(&mut answers, e),
     };
     let threads = i32::from(options.threads.max(1));
-    let mut engine = match Engine::new(&backend, &model, options.context, threads) {
+    let mut engine = match Engine::new(&backend, &model, options.context, threads, options.offload) {
         Ok(engine) => engine,
         Err(e) => return failed(&mut answers, e),
     };

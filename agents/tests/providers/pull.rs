@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use galen_agents::llm::Patience;
-use galen_agents::llm::registry::{Model, OWN_FILE, Registry, digest};
+use galen_agents::llm::registry::{Model, Registry, digest};
 use galen_agents::llm::store::{Progress, Pull, PullError, Pulled, Source, add, drop_own, remove, unfinished};
 use sha2::{Digest, Sha256};
 
@@ -336,7 +336,7 @@ async fn a_gguf_of_ones_own_is_listed_with_what_its_header_says() {
     assert!(matches!(add(&no_model, None, folder.path(), &watch), Err(PullError::Store(_))));
     assert!(remove(&model, folder.path(), true).unwrap() && drop_own("mine", folder.path()).unwrap());
     assert!(!drop_own("mine", folder.path()).unwrap());
-    assert!(fs::read_to_string(folder.path().join(OWN_FILE)).unwrap().is_empty());
+    assert!(Registry::own(folder.path()).unwrap().models.is_empty());
 }
 
 /// A pip that only pretends: two parts of a file in two wheels.

@@ -55,6 +55,7 @@ async fn a_plan_is_passed_to_the_engine_and_changes_no_answer_without_a_gpu() {
     assert_eq!(with(plan.offload()).await, expected);
     assert_eq!(with(Offload { gpu_layers: Some(2), cpu_experts: 1, ..Offload::default() }).await, expected);
     let half = with(Offload { cache: Cache::Q8_0, flash_attention: true, ..Offload::default() }).await;
+    assert_ne!(half, expected, "eight bits are not sixteen");
     assert!(half.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.2), "{half:?} {expected:?}");
 }
 

@@ -232,13 +232,7 @@ fn show_plan(global: &Global, name: &str, vram: &str, context: u64) -> Result<()
         output::line(&serde_json::to_string(&plan).unwrap_or_default());
         return Ok(());
     }
-    output::line(&format!("{name}: {} of {} layers and the output on the GPU", plan.gpu_layers.saturating_sub(1), plan.layers));
-    if plan.cpu_experts > 0 {
-        output::line(&format!("experts of the first {} layers in main memory", plan.cpu_experts));
-    }
-    let cache = if plan.cache == galen_agents::llm::offload::Cache::F16 { "sixteen" } else { "eight" };
-    output::line(&format!("keys and values of {} tokens with {cache} bits, flash attention", plan.context));
-    output::line(&format!("{} of {} MB on the GPU, {} MB in main memory (estimated)", plan.vram >> 20, budget >> 20, plan.ram >> 20));
+    output::line(&format!("{name}: {plan}"));
     Ok(())
 }
 

@@ -130,11 +130,12 @@ impl<R: Read + Seek> Reader<R> {
         for _ in 0..count {
             let length = self.u64()?;
             let bytes = self.raw(length)?;
+            // llama.cpp reads each up to its first NUL, and gives empty ones names of their own.
+            let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
             let mut hasher = DefaultHasher::new();
-            // Names are compared by hash: two that only share it would refuse a sound file once in many billions.
-            bytes.hash(&mut hasher);
-            // llama.cpp gives empty tokens names of their own.
-            twins |= length > 0 && !seen.insert(hasher.finish());
+            // Compared by hash: two that only share it would refuse a sound file once in many billions.
+            text.hash(&mut hasher);
+            twins |= !text.is_empty() && !seen.insert(hasher.finish());
             longest = longest.max(length);
             full &= length > 0;
         }

@@ -146,6 +146,7 @@ fn metadata_that_llama_cpp_would_assert_is_refused_by_name() {
         ("llama.expert_count", u32(8), "0 of 8 experts"),
         ("llama.expert_used_count", u32(2), "2 of 0 experts"),
         ("tokenizer.ggml.tokens", strings(&["a", "b", "c", "a"]), "twice"),
+        ("tokenizer.ggml.tokens", strings(&["a", "b", "c", "a\0x"]), "twice"),
         ("tokenizer.ggml.tokens", strings(&["a", "b", "c"]), "token_type"),
         ("tokenizer.ggml.tokens", u32(4), "no tokens"),
         ("tokenizer.ggml.token_type", numbers(5, 3, 4), "token_type"),

@@ -61,7 +61,9 @@ impl Collected {
             self.done = true;
             return Ok(());
         }
-        let chunk: Chunk = serde_json::from_str(data).map_err(|_| garbage(data.as_bytes()))?;
+        // A list would be read as the fields in their order.
+        let chunk: Option<Chunk> = if data.starts_with('{') { serde_json::from_str(data).ok() } else { None };
+        let chunk = chunk.ok_or_else(|| garbage(data.as_bytes()))?;
         if let Some(error) = chunk.error.filter(|e| !e.is_null()) {
             let said = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
             return Err(LlmError::Server(plain(&said)));
@@ -81,7 +83,8 @@ impl Collected {
     }
 
     fn end(mut self) -> Result<Generated, Failed> {
-        if self.reason.is_none() && !self.done {
+        // A server that drops one request for another may still end the stream in due form.
+        if self.reason.is_none() {
             return Err(Failed::Again("the server broke off in the middle of its answer".to_owned(), None));
         }
         self.generated.finished = self.reason.as_deref() != Some("length");
@@ -136,8 +139,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_an_end_is_tried_again() {
+    fn a_stream_that_ends_before_the_answer_is_tried_again() {
         let half = read(&[b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}"]).unwrap();
         assert!(matches!(half.end(), Err(Failed::Again(..))));
+        let dropped = read(&[b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}", b"data: [DONE]"]).unwrap();
+        assert!(matches!(dropped.end(), Err(Failed::Again(..))));
     }
 }

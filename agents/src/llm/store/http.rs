@@ -173,7 +173,9 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 
 /// An address without what is secret in some: user, password, query.
 pub fn shown(url: &str) -> String {
-    let Ok(mut address) = Url::parse(url) else { return url.split(['?', '@']).next_back().unwrap_or_default().to_owned() };
+    let Some(mut address) = Url::parse(url).ok().filter(Url::has_host) else {
+        return url.rsplit('@').next().unwrap_or_default().split('?').next().unwrap_or_default().to_owned();
+    };
     let _ = address.set_username("");
     let _ = address.set_password(None);
     address.set_query(None);
