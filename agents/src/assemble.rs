@@ -49,7 +49,7 @@ pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dy
             .iter()
             .map(|(i, tests)| ExpertNote { expert: i.expert.id.clone(), chosen_because: i.because.clone(), tests: *tests })
             .collect(),
-        tree: TreeSize { nodes: case.search.nodes().len() as u64, tests: case.search.tests() },
+        tree: TreeSize { nodes: case.search.size() as u64, tests: case.search.tests() },
         model: provider.map(|p| p.identity().name.clone()),
         model_note: opinion.note.clone(),
         ..Report::default()

@@ -186,7 +186,7 @@ pub async fn diagnose(
     progress(Progress::Writing);
     let report = assemble::report(&mut case, &opinion, provider.as_deref()).await;
     let ballot = opinion.choice.map(|choice| Ballot { candidates: opinion.candidates, choice });
-    Diagnosis { report, tree: case.search.nodes(), ballot }
+    Diagnosis { report, tree: case.search.into_nodes(), ballot }
 }
 
 /// A diagnosis in progress.

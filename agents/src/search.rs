@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::EdgeRef;
 
 use galen_knowledge::catalog::Catalog;
 use galen_knowledge::cause::{Cause, Verdict};
@@ -200,15 +199,21 @@ impl<'c> Search<'c> {
         self.tests
     }
 
+    /// How many nodes the tree has.
+    pub fn size(&self) -> usize {
+        self.graph.node_count()
+    }
+
     /// Every node with its parent, in order of creation.
-    pub fn nodes(&self) -> Vec<TreeNode> {
-        self.graph
-            .node_indices()
-            .map(|index| {
-                let parent = self.graph.edges_directed(index, petgraph::Direction::Incoming).next();
-                TreeNode { id: index.index() as u64, parent: parent.map(|edge| edge.source().index() as u64), ..self.graph[index].clone() }
-            })
-            .collect()
+    pub fn into_nodes(self) -> Vec<TreeNode> {
+        let (nodes, edges) = self.graph.into_nodes_edges();
+        let mut tree: Vec<TreeNode> = nodes.into_iter().enumerate().map(|(id, node)| TreeNode { id: id as u64, ..node.weight }).collect();
+        for edge in edges {
+            if let Some(child) = tree.get_mut(edge.target().index()) {
+                child.parent = Some(edge.source().index() as u64);
+            }
+        }
+        tree
     }
 
     fn child(&mut self, parent: NodeIndex, kind: &str, label: &str, expert: &str) -> NodeIndex {
@@ -318,7 +323,7 @@ mod tests {
         let best = search.hypotheses().iter().max_by(|a, b| a.1.belief.probability().total_cmp(&b.1.belief.probability())).unwrap();
         assert_eq!(best.0, "missing_index");
         assert!(best.1.belief.probability() > 0.9 && best.1.established(catalog.get("missing_index").unwrap()));
-        let nodes = search.nodes();
+        let nodes = search.into_nodes();
         assert!(nodes.iter().all(|n| n.state != "open" || n.kind == "root"));
         assert!(nodes.iter().filter(|n| n.state == "pruned").all(|n| n.reason.starts_with("not run")));
         assert!(nodes.iter().any(|n| n.state == "pruned"), "refuting an essential test saves the others");

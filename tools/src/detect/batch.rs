@@ -161,9 +161,16 @@ fn grave(series: &Series, least: f64, start: UnixMs, steps: usize) -> Option<(us
 /// Holds each value until the next sample, at most three of the series' own periods: then data is missing.
 fn on_grid(series: &Series, start: UnixMs, steps: usize, gaps: &mut Vec<f64>) -> Vec<f64> {
     let mut grid = vec![f64::NAN; steps];
-    gaps.clear();
-    gaps.extend(series.times.windows(2).map(|w| (w[1] - w[0]) as f64));
-    let period = median(gaps).unwrap_or(STEP as f64);
+    let period = period(series, gaps).unwrap_or(STEP as f64);
+    // Whole seconds one after the other, which most recordings are, lie in their places already.
+    let seconds = |times: &[UnixMs]| times.windows(2).all(|w| w[1] - w[0] == STEP);
+    if let Some(first) = series.times.first().filter(|t| **t >= start && (**t - start) % STEP == 0 && seconds(&series.times)) {
+        let from = (((first - start) / STEP) as usize).min(steps);
+        let places = &mut grid[from..];
+        let known = places.len().min(series.values.len());
+        places[..known].copy_from_slice(&series.values[..known]);
+        return grid;
+    }
     let hold = period * 3.0;
     let last = if period >= COARSE { period as i64 } else { STEP };
     for (i, (time, value)) in series.times.iter().zip(&series.values).enumerate() {
@@ -178,10 +185,22 @@ fn on_grid(series: &Series, start: UnixMs, steps: usize, gaps: &mut Vec<f64>) ->
     grid
 }
 
+/// Median time between samples, milliseconds; `gaps` is reused between calls. Most series are sampled evenly.
+fn period(series: &Series, gaps: &mut Vec<f64>) -> Option<f64> {
+    let mut between = series.times.windows(2).map(|w| w[1] - w[0]);
+    let first = between.next()?;
+    if between.clone().all(|gap| gap == first) {
+        return Some(first as f64);
+    }
+    gaps.clear();
+    gaps.extend(std::iter::once(first).chain(between).map(|gap| gap as f64));
+    median(gaps)
+}
+
 /// Period of the signals in grid steps, when the finest of them is sampled seldom.
 fn coarse_period(signals: &[Signal<'_>]) -> Option<usize> {
-    let period = |s: &Signal<'_>| median(&mut s.series.times.windows(2).map(|w| (w[1] - w[0]) as f64).collect::<Vec<_>>());
-    let finest = signals.iter().filter_map(period).reduce(f64::min)?;
+    let mut gaps = Vec::new();
+    let finest = signals.iter().filter_map(|s| period(s.series, &mut gaps)).reduce(f64::min)?;
     (finest >= COARSE).then_some((finest / STEP as f64) as usize)
 }
 

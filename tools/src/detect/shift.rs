@@ -45,10 +45,10 @@ pub(super) fn find(grids: &[&[f64]], skip: usize, throughput: Option<usize>) -> 
         return None;
     }
     let width = usable.div_ceil(MOST_STEPS);
-    let ranked = Ranked::of(grids, skip, width);
-    let (from, to) = ranked.best()?;
+    let columns: Vec<Column> = grids.iter().map(|grid| Column::of(grid[skip..].chunks(width).map(middle).collect())).collect();
+    let (from, to) = Ranked::of(&columns, usable.div_ceil(width)).best()?;
     let (from, mut to) = (skip + from * width, (skip + to * width).min(steps));
-    let strength: Vec<f64> = grids.iter().map(|grid| between(&grid[skip..from], &grid[from..to])).collect();
+    let strength: Vec<f64> = grids.iter().zip(&columns).map(|(grid, column)| column.between(&grid[skip..to], from - skip, width)).collect();
     let least = witness(to - skip);
     let witnesses = strength.iter().filter(|r2| **r2 >= least).count();
     let moving = grids.iter().filter(|grid| grid[skip..].windows(2).any(|w| w[0] != w[1])).count();
@@ -77,71 +77,134 @@ pub fn trending(values: &[f64]) -> bool {
     (up + down) * 10 >= values.len() && up.min(down) * 20 <= up + down
 }
 
-/// Lanes in which the scan adds.
-const LANES: usize = 8;
+/// The values of a signal, or the differences of a counter, and the order in which they rise.
+struct Column {
+    values: Vec<f64>,
+    trends: bool,
+    /// Steps of the known values, the smallest first.
+    order: Vec<u32>,
+}
 
-/// Running sums of standardised ranks: `sums[step][signal]`, in single precision, in which twice as many fit a register: the
+impl Column {
+    fn of(mut values: Vec<f64>) -> Self {
+        let trends = trending(&values);
+        if trends {
+            differences(&mut values);
+        }
+        let mut keys: Vec<(i64, u32)> = values.iter().enumerate().filter(|(_, v)| !v.is_nan()).map(|(i, v)| (key(*v), i as u32)).collect();
+        keys.sort_unstable();
+        Self { values, trends, order: keys.into_iter().map(|(_, i)| i).collect() }
+    }
+
+    /// Calls `each` with the rank and the steps of every group of equal values among the first `steps` steps. Ranks are counted
+    /// from the middle, ties share the mean rank; missing values have none, which is the middle.
+    fn ranks(&self, steps: usize, mut each: impl FnMut(f64, &[u32])) {
+        let within: Vec<u32> = self.order.iter().copied().filter(|i| (*i as usize) < steps).collect();
+        let centre = within.len() as f64 / 2.0 - 0.5;
+        let mut at = 0;
+        for ties in within.chunk_by(|a, b| self.values[*a as usize] == self.values[*b as usize]) {
+            each((2 * at + ties.len() - 1) as f64 / 2.0 - centre, ties);
+            at += ties.len();
+        }
+    }
+
+    /// Ranks with mean 0 and deviation 1; none when the values are constant.
+    fn standardised(&self) -> Option<Vec<f64>> {
+        let mut ranks = vec![0.0; self.values.len()];
+        let mut squares = 0.0;
+        self.ranks(self.values.len(), |rank, steps| {
+            steps.iter().for_each(|i| ranks[*i as usize] = rank);
+            squares += rank * rank * steps.len() as f64;
+        });
+        let deviation = (squares / self.values.len() as f64).sqrt();
+        ranks.iter_mut().for_each(|rank| *rank /= deviation);
+        (squares > 0.0).then_some(ranks)
+    }
+
+    /// Share of the variance of the ranks of `grid`, 0..1, that lies between the steps before and from `from` on. The order
+    /// that is known already serves again, unless the grid was thinned out or is a counter only up to here.
+    fn between(&self, grid: &[f64], from: usize, width: usize) -> f64 {
+        if width > 1 || trending(grid) != self.trends {
+            return Self::of(grid.to_vec()).between(grid, from, 1);
+        }
+        let (mut sum, mut squares) = (0.0, 0.0);
+        self.ranks(grid.len(), |rank, steps| {
+            sum += rank * steps.iter().filter(|i| **i as usize >= from).count() as f64;
+            squares += rank * rank * steps.len() as f64;
+        });
+        let (outside, inside) = (from as f64, (grid.len() - from) as f64);
+        if squares > 0.0 { sum * sum * grid.len() as f64 / squares / (inside * outside).max(1.0) } else { 0.0 }
+    }
+}
+
+/// Running sums of standardised ranks, one row a signal, in single precision, in which twice as many fit a register: the
 /// ranks of a few hundred values need no more.
 struct Ranked {
-    sums: Vec<f32>,
-    lanes: usize,
+    sums: Vec<Vec<f32>>,
     steps: usize,
 }
 
+/// The best stretch so far: its worth, its first step and the first step after it.
+type Best = (f64, usize, usize);
+
 impl Ranked {
-    fn of(grids: &[&[f64]], skip: usize, width: usize) -> Self {
-        let mut order: Vec<(i64, u32)> = Vec::new();
-        let mut columns: Vec<Vec<f64>> = Vec::new();
-        for grid in grids {
-            let mut values: Vec<f64> = grid[skip..].chunks(width).map(middle).collect();
-            if trending(&values) {
-                differences(&mut values);
-            }
-            if standardise(&mut values, &mut order) {
-                columns.push(values);
-            }
-        }
-        let steps = (grids.first().map_or(0, |g| g.len()) - skip).div_ceil(width);
-        let lanes = columns.len().div_ceil(LANES) * LANES;
-        let mut sums = vec![0.0; (steps + 1) * lanes];
-        for (lane, column) in columns.iter().enumerate() {
+    fn of(columns: &[Column], steps: usize) -> Self {
+        let running = |ranks: Vec<f64>| {
             let mut sum = 0.0;
-            for (step, rank) in column.iter().enumerate().take(steps) {
+            let next = ranks.into_iter().map(|rank| {
                 sum += rank;
-                sums[(step + 1) * lanes + lane] = sum as f32;
-            }
-        }
-        Self { sums, lanes, steps }
+                sum as f32
+            });
+            std::iter::once(0.0).chain(next).collect()
+        };
+        Self { sums: columns.iter().filter_map(Column::standardised).map(running).collect(), steps }
     }
 
     /// The stretch with the largest sum of squared R2: first on every second or third step, then around the winner.
     fn best(&self) -> Option<(usize, usize)> {
         let stride = (self.steps / 64).max(1);
-        let mut best = (0.0, 0, 0);
-        for from in (LEAST..=self.steps.saturating_sub(LEAST)).step_by(stride) {
-            let inner = (from + LEAST..=self.steps).step_by(stride).chain([self.steps]);
-            inner.for_each(|to| self.consider(from, to, &mut best));
-        }
+        let mut best = self.coarse(stride);
         let (_, near_from, near_to) = best;
         for from in near_from.saturating_sub(stride).max(LEAST)..=near_from + stride {
             for to in (near_to.saturating_sub(stride)).max(from + LEAST)..=(near_to + stride).min(self.steps) {
-                self.consider(from, to, &mut best);
+                let fourth = self.sums.iter().map(|sums| (sums[to] - sums[from]).powi(4)).sum();
+                self.consider(from, to, fourth, &mut best);
             }
         }
         (best.0 > 0.0).then_some((best.1, best.2))
     }
 
-    fn consider(&self, from: usize, to: usize, best: &mut (f64, usize, usize)) {
-        let (inside, outside) = ((to - from) as f64, (self.steps - (to - from)) as f64);
-        let at = |step: usize| &self.sums[step * self.lanes..(step + 1) * self.lanes];
-        let mut lanes = [0.0f32; LANES];
-        for (b, a) in at(to).chunks_exact(LANES).zip(at(from).chunks_exact(LANES)) {
-            for (lane, sum) in lanes.iter_mut().enumerate() {
-                let square = (b[lane] - a[lane]) * (b[lane] - a[lane]);
-                *sum += square * square;
+    /// Every `stride`-th first step with every `stride`-th end from there on. All ends of a first step are added up side by
+    /// side, signal by signal: a loop without a chain of additions, which the compiler turns into vector instructions.
+    fn coarse(&self, stride: usize) -> Best {
+        let mut best = (0.0, 0, 0);
+        let begins: Vec<usize> = (LEAST..=self.steps.saturating_sub(LEAST)).step_by(stride).collect();
+        let ends: Vec<usize> = (2 * LEAST..=self.steps).step_by(stride).chain([self.steps]).collect();
+        let thin: Vec<Vec<f32>> = self.sums.iter().map(|sums| ends.iter().map(|to| sums[*to]).collect()).collect();
+        let mut fourths = vec![0.0; ends.len()];
+        for (at, from) in begins.into_iter().enumerate() {
+            // The shortest stretch from here ends at the end of the same number, and the last end is good for all.
+            let ends = &ends[at.min(ends.len() - 1)..];
+            let fourths = &mut fourths[..ends.len()];
+            fourths.fill(0.0);
+            for (sums, thin) in self.sums.iter().zip(&thin) {
+                let begin = sums[from];
+                for (fourth, end) in fourths.iter_mut().zip(&thin[thin.len() - ends.len()..]) {
+                    let square = (end - begin) * (end - begin);
+                    *fourth += square * square;
+                }
+            }
+            for (to, fourth) in ends.iter().zip(fourths) {
+                self.consider(from, *to, *fourth, &mut best);
             }
         }
-        let worth = lanes.iter().map(|sum| f64::from(*sum)).sum::<f64>() / (inside * outside).powi(2);
+        best
+    }
+
+    /// `fourth`: sum over the signals of the fourth power of the sum of ranks inside.
+    fn consider(&self, from: usize, to: usize, fourth: f32, best: &mut Best) {
+        let (inside, outside) = ((to - from) as f64, (self.steps - (to - from)) as f64);
+        let worth = f64::from(fourth) / (inside * outside).powi(2);
         if worth > best.0 {
             *best = (worth, from, to);
         }
@@ -171,46 +234,6 @@ pub fn differences(values: &mut [f64]) {
 fn key(value: f64) -> i64 {
     let bits = value.to_bits().cast_signed();
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
-}
-
-/// Ranks (ties share the mean rank, missing values stand in the middle) with mean 0 and deviation 1; false when constant.
-fn standardise(values: &mut [f64], order: &mut Vec<(i64, u32)>) -> bool {
-    order.clear();
-    order.extend(values.iter().enumerate().filter(|(_, v)| !v.is_nan()).map(|(i, v)| (key(*v), i as u32)));
-    order.sort_unstable();
-    let known = order.len();
-    let centre = known as f64 / 2.0 - 0.5;
-    let (mut at, mut squares) = (0, 0.0);
-    let mut ranks = vec![0.0; values.len()];
-    while at < known {
-        let value = values[order[at].1 as usize];
-        let end = at + order[at..].iter().take_while(|(_, i)| values[*i as usize] == value).count().max(1);
-        let rank = (at + end - 1) as f64 / 2.0 - centre;
-        for (_, i) in &order[at..end] {
-            ranks[*i as usize] = rank;
-        }
-        squares += rank * rank * (end - at) as f64;
-        at = end;
-    }
-    if squares <= 0.0 {
-        return false;
-    }
-    let deviation = (squares / values.len() as f64).sqrt();
-    values.iter_mut().zip(ranks).for_each(|(value, rank)| *value = rank / deviation);
-    true
-}
-
-/// Share of the ranks' variance between two samples, 0..1.
-fn between(outside: &[f64], inside: &[f64]) -> f64 {
-    let mut all: Vec<f64> = outside.iter().chain(inside).copied().collect();
-    if trending(&all) {
-        differences(&mut all);
-    }
-    if !standardise(&mut all, &mut Vec::new()) {
-        return 0.0;
-    }
-    let sum: f64 = all[outside.len()..].iter().sum();
-    sum * sum / (inside.len() as f64 * outside.len() as f64).max(1.0)
 }
 
 /// Mann and Whitney's probability that a value after is below one before, against [`SLOWER`].
