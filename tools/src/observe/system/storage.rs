@@ -26,6 +26,12 @@ pub fn dead_rows(scene: &Scene<'_>) -> Observation {
     sheet.put("table_growth_bytes", w.growth_bytes).put("table_bytes", w.after.table_bytes);
     sheet.put("since_vacuum_s", w.after.since_vacuum_s).put("autovacuums", w.autovacuums);
     sheet.put("autovacuum", setting_on(capture, "autovacuum"));
+    if let Some(since) = w.after.since_vacuum_s {
+        // Rows that died after the vacuum are not its to remove; the others it could not.
+        let later = since * ((w.updated + w.deleted) / w.seconds).max(w.dead_growth / w.seconds).max(0.0);
+        let left = (dead - later).max(0.0);
+        sheet.put("left_by_vacuum", left.round()).put("left_by_vacuum_share", left / (dead + live).max(1.0));
+    }
     sheet.put("updates_per_s", w.updated / w.seconds).put("deletes_per_s", w.deleted / w.seconds);
     if w.updated > 0.0 {
         sheet.put("hot_share", w.hot_updated / w.updated);
@@ -121,12 +127,17 @@ fn averages(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
 
 fn oldest_snapshot(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
     let sessions = scene.capture.sessions.iter().filter(|s| window.contains(s.at));
-    let session = sessions.filter_map(|s| Some((s.xmin_age?, "session", s.pid.to_string(), s.xact_age_ms))).max_by_key(|x| x.0);
+    let oldest = sessions.filter(|s| s.xmin_age.is_some()).max_by_key(|s| s.xmin_age);
+    let session = oldest.and_then(|s| Some((s.xmin_age?, "session", s.pid.to_string(), s.xact_age_ms)));
     let holders = scene.capture.holders.iter().filter(|h| window.contains(h.at));
     let holder =
         holders.filter_map(|h| Some((h.xmin_age?, h.kind.as_str(), h.name.clone(), h.lag_ms.map(|m| m as i64)))).max_by_key(|x| x.0);
-    let oldest = [session, holder].into_iter().flatten().max_by_key(|x| x.0);
-    if let Some((age, kind, name, held_ms)) = oldest {
+    let holder = [session, holder].into_iter().flatten().max_by_key(|x| x.0);
+    if let Some((age, kind, name, held_ms)) = holder {
+        if let Some(session) = oldest.filter(|s| kind == "session" && s.pid.to_string() == name) {
+            sheet.put("xmin_holder_application", Some(session.application.as_str()).filter(|a| !a.is_empty()));
+            sheet.culprit(CulpritKind::Session, &name, &format!("{} {}", session.application, session.state));
+        }
         sheet.put("xmin_age_max", age).put("xmin_holder_kind", kind).put("xmin_holder_name", name);
         sheet.put("xmin_holder_age_s", held_ms.map(|ms| ms as f64 / 1000.0));
     } else {
