@@ -5,7 +5,7 @@ GALEN_MODELS_DIR ?= $(HOME)/.cache/galen/models
 export GALEN_MODELS_DIR
 GALEN = $(or $(CARGO_TARGET_DIR),target)/release/galen
 
-.PHONY: help demo test lint bench bench-faults bench-lab bench-retrieval bench-versions build embedding model servers manual deps clean
+.PHONY: help demo test test-openai test-vulkan tiny-models lint bench bench-faults bench-lab bench-retrieval bench-versions build embedding model servers manual deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -25,10 +25,21 @@ embedding: build ## fetch the sentence transformer and distil vectors for search
 demo: build $(if $(filter none,$(MODEL)),,model) ## run the main job for real: make demo FAULT=bulk_delete MODEL=none
 	$(GALEN) demo --fault $(FAULT) $(if $(filter none,$(MODEL)),--no-model,--model $(MODEL))
 
-test: deps ## run all tests, live PostgreSQL and real model included
+tiny-models: ## make the tiny random models that some tests need
+	@scripts/tiny-models.sh "$(GALEN_MODELS_DIR)/tiny"
+
+test: deps tiny-models ## run all tests, live PostgreSQL and real model included
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	cargo test --release --locked --workspace --no-fail-fast
 	scripts/check-layers.sh
+
+test-openai: deps ## run the providers' suite against llama-cpp-python's server (the first time it builds llama.cpp)
+	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
+	@scripts/test-openai.sh
+
+test-vulkan: deps ## build with Vulkan and try it on a software driver: make test-vulkan VULKAN_HEADERS=DIR (half an hour)
+	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
+	@VULKAN_HEADERS="$(VULKAN_HEADERS)" scripts/test-vulkan.sh
 
 lint: deps ## formatting and clippy, warnings are errors
 	cargo fmt --all --check

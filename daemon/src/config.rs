@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use galen_agents::llm::OpenAiConfig;
+use galen_agents::llm::openai::{Dialect, Key};
+use galen_agents::llm::registry::{self, Registry};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -75,11 +78,33 @@ pub struct Detector {
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Model {
+    pub provider: ModelProvider,
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models_dir: Option<PathBuf>,
     pub threads: u16,
     pub timeout_s: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vram: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    pub allow_remote: bool,
+    pub dialect: Dialect,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
+}
+
+/// Who runs the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelProvider {
+    /// The embedded engine.
+    #[default]
+    Local,
+    /// A server that speaks OpenAI's chat completions.
+    Openai,
 }
 
 /// See [`Config`].
@@ -92,25 +117,28 @@ pub struct Incident {
     pub history_s: u64,
 }
 
-/// A connection string; it is never printed.
+/// A connection string.
+pub type Dsn = Secret;
+
+/// A text with a secret in it; it is never printed.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
-pub struct Dsn(String);
+pub struct Secret(String);
 
-impl Dsn {
+impl Secret {
     /// The string with its secrets.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-impl std::fmt::Debug for Dsn {
+impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Dsn(..)")
+        f.write_str("Secret(..)")
     }
 }
 
-impl Serialize for Dsn {
+impl Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str("***")
     }
@@ -144,7 +172,19 @@ impl Default for Detector {
 
 impl Default for Model {
     fn default() -> Self {
-        Self { name: "none".into(), models_dir: None, threads: 2, timeout_s: 60 }
+        Self {
+            provider: ModelProvider::default(),
+            name: "none".into(),
+            models_dir: None,
+            threads: 2,
+            timeout_s: 60,
+            vram: None,
+            base_url: None,
+            allow_remote: false,
+            dialect: Dialect::default(),
+            api_key: None,
+            api_key_file: None,
+        }
     }
 }
 
@@ -182,10 +222,65 @@ const KEYS: &[&str] = &[
     "models_dir",
     "threads",
     "timeout_s",
+    "provider",
+    "vram",
+    "base_url",
+    "allow_remote",
+    "dialect",
+    "api_key",
+    "api_key_file",
     "group_window_s",
     "settle_s",
     "history_s",
 ];
+
+impl Model {
+    fn check(&self) -> Result<(), String> {
+        if let Some(vram) = &self.vram {
+            galen_agents::llm::plan::bytes(vram).map_err(|why| format!("model.vram: {why}"))?;
+        }
+        if self.name == "none" {
+            return Ok(());
+        }
+        match self.provider {
+            ModelProvider::Local => {
+                let folder = self.models_dir.clone().unwrap_or_else(registry::default_models_dir);
+                let registry = Registry::load(&folder).map_err(|error| format!("model.name: {error}"))?;
+                registry.chat(&self.name).map(|_| ()).map_err(|error| format!("model.name: {error}, none"))
+            }
+            ModelProvider::Openai => self.server(None).check().map_err(|why| format!("model: {why}")),
+        }
+    }
+
+    /// The server that runs the model, without its key.
+    fn server(&self, key: Option<Key>) -> OpenAiConfig {
+        let mut server = OpenAiConfig::new(self.base_url.as_deref().unwrap_or_default(), &self.name);
+        server.allow_remote = self.allow_remote;
+        server.dialect = self.dialect;
+        server.request_timeout = std::time::Duration::from_secs(self.timeout_s);
+        server.key = key;
+        server
+    }
+
+    /// The server that runs the model; none when the embedded engine does.
+    ///
+    /// # Errors
+    /// Code 3 when the file of the key cannot be read.
+    pub fn openai(&self) -> Result<Option<OpenAiConfig>, Failure> {
+        if self.provider != ModelProvider::Openai {
+            return Ok(None);
+        }
+        let key = match (&self.api_key_file, &self.api_key) {
+            (Some(file), _) => {
+                let text = std::fs::read_to_string(file);
+                Some(Key::new(&text.map_err(|e| Failure::config(format!("model.api_key_file {}: {e}", file.display())))?))
+            }
+            (None, Some(key)) => Some(Key::new(key.expose())),
+            (None, None) => None,
+        };
+        Ok(Some(self.server(key)))
+    }
+}
 
 impl Config {
     /// Defaults, then the file, then `GALEN_*` variables (`GALEN_HTTP__LISTEN`).
@@ -241,11 +336,7 @@ impl Config {
                 ));
             }
         }
-        if self.model.name != "none" {
-            galen_agents::llm::registry::Registry::builtin()
-                .and_then(|registry| registry.find(&self.model.name).map(|_| ()))
-                .map_err(|error| format!("model.name: {error}, none"))?;
-        }
+        self.model.check()?;
         self.check_ranges()
     }
 
@@ -279,8 +370,14 @@ impl Config {
              # dsn = \"postgresql://galen:password@db.internal:5432/shop\"\n# Work as a superuser when the role is one.\n# allow_superuser = false\n\
              # Sample statements and tables every 3 s instead of 10 s.\n# brisk = false\n\n\
              [detector]\n# Raise incidents without being asked.\nenabled = {}\n# Seconds of samples before anything counts as unusual, 0 to 3600.\nwarm_up_s = {:?}\n\n\
-             [model]\n# A name of `galen model list`, or \"none\".\nname = {:?}\n# Folder of model files; ~/.cache/galen/models when absent.\n\
-             # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process, 1 to 256.\nthreads = {}\n# Seconds until a request to the model is given up, 1 to 3600.\ntimeout_s = {}\n\n\
+             [model]\n# Who runs it: \"local\", the embedded engine, or \"openai\", a server that speaks OpenAI's chat completions.\nprovider = \"local\"\n\
+             # A name of `galen model list`, or what the server calls its model; \"none\" goes without.\nname = {:?}\n# Folder of model files; ~/.cache/galen/models when absent.\n\
+             # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process, 1 to 256.\nthreads = {}\n# Seconds until a request to the model is given up, 1 to 3600.\ntimeout_s = {}\n\
+             # Memory of a GPU that the embedded engine may use (a build with one): layers are placed to fit. `galen model plan` shows how.\n# vram = \"8GiB\"\n\
+             # The server of provider \"openai\".\n# base_url = \"http://127.0.0.1:8000/v1\"\n\
+             # A server on another machine is asked only with this: prompts hold statements and evidence of your databases.\nallow_remote = false\n\
+             # How the server takes grammars: \"openai\", \"llama_cpp\", \"vllm\" or \"sglang\".\ndialect = \"openai\"\n\
+             # Its key: in a file, or in the variable GALEN_MODEL__API_KEY (better than here).\n# api_key_file = \"/etc/galen/model.key\"\n# api_key = \"...\"\n\n\
              [incident]\n# Alerts of one target within this many seconds (0 to 86400) are one incident.\ngroup_window_s = {}\n\
              # Seconds of the anomaly to collect before the diagnosis, 1 to 60.\nsettle_s = {}\n# Seconds of history kept in memory for each target, 60 to 86400.\nhistory_s = {}\n",
             d.data_dir.display().to_string(),
@@ -366,6 +463,22 @@ mod tests {
             assert!(!failure.message.contains("hunter2") && failure.to_string().lines().count() == 1, "{failure}");
         }
         assert!(load("[model]\nname = \"smollm2-135m\"\n[incident]\nsettle_s = 60").is_ok());
+    }
+
+    #[test]
+    fn a_models_server_on_another_machine_needs_a_yes_and_its_key_is_never_shown() {
+        let server = |more: &str| load(&format!("[model]\nprovider = \"openai\"\nname = \"m\"\n{more}"));
+        assert!(server("base_url = \"http://127.0.0.1:8000/v1\"").is_ok());
+        assert!(server("").unwrap_err().message.contains("base_url"));
+        let there = "base_url = \"http://10.0.0.9:8000/v1\"\n";
+        let refused = server(there).unwrap_err();
+        assert!(refused.code == 3 && refused.message.contains("allow_remote = true"), "{refused}");
+        let allowed = server(&format!("{there}allow_remote = true\napi_key = \"hunter2\"")).unwrap();
+        assert!(!format!("{allowed:?}").contains("hunter2") && !toml::to_string(&allowed).unwrap().contains("hunter2"));
+        assert!(allowed.model.openai().unwrap().unwrap().key.is_some());
+        let missing = server(&format!("{there}allow_remote = true\napi_key_file = \"/nonexistent/key\"")).unwrap();
+        assert_eq!(missing.model.openai().unwrap_err().code, 3);
+        assert!(server("provider = \"x\"").is_err() && load("[model]\nvram = \"lots\"").unwrap_err().message.contains("model.vram"));
     }
 
     #[test]

@@ -50,9 +50,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let scenario = Scenario::load(&args.fault).map_err(|e| Failure::usage(format!("{e:#}; `galen demo --list` names the faults")))?;
     if let Some(name) = &args.model {
         // Demanded by name: better to say so now than after a minute.
-        let registry = galen_agents::llm::registry::Registry::builtin().map_err(|e| Failure::model(e.to_string()))?;
-        let model = registry.find(name).map_err(|e| Failure::model(e.to_string()))?;
-        let path = model.path(&galen_agents::llm::registry::default_models_dir());
+        let folder = galen_agents::llm::registry::default_models_dir();
+        let registry = galen_agents::llm::registry::Registry::load(&folder).map_err(|e| Failure::model(e.to_string()))?;
+        let model = registry.chat(name).map_err(|e| Failure::model(e.to_string()))?;
+        let path = model.path(&folder);
         model.verify(&path).map_err(|e| Failure::model(format!("{e}, or use --no-model")))?;
     }
     let mut signals = Signals::listen()?;

@@ -409,8 +409,7 @@ impl Worker {
             return None;
         }
         let start = || async {
-            let dir = config.model.models_dir.as_deref();
-            engine::start(&config.model.name, dir, config.model.threads, config.model.timeout_s).await.map_err(|error| {
+            engine::configured(&config.model).await.map_err(|error| {
                 tracing::warn!(%error, "going on without a model");
                 error.to_string()
             })

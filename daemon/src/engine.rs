@@ -7,7 +7,8 @@ use std::time::Duration;
 use galen_agents::driver::{Library, Shelf};
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
-use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, Provider};
+use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiProvider, Provider};
+use galen_agents::llm::{gguf, plan};
 use galen_agents::signature::{self, Signatures};
 use galen_docs_ingest::extract::Rules;
 use galen_docs_ingest::store::Store;
@@ -15,7 +16,9 @@ use galen_knowledge::catalog::Catalog;
 use galen_knowledge::chunk::KnowledgeChunk;
 use galen_tools::signals::SignalTable;
 
+use crate::config::{self, Config};
 use crate::failure::Failure;
+use crate::output;
 
 /// Name of the file in the data folder that holds the skill measured on this machine.
 pub const SKILL_FILE: &str = "skill.toml";
@@ -111,26 +114,69 @@ pub fn with_signatures(mut library: Library, file: &Path) -> Result<Library, Fai
     Ok(library)
 }
 
+/// The model of a command's `--model`: the configured server, where it is the one that the configuration names, else the
+/// embedded engine.
+///
+/// # Errors
+/// As [`provider`], or code 3 when the server's key cannot be read.
+pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, Failure> {
+    if let Some(mut server) = config.model.openai()?.filter(|server| server.model == name) {
+        server.request_timeout = Duration::from_secs(timeout_s);
+        let connected = OpenAiProvider::connect(server).await.map_err(|error| Failure::model(error.to_string()))?;
+        return Ok(Arc::new(connected));
+    }
+    let (folder, vram) = (config.model.models_dir.as_deref(), config.model.vram.as_deref());
+    start(name, folder, threads, timeout_s, vram).await.map_err(|error| Failure::model(error.to_string()))
+}
+
+/// The model that the configuration names. A server that is away is no reason to go without: it may come.
+///
+/// # Errors
+/// What keeps the embedded engine from starting, or the server from ever being asked.
+pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmError> {
+    let server = model.openai().map_err(|failure| LlmError::Unavailable(failure.message))?;
+    let Some(server) = server else {
+        return start(&model.name, model.models_dir.as_deref(), model.threads, model.timeout_s, model.vram.as_deref()).await;
+    };
+    if let Err(error) = OpenAiProvider::connect(server.clone()).await {
+        tracing::warn!(%error, "the model's server does not answer yet; it is asked again at each diagnosis");
+    }
+    Ok(Arc::new(OpenAiProvider::new(server)?))
+}
+
 /// Starts a model in its supervised process.
 ///
 /// # Errors
 /// Code 6 with what to do: unknown name, missing or damaged file, a process that does not start.
 pub async fn provider(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, Failure> {
-    start(name, models_dir, threads, timeout_s).await.map_err(|error| Failure::model(error.to_string()))
+    start(name, models_dir, threads, timeout_s, None).await.map_err(|error| Failure::model(error.to_string()))
 }
 
 /// As [`provider`], with the engine's own error: for those that go on without a model.
-pub async fn start(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, LlmError> {
-    let registry = Registry::builtin()?;
-    let model = registry.find(name)?;
-    let path = model.path(&models_dir.map_or_else(default_models_dir, Path::to_path_buf));
+pub async fn start(
+    name: &str,
+    models_dir: Option<&Path>,
+    threads: u16,
+    timeout_s: u64,
+    vram: Option<&str>,
+) -> Result<Arc<dyn Provider>, LlmError> {
+    let folder = models_dir.map_or_else(default_models_dir, Path::to_path_buf);
+    let registry = Registry::load(&folder)?;
+    let model = registry.chat(name)?;
+    let path = model.path(&folder);
     if !path.exists() {
-        return Err(LlmError::Unavailable(format!("{} is not there; fetch it with `make model MODEL={name}`", path.display())));
+        return Err(LlmError::Unavailable(format!("{} is not there; fetch it with {}", path.display(), model.how())));
     }
     let checked = path.clone();
     let verified = model.clone();
     tokio::task::spawn_blocking(move || verified.verify(&checked)).await.map_err(|e| LlmError::Unavailable(e.to_string()))??;
     let mut config = LocalConfig::new(path)?;
+    if let Some(vram) = vram {
+        let budget = plan::bytes(vram).map_err(|why| LlmError::Unavailable(format!("model.vram: {why}")))?;
+        let plan = plan::plan(&gguf::read(&config.model_path)?, budget, config.context.into());
+        output::tell(&format!("{name}: {plan}"));
+        config.exe_arguments.extend(plan.offload().arguments());
+    }
     config.threads = threads.max(1);
     config.request_timeout = Duration::from_secs(timeout_s);
     let provider = LocalProvider::start(config).await?;

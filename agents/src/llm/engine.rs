@@ -8,6 +8,7 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 use super::lane::{Lane, LaneConfig, MOST_OPTIONS, Stop};
+use super::offload::Offload;
 use super::template::{Chat, Tokens};
 use super::{GenerateRequest, Generated, LlmError, Prompt, ScoreRequest, Scores, Usage};
 
@@ -36,10 +37,10 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// [`LlmError::Unavailable`] when there is not enough memory or the template does not render.
-    pub fn new(backend: &LlamaBackend, model: &'m LlamaModel, context: u32, threads: i32) -> Result<Self, LlmError> {
+    pub fn new(backend: &LlamaBackend, model: &'m LlamaModel, context: u32, threads: i32, offload: Offload) -> Result<Self, LlmError> {
         let context = context.min(model.n_ctx_train().max(256)).max(256);
-        let long = Lane::new(backend, model, LaneConfig { context, chunk: 512, threads })?;
-        let short = LaneConfig { context: context.min(SHORT_CONTEXT), chunk: 256, threads };
+        let long = Lane::new(backend, model, LaneConfig { context, chunk: 512, threads, offload })?;
+        let short = LaneConfig { context: context.min(SHORT_CONTEXT), chunk: 256, threads, offload };
         Ok(Self { model, chat: Chat::new(model)?, long, short: Lane::new(backend, model, short)? })
     }
 

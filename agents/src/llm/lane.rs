@@ -10,6 +10,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
+use super::offload::Offload;
 use super::template::Tokens;
 use super::{LlmError, Usage};
 
@@ -34,6 +35,8 @@ pub struct LaneConfig {
     pub chunk: u32,
     /// Threads.
     pub threads: i32,
+    /// How keys and values are kept.
+    pub offload: Offload,
 }
 
 /// A context, its batch, and what is remembered in it.
@@ -64,7 +67,7 @@ impl<'m> Lane<'m> {
             .with_n_seq_max(SEQUENCES as u32)
             .with_kv_unified(true);
         let context = model
-            .new_context(backend, params)
+            .new_context(backend, config.offload.context(params))
             .map_err(|e| LlmError::Unavailable(format!("no context of {} tokens: {e}", config.context)))?;
         let limit = context.n_ctx().min(config.context) as usize;
         let chunk = (context.n_batch().min(config.chunk) as usize).max(1);

@@ -1,22 +1,32 @@
 //! The seam to a language model: score options, generate under a grammar. Everything else is the model's business.
 
 mod choose;
+pub mod devices;
 mod engine;
-mod gguf;
+pub mod gguf;
+mod grammar;
 mod lane;
 pub mod local;
+pub mod offload;
+pub mod openai;
+mod pins;
+pub mod plan;
 mod protocol;
 pub mod quantise;
 pub mod recorded;
 pub mod registry;
 pub mod skill;
+pub mod store;
 mod supervisor;
 mod template;
+mod web;
 mod within;
 mod worker;
 
 pub use choose::{Ballot, Prior, ballot, choose, prior};
 pub use local::{LocalConfig, LocalProvider};
+pub use openai::{OpenAiConfig, OpenAiProvider};
+pub use web::Patience;
 pub use within::Within;
 pub use worker::worker_main;
 
@@ -80,7 +90,7 @@ pub struct Scores {
 }
 
 /// Generated text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generated {
     /// The text, without the template's control tokens.
     pub text: String,
@@ -110,6 +120,9 @@ pub enum LlmError {
         /// Tokens that fit.
         limit: u64,
     },
+    /// The server that runs the model broke off, or answered what is no answer.
+    #[error("the model's server: {0}")]
+    Server(String),
     /// The request makes no sense (no options, a bad grammar).
     #[error("invalid request: {0}")]
     Invalid(String),
@@ -127,7 +140,8 @@ pub struct ModelIdentity {
 /// A boxed future, so that providers can be used as trait objects.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, LlmError>> + Send + 'a>>;
 
-/// Runs a model. `local` runs llama.cpp in a supervised child process; `recorded` replays answers exactly.
+/// Runs a model. `local` runs llama.cpp in a supervised child process, `openai` asks a server, `recorded` replays answers
+/// exactly.
 pub trait Provider: Send + Sync {
     /// Which model answers.
     fn identity(&self) -> &ModelIdentity;

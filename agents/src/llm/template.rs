@@ -113,6 +113,17 @@ fn frame(template: &str, bos: &str, eos: &str, shared: bool) -> Result<Frame, Ll
         .or_else(|_| render(template, bos, eos, user(&format!("{SHARED}\n\n{OWN}"))).and_then(|text| cut(&text, true)))
 }
 
+/// Ends the thoughts that a template begins for the model: what is asked here is answered in few tokens, and a vote by
+/// letter needs the letter first.
+fn without_thoughts(template: &str, mut text: String) -> String {
+    if text.trim_end().ends_with("<think>") {
+        text.push_str("\n\n</think>\n\n");
+    } else if template.contains("<|channel|>") && text.ends_with("<|start|>assistant") {
+        text.push_str("<|channel|>final<|message|>");
+    }
+    text
+}
+
 fn cut(text: &str, shared: bool) -> Result<Frame, LlmError> {
     let unusable = || LlmError::Unavailable("the model's chat template does not show each message once".to_owned());
     if text.matches(OWN).count() != 1 || text.matches(SHARED).count() != usize::from(shared) {
@@ -137,7 +148,11 @@ fn render(template: &str, bos: &str, eos: &str, messages: Vec<Value>) -> Result<
     env.add_function("strftime_now", strftime_now);
     env.add_template("chat", template).map_err(refuse)?;
     let chat = env.get_template("chat").map_err(refuse)?;
-    chat.render(context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos }).map_err(refuse)
+    // Templates of models that can do without thinking aloud ask for it by this name.
+    let text = chat.render(context! {
+        messages, add_generation_prompt => true, bos_token => bos, eos_token => eos, enable_thinking => false, reasoning_effort => "low"
+    });
+    text.map(|text| without_thoughts(template, text)).map_err(refuse)
 }
 
 /// A fixed day: a prompt must not change with the clock, or a diagnosis could not be replayed.
@@ -184,5 +199,91 @@ mod tests {
     fn the_clock_does_not_reach_the_prompt() {
         let template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}";
         assert_eq!(frame(template, "", "", false).unwrap().head, "2025-01-01 ");
+    }
+
+    /// The behaviour of a template whose model thinks unless told not to: it then gets an empty thought.
+    const SWITCHABLE: &str = "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor %}\
+        {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}\
+        {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}";
+
+    #[test]
+    fn thinking_is_switched_off_or_ended_before_the_answer() {
+        let tail = |template: &str| frame(template, "", "", true).unwrap().tail;
+        assert_eq!(tail(SWITCHABLE), "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
+        let always = CHATML.replace("assistant\\n", "assistant\\n<think>\\n");
+        assert_eq!(tail(&always), "<|im_end|>\n<|im_start|>assistant\n<think>\n\n\n</think>\n\n");
+        let channels =
+            "{% for m in messages %}<|start|>{{ m.role }}<|channel|>x<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant";
+        assert!(tail(channels).ends_with("<|start|>assistant<|channel|>final<|message|>"));
+        assert!(!tail(CHATML).contains("think"));
+    }
+
+    fn joined(frame: &Frame) -> String {
+        format!("{}{SHARED}{}{OWN}{}", frame.head, frame.middle, frame.tail)
+    }
+
+    /// Families by llama.cpp's names, with a template in our words for each.
+    const FAMILIES: [(&str, &str); 6] = [
+        ("chatml", CHATML),
+        (
+            "llama3",
+            "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}\
+             {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
+        ),
+        (
+            "gemma",
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}\
+             {% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + m.content | trim + '<end_of_turn>\\n' }}{% endfor %}\
+             {% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}",
+        ),
+        (
+            "minicpm",
+            "{% for m in messages %}{% if m.role == 'user' %}{{ '<用户>' + m.content.strip() + '<AI>' }}{% else %}{{ m.content.strip() }}{% endif %}{% endfor %}",
+        ),
+        (
+            "mistral-v7",
+            "{%- for m in messages -%}{%- if m['role'] == 'system' -%}{{- '[SYSTEM_PROMPT] ' + m['content'] + '[/SYSTEM_PROMPT]' -}}\
+             {%- elif m['role'] == 'user' -%}{{- '[INST] ' + m['content'] + '[/INST]' -}}{%- endif -%}{%- endfor -%}",
+        ),
+        (
+            "mistral-v7-tekken",
+            "{% for m in messages %}{% if m.role == 'system' %}[SYSTEM_PROMPT]{{ m.content }}[/SYSTEM_PROMPT]{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}",
+        ),
+    ];
+
+    #[test]
+    fn what_is_rendered_is_what_llama_cpp_writes_for_the_same_family() {
+        use llama_cpp_2::llama_backend::LlamaBackend;
+        use llama_cpp_2::model::params::LlamaModelParams;
+        use llama_cpp_2::model::{LlamaChatMessage, LlamaChatTemplate};
+
+        use crate::llm::registry::{Registry, default_models_dir};
+
+        let folder = default_models_dir();
+        let registry = Registry::builtin().unwrap();
+        let files: Vec<_> = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"].map(|n| registry.find(n).unwrap()).to_vec();
+        let here: Vec<_> = files.into_iter().filter(|m| m.path(&folder).exists()).collect();
+        if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+            return;
+        }
+        assert!(!here.is_empty(), "no model is here: run make model (or set GALEN_NO_MODEL=1)");
+        let backend = LlamaBackend::init().unwrap();
+        let load = |path: &std::path::Path| {
+            LlamaModel::load_from_file(&backend, path, &LlamaModelParams::default().with_vocab_only(true)).unwrap()
+        };
+        let message = |role: &str, text: &str| LlamaChatMessage::new(role.into(), text.into()).unwrap();
+        let messages = [message("system", SHARED), message("user", OWN)];
+        // Any model does for these: the template is given by name.
+        let model = load(&here[0].path(&folder));
+        let theirs = |name: &str| model.apply_chat_template(&LlamaChatTemplate::new(name).unwrap(), &messages, true).unwrap();
+        for (name, template) in FAMILIES {
+            assert_eq!(joined(&frame(template, "", "", true).unwrap()), theirs(name), "{name}");
+        }
+        for entry in here {
+            let model = load(&entry.path(&folder));
+            let template = model.meta_val_str("tokenizer.chat_template").unwrap();
+            let family = entry.template.as_deref().unwrap();
+            assert_eq!(joined(&frame(&template, "", "", true).unwrap()), theirs(family), "{}", entry.name);
+        }
     }
 }

@@ -11,21 +11,24 @@ use std::time::{Duration, Instant};
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup, dup2_stdout, getppid};
 
 use super::LlmError;
 use super::engine::Engine;
+use super::offload::Offload;
 use super::protocol::{FromWorker, Output, Task, ToWorker};
 
 /// How long a piece of work may still run when nobody is left to answer to.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs until stdin closes. Arguments: `--model PATH --threads N --context N`, and from the supervisor
-/// `--memory-limit BYTES --parent PID`. Returns the exit code: 0, 2 for bad arguments, 6 when the model does not load.
+/// `--memory-limit BYTES --parent PID` and what [`Offload::arguments`] gives. `--devices` alone lists devices instead. Returns the exit code: 0, 2 for bad arguments, 6 when the model does not load.
 pub fn worker_main(arguments: &[String]) -> i32 {
+    if arguments == ["--devices"] {
+        return super::devices::print();
+    }
     let options = match Options::parse(arguments) {
         Ok(options) => options,
         Err(why) => {
@@ -49,6 +52,7 @@ struct Options {
     context: u32,
     memory_limit: Option<u64>,
     parent: Option<i32>,
+    offload: Offload,
 }
 
 impl Options {
@@ -63,6 +67,7 @@ impl Options {
                 "--context" => options.context = number(flag, value)?,
                 "--memory-limit" => options.memory_limit = Some(number(flag, value)?),
                 "--parent" => options.parent = Some(number(flag, value)?),
+                _ if options.offload.read(flag, value)? => {}
                 _ => return Err(format!("unknown argument {flag}")),
             }
         }
@@ -100,7 +105,7 @@ fn run(options: &Options) -> io::Result<i32> {
         Err(e) => return failed(&mut answers, e),
     };
     let threads = i32::from(options.threads.max(1));
-    let mut engine = match Engine::new(&backend, &model, options.context, threads) {
+    let mut engine = match Engine::new(&backend, &model, options.context, threads, options.offload) {
         Ok(engine) => engine,
         Err(e) => return failed(&mut answers, e),
     };
@@ -118,7 +123,7 @@ fn load(options: &Options) -> Result<(LlamaBackend, LlamaModel), LlmError> {
     super::gguf::check(&options.model)?;
     let refuse = |e: &dyn std::fmt::Display| LlmError::Unavailable(format!("{} does not load: {e}", options.model.display()));
     let backend = LlamaBackend::init().map_err(|e| refuse(&e))?;
-    let model = LlamaModel::load_from_file(&backend, &options.model, &LlamaModelParams::default()).map_err(|e| refuse(&e))?;
+    let model = options.offload.load(&backend, &options.model).map_err(|e| refuse(&e))?;
     Ok((backend, model))
 }
 

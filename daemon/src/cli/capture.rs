@@ -210,7 +210,7 @@ pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> Result<(), Failure
         library = engine::with_signatures(library, file)?;
     }
     let provider = match &args.model {
-        Some(name) => Some(signals.unless(engine::provider(name, None, 2, 60)).await??),
+        Some(name) => Some(signals.unless(engine::chosen(&global.load()?, name, 2, 60)).await??),
         None => None,
     };
     let mut capture = watch(config.clone(), args.duration, &mut signals).await?;

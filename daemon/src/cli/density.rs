@@ -11,7 +11,7 @@ use galen_agents::evaluation::Capability;
 use galen_agents::evaluation::density::{Density, LossLaw, Measured, density, fit_loss};
 use galen_agents::evaluation::numeric::mean;
 use galen_agents::evaluation::question::Question;
-use galen_agents::llm::registry::{Model, Registry, default_models_dir};
+use galen_agents::llm::registry::{Kind, Model, Registry, default_models_dir};
 use galen_agents::llm::{GenerateRequest, LlmError, LocalConfig, LocalProvider, Prompt, Provider, ScoreRequest};
 
 use super::Global;
@@ -134,8 +134,9 @@ fn captures(questions: &[Question]) -> usize {
 
 /// Files of the registry, and quantisations beside them: `NAME.TYPE.gguf`.
 fn candidates(wanted: &[String]) -> Result<Vec<Candidate>, Failure> {
-    let registry = Registry::builtin().map_err(|e| Failure::model(e.to_string()))?;
     let folder = default_models_dir();
+    let mut registry = Registry::load(&folder).map_err(|e| Failure::model(e.to_string()))?;
+    registry.models.retain(|m| m.kind == Kind::Chat);
     let mut found = Vec::new();
     for model in &registry.models {
         let path = model.path(&folder);

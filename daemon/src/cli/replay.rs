@@ -62,7 +62,7 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     }
     let library = Arc::new(library);
     let provider = match &args.model {
-        Some(name) => Some(engine::provider(name, None, 2, args.model_timeout).await?),
+        Some(name) => Some(engine::chosen(&global.load()?, name, 2, args.model_timeout).await?),
         None => None,
     };
     if let Some(dir) = &args.html {

@@ -11,7 +11,7 @@ use galen_agents::evaluation::numeric::Random;
 use galen_agents::evaluation::pass_until::{PassRate, Rule, draw, estimate, pooled, shares};
 use galen_agents::evaluation::question::Question;
 use galen_agents::evaluation::scaling::{Point, fit, predict_largest};
-use galen_agents::llm::registry::Registry;
+use galen_agents::llm::registry::{Registry, default_models_dir};
 
 use super::questions::{Asker, collect};
 use super::suite::Which;
@@ -68,7 +68,7 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
     if !(args.temperature.is_finite() && args.temperature > 0.0) {
         return Err(Failure::usage(format!("a temperature is above 0, not {}", args.temperature)));
     }
-    let registry = Registry::builtin().map_err(|e| Failure::model(e.to_string()))?;
+    let registry = Registry::load(&default_models_dir()).map_err(|e| Failure::model(e.to_string()))?;
     let mut questions = collect(global, &args.paths, args.labels_from_names, args.half).await?;
     questions.retain(|q| q.capability == Capability::RootCause);
     let mut points: Vec<Point> = Vec::new();

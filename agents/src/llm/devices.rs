@@ -1,0 +1,77 @@
+//! The devices that llama.cpp can compute on. They are listed by the model's own process: a driver that crashes must not
+//! take the caller along.
+
+use std::path::Path;
+use std::time::Duration;
+
+use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::LlmError;
+
+/// Longest time for drivers to come up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Such as `Vulkan0`.
+    pub name: String,
+    /// What the hardware calls itself.
+    pub description: String,
+    /// Such as `CUDA`.
+    pub backend: String,
+    /// `cpu`, `gpu`, `integrated`, `accelerator` or `unknown`.
+    pub kind: String,
+    /// Memory in bytes; 0 where the backend does not say.
+    pub total: u64,
+    /// Of it, what is free.
+    pub free: u64,
+}
+
+/// Asks a process that runs models (`exe` with `arguments`) for its devices.
+///
+/// # Errors
+/// [`LlmError::Unavailable`] when the process does not start, crashes or does not answer in time.
+pub async fn list(exe: &Path, arguments: &[String]) -> Result<Vec<Device>, LlmError> {
+    let refuse = |why: String| LlmError::Unavailable(format!("the devices cannot be listed: {why}"));
+    let mut command = Command::new(exe);
+    command.args(arguments).arg("--devices").kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.map_err(|_| refuse("the drivers did not answer in time".to_owned()))?;
+    let output = output.map_err(|e| refuse(e.to_string()))?;
+    if !output.status.success() {
+        return Err(refuse(format!("the process ended with {}", output.status)));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| refuse(e.to_string()))
+}
+
+/// Prints the devices of this process as JSON. Returns the exit code.
+pub(super) fn print() -> i32 {
+    let devices: Vec<Device> = list_llama_ggml_backend_devices()
+        .into_iter()
+        .map(|device| Device {
+            name: device.name,
+            description: device.description,
+            backend: device.backend,
+            kind: match device.device_type {
+                LlamaBackendDeviceType::Cpu => "cpu",
+                LlamaBackendDeviceType::Gpu => "gpu",
+                LlamaBackendDeviceType::IntegratedGpu => "integrated",
+                LlamaBackendDeviceType::Accelerator => "accelerator",
+                LlamaBackendDeviceType::Unknown => "unknown",
+            }
+            .to_owned(),
+            total: device.memory_total as u64,
+            free: device.memory_free as u64,
+        })
+        .collect();
+    match serde_json::to_string(&devices) {
+        Ok(json) => {
+            println!("{json}");
+            0
+        }
+        Err(_) => 70,
+    }
+}

@@ -1,0 +1,388 @@
+//! A model behind somebody else's server that speaks OpenAI's chat completions: vLLM, SGLang, llama-server, and others.
+
+mod score;
+mod stream;
+mod wire;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::grammar::{Fit, Grammar};
+use super::registry::hexadecimal;
+use super::web::{self, Patience};
+use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+use wire::{Constraint, Request};
+
+/// Requests in flight at once; more wait.
+const MOST_AT_ONCE: usize = 16;
+/// Largest answer that is not a stream.
+const LARGEST_ANSWER: usize = 4 << 20;
+
+/// How a server wants a grammar, and how many alternatives of a token it shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// The plain protocol: a JSON schema for a choice of texts, no other grammar.
+    #[default]
+    Openai,
+    /// `grammar`, as llama-server and llama-cpp-python take it.
+    LlamaCpp,
+    /// `structured_outputs`.
+    Vllm,
+    /// `ebnf`.
+    Sglang,
+}
+
+/// A secret; it is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+impl Key {
+    /// Takes a key, without blanks around it.
+    pub fn new(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// Which server and which of its models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAiConfig {
+    /// Such as `http://127.0.0.1:8000/v1`.
+    pub base_url: String,
+    /// What the server calls the model.
+    pub model: String,
+    /// Sent as a bearer token.
+    pub key: Option<Key>,
+    /// Whether the server may be another machine: prompts hold statements and evidence of the monitored databases.
+    pub allow_remote: bool,
+    /// How it wants grammars.
+    pub dialect: Dialect,
+    /// Most time for one request, its repetitions included.
+    pub request_timeout: Duration,
+    /// How often it is tried.
+    pub patience: Patience,
+}
+
+impl OpenAiConfig {
+    /// The usual: no key, this machine only, a minute a request, four attempts.
+    pub fn new(base_url: &str, model: &str) -> Self {
+        Self {
+            base_url: base_url.to_owned(),
+            model: model.to_owned(),
+            key: None,
+            allow_remote: false,
+            dialect: Dialect::default(),
+            request_timeout: Duration::from_secs(60),
+            patience: Patience {
+                attempts: 4,
+                first_pause: Duration::from_millis(500),
+                longest_pause: Duration::from_secs(20),
+                stall: Duration::from_secs(60),
+                connect: Duration::from_secs(5),
+            },
+        }
+    }
+
+    /// Whether `base_url` is an address, and one that may be asked.
+    ///
+    /// # Errors
+    /// One line that says what to change.
+    pub fn check(&self) -> Result<(), String> {
+        if self.model.trim().is_empty() {
+            return Err("the server's model needs a name".to_owned());
+        }
+        self.address().map(|_| ())
+    }
+
+    fn address(&self) -> Result<Url, String> {
+        let bad = || format!("base_url `{}` is not an http(s) address", shown(&self.base_url));
+        let mut url = Url::parse(&self.base_url).map_err(|_| bad())?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.query().is_some() || url.fragment().is_some() {
+            return Err(bad());
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("base_url holds a password; use api_key_file instead".to_owned());
+        }
+        if !loopback(&url) && !self.allow_remote {
+            return Err(format!(
+                "base_url {url} is not on this machine: prompts hold statements and evidence of your databases; set allow_remote = true if they may leave it"
+            ));
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(if path.is_empty() { "/v1" } else { &path });
+        Ok(url)
+    }
+}
+
+fn loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// An address of which nothing is known: only its beginning, for a password may follow.
+fn shown(text: &str) -> String {
+    text.rsplit('@').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+/// A model on a server. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct OpenAiProvider {
+    identity: ModelIdentity,
+    config: OpenAiConfig,
+    base: Url,
+    client: Client,
+    permits: Semaphore,
+}
+
+/// An attempt that failed.
+enum Failed {
+    /// Another attempt would fail too.
+    Finally(LlmError),
+    /// Another attempt may work, after a pause that the server may have asked for.
+    Again(String, Option<Duration>),
+}
+
+impl From<LlmError> for Failed {
+    fn from(error: LlmError) -> Self {
+        Self::Finally(error)
+    }
+}
+
+impl OpenAiProvider {
+    /// Sets the client up, without asking the server anything.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] for an address that is none or may not be asked.
+    pub fn new(config: OpenAiConfig) -> Result<Self, LlmError> {
+        config.check().map_err(LlmError::Unavailable)?;
+        let base = config.address().map_err(LlmError::Unavailable)?;
+        let mut headers = HeaderMap::new();
+        if let Some(Key(key)) = &config.key {
+            let value = HeaderValue::from_str(&format!("Bearer {key}"));
+            let mut value = value.map_err(|_| LlmError::Unavailable("the key of the model's server is no text for a header".to_owned()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        // No redirection, and for this machine no proxy and no name service: what is asked here stays here.
+        let mut builder = web::client(&config.patience).map_err(LlmError::Unavailable)?.redirect(Policy::none()).default_headers(headers);
+        if loopback(&base) {
+            let port = base.port_or_known_default().unwrap_or(80);
+            builder = builder.no_proxy().resolve("localhost", SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        }
+        let client = builder.build().map_err(|e| LlmError::Unavailable(web::told(e)))?;
+        let mut hasher = Sha256::new();
+        hasher.update(format!("openai\n{base}\n{}\n", config.model));
+        let identity = ModelIdentity { name: config.model.clone(), sha256: hexadecimal(hasher) };
+        Ok(Self { identity, config, base, client, permits: Semaphore::new(MOST_AT_ONCE) })
+    }
+
+    /// As [`OpenAiProvider::new`], and sees that the server is there and has the model.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`], also when the server lists models and not this one.
+    pub async fn connect(config: OpenAiConfig) -> Result<Self, LlmError> {
+        let provider = Self::new(config)?;
+        let listed = provider.insist(|| provider.list()).await.map_err(|e| match e {
+            LlmError::Unavailable(_) => e,
+            other => LlmError::Unavailable(other.to_string()),
+        })?;
+        match listed {
+            Some(names) if !names.contains(&provider.config.model) => Err(LlmError::Unavailable(format!(
+                "the server at {} has no model '{}'; it has: {}",
+                provider.base,
+                provider.config.model,
+                wire::plain(&names.join(", "))
+            ))),
+            _ => Ok(provider),
+        }
+    }
+
+    /// The server's models; none where it does not list them.
+    async fn list(&self) -> Result<Option<Vec<String>>, Failed> {
+        let response = self.client.get(self.endpoint("models")).send().await.map_err(unreachable)?;
+        if matches!(response.status().as_u16(), 404 | 405 | 501) {
+            return Ok(None);
+        }
+        let response = accepted(response).await?;
+        let models: wire::Models = whole(response).await?;
+        Ok(Some(models.data.into_iter().map(|m| m.id).collect()))
+    }
+
+    fn endpoint(&self, name: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/{name}", self.base.path()));
+        url
+    }
+
+    /// Tries until it works, fails for good, or the time is over.
+    async fn insist<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, LlmError>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        let deadline = Instant::now() + self.config.request_timeout;
+        let late = |_| LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX));
+        let _permit = timeout_at(deadline, self.permits.acquire()).await.map_err(late)?;
+        let mut failures = 0;
+        loop {
+            let (why, asked) = match timeout_at(deadline, attempt()).await.map_err(late)? {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Finally(error)) => return Err(error),
+                Err(Failed::Again(why, asked)) => (why, asked),
+            };
+            failures += 1;
+            let pause = self.config.patience.pause(failures, asked);
+            // Not worth a wait whose end nobody would see.
+            if failures >= self.config.patience.attempts || Instant::now() + pause >= deadline {
+                return Err(LlmError::Server(format!("{why}, {failures} times")));
+            }
+            tracing::debug!(why, failures, "the model's server is asked again");
+            sleep(pause).await;
+        }
+    }
+
+    async fn send(&self, request: &Request<'_>) -> Result<Response, Failed> {
+        let body = serde_json::to_vec(request).map_err(|e| LlmError::Invalid(e.to_string()))?;
+        let post = self.client.post(self.endpoint("chat/completions")).header(CONTENT_TYPE, "application/json").body(body);
+        accepted(post.send().await.map_err(unreachable)?).await
+    }
+
+    async fn told(&self, request: &GenerateRequest, grammar: Option<&Grammar>) -> Result<Generated, Failed> {
+        let constraint = match (&request.grammar, grammar) {
+            (Some(text), Some(read)) => Constraint::of(self.config.dialect, text, read),
+            _ => Constraint::None,
+        };
+        let wraps = matches!(constraint, Constraint::Choice(_));
+        let body = Request::generate(&self.config, &request.prompt, request.max_tokens, constraint)?;
+        let response = self.send(&body).await?;
+        let streamed = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|t| t.contains("event-stream"));
+        let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
+        let mut answer = if streamed { stream::collect(response, most).await? } else { wire::text_of(whole(response).await?)? };
+        if wraps {
+            answer.text = wire::unwrap_choice(&answer.text)?;
+        }
+        match grammar.map(|g| g.fit(&answer.text)) {
+            None | Some(Fit::Whole) => Ok(answer),
+            Some(Fit::Beginning) if !answer.finished => Ok(answer),
+            Some(_) => Err(LlmError::Server(format!(
+                "its answer does not obey the grammar that was sent; does it take grammars, and is the dialect {:?} right?",
+                self.config.dialect
+            ))
+            .into()),
+        }
+    }
+}
+
+impl Provider for OpenAiProvider {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
+        Box::pin(async move {
+            let letters = score::Letters::of(&request)?;
+            self.insist(|| async {
+                let body = Request::score(&self.config, &letters)?;
+                let answer: wire::Answer = whole(self.send(&body).await?).await?;
+                Ok(score::scores(&letters, answer)?)
+            })
+            .await
+        })
+    }
+
+    fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
+        Box::pin(async move {
+            if request.max_tokens == 0 {
+                return Err(LlmError::Invalid("max_tokens is 0".to_owned()));
+            }
+            let grammar = request.grammar.as_deref().map(Grammar::parse).transpose().map_err(LlmError::Invalid)?;
+            self.insist(|| self.told(&request, grammar.as_ref())).await
+        })
+    }
+}
+
+fn unreachable(error: reqwest::Error) -> Failed {
+    Failed::Again(web::told(error), None)
+}
+
+/// The answer, unless the server refuses.
+async fn accepted(response: Response) -> Result<Response, Failed> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let asked = web::retry_after(response.headers());
+    let body = limited(response).await.unwrap_or_default();
+    let said = wire::refusal(&body);
+    if web::passing(status) {
+        return Err(Failed::Again(format!("the server answers {status}: {said}"), asked));
+    }
+    Err(wire::refused(status, &body, &said).into())
+}
+
+/// The body as JSON.
+async fn whole<T: DeserializeOwned>(response: Response) -> Result<T, Failed> {
+    let body = limited(response).await?;
+    serde_json::from_slice(&body).map_err(|e| LlmError::Server(format!("it answered what is no answer: {e}")).into())
+}
+
+async fn limited(mut response: Response) -> Result<Vec<u8>, Failed> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > LARGEST_ANSWER {
+            return Err(LlmError::Server(format!("its answer is longer than {LARGEST_ANSWER} bytes")).into());
+        }
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_machine_needs_a_yes() {
+        for here in ["http://127.0.0.1:8000/v1", "http://localhost:1", "http://[::1]:1/v1", "https://127.3.2.1"] {
+            OpenAiConfig::new(here, "m").check().unwrap();
+        }
+        for there in ["http://10.0.0.3:8000/v1", "https://api.example.com/v1", "http://localhost.example.com", "http://0.0.0.0:1"] {
+            let mut config = OpenAiConfig::new(there, "m");
+            let why = config.check().unwrap_err();
+            assert!(why.contains("allow_remote = true") && !why.contains('\n'), "{why}");
+            config.allow_remote = true;
+            config.check().unwrap();
+        }
+    }
+
+    #[test]
+    fn addresses_that_are_none_are_refused_and_passwords_stay_hidden() {
+        for bad in ["", "127.0.0.1:8000", "ftp://127.0.0.1/", "http://127.0.0.1/v1?key=x", "unix:///run/x"] {
+            assert!(OpenAiConfig::new(bad, "m").check().is_err(), "{bad}");
+        }
+        for secret in ["http://me:hunter2@127.0.0.1:8000/v1", "me:hunter2@127.0.0.1"] {
+            assert!(!OpenAiConfig::new(secret, "m").check().unwrap_err().contains("hunter2"));
+        }
+        let mut config = OpenAiConfig::new("http://127.0.0.1", "m");
+        config.key = Some(Key::new(" hunter2\n"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert_eq!(config.address().unwrap().as_str(), "http://127.0.0.1/v1");
+        assert!(OpenAiConfig::new("http://127.0.0.1", " ").check().is_err());
+    }
+}

@@ -1,0 +1,226 @@
+//! The providers through the one suite, and the openai provider against servers that misbehave.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use galen_agents::llm::openai::{Dialect, Key};
+use galen_agents::llm::recorded::{RecordedProvider, Recorder};
+use galen_agents::llm::{LlmError, OpenAiConfig, OpenAiProvider, Patience, Provider};
+use serde_json::json;
+
+use super::conformance::{Expect, suite};
+use super::facade;
+use super::server::{Server, reply, send};
+use super::support::{generate, score, start};
+
+fn config(server: &Server) -> OpenAiConfig {
+    let ms = Duration::from_millis;
+    let mut config = OpenAiConfig::new(&server.url("v1"), "local");
+    config.dialect = Dialect::LlamaCpp;
+    config.request_timeout = Duration::from_secs(5);
+    config.patience = Patience { attempts: 3, first_pause: ms(10), longest_pause: ms(2_000), stall: ms(400), connect: ms(500) };
+    config
+}
+
+async fn provider(server: &Server) -> OpenAiProvider {
+    OpenAiProvider::new(config(server)).unwrap()
+}
+
+#[tokio::test]
+async fn the_local_engine_its_recording_and_a_server_in_front_of_it_pass_one_suite() {
+    let Some(local) = start().await else { return };
+    let recorder = Recorder::new(Arc::new(local));
+    suite(&recorder, Expect { bounded: true, live: true }).await;
+    let replay = RecordedProvider::new(recorder.recording());
+    suite(&replay, Expect { bounded: true, live: false }).await;
+    assert_eq!(replay.unasked(), 1, "all but the score after the abandoned text");
+    assert!(matches!(replay.score(score("s", "never asked", &["A", "B"])).await, Err(LlmError::Invalid(_))));
+
+    let Some(local) = start().await else { return };
+    let server = facade::serve(local).await;
+    let mut patient = config(&server);
+    patient.request_timeout = Duration::from_secs(120);
+    patient.patience.stall = Duration::from_secs(120);
+    let remote = OpenAiProvider::connect(patient).await.unwrap();
+    suite(&remote, Expect { bounded: true, live: true }).await;
+}
+
+/// A server that is not ours: `make test-openai` starts one and says where.
+#[tokio::test]
+#[ignore = "needs a server: make test-openai"]
+async fn a_foreign_server_passes_the_suite() {
+    let url = std::env::var("GALEN_OPENAI_URL").expect("GALEN_OPENAI_URL");
+    let model = std::env::var("GALEN_OPENAI_MODEL").expect("GALEN_OPENAI_MODEL");
+    let mut config = OpenAiConfig::new(&url, &model);
+    config.dialect = Dialect::LlamaCpp;
+    config.request_timeout = Duration::from_secs(120);
+    let provider = OpenAiProvider::connect(config.clone()).await.unwrap();
+    let began = Instant::now();
+    suite(&provider, Expect { bounded: true, live: true }).await;
+    println!("the suite took {:.1} s", began.elapsed().as_secs_f64());
+    config.model = "no such model".into();
+    let unknown = OpenAiProvider::connect(config).await.unwrap_err().to_string();
+    assert!(unknown.contains("has no model") && unknown.contains(&model), "{unknown}");
+    // Its letters against those of the local engine on the same file: the templates and the model must be the same.
+    let Some(local) = start().await else { return };
+    let question = "Question: what is 2 + 2?\nA. 4\nB. a tree\nAnswer with the letter of the best option only.";
+    let ask = || score("You are a careful assistant.", question, &["A", "B"]);
+    let (theirs, ours) = (provider.score(ask()).await.unwrap().logprobs, local.score(ask()).await.unwrap().logprobs);
+    println!("log-probabilities there {theirs:?} and here {ours:?}");
+    let apart = (theirs[0] - theirs[1]) - (ours[0] - ours[1]);
+    assert!(apart.abs() < 0.3, "{theirs:?} {ours:?}");
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_when_it_says_and_not_for_ever() {
+    let ok = json!({ "choices": [{ "message": { "content": "hello" }, "finish_reason": "stop" }], "usage": { "prompt_tokens": 3, "completion_tokens": 1 } });
+    let server = Server::start(move |request, mut stream| {
+        let ok = ok.to_string();
+        async move {
+            match request.number {
+                0 => reply(&mut stream, "429 Too Many Requests", "Retry-After: 1\r\n", b"{\"error\":{\"message\":\"slow down\"}}").await,
+                1 => reply(&mut stream, "502 Bad Gateway", "", b"<html>").await,
+                _ => reply(&mut stream, "200 OK", "Content-Type: application/json\r\n", ok.as_bytes()).await,
+            }
+        }
+    })
+    .await;
+    let began = Instant::now();
+    let answer = provider(&server).await.generate(generate("x", None, 5)).await.unwrap();
+    assert_eq!((answer.text.as_str(), answer.usage.prompt_tokens), ("hello", 3));
+    assert!(began.elapsed() >= Duration::from_secs(1));
+
+    let always = Server::start(|_, mut stream| async move { reply(&mut stream, "503 Service Unavailable", "", b"").await }).await;
+    let result = provider(&always).await.generate(generate("x", None, 5)).await;
+    let Err(LlmError::Server(why)) = result else { panic!("{result:?}") };
+    assert!(why.contains("503") && always.seen().len() == 3, "{why}");
+    // A pause that would end after the deadline is not waited for.
+    let later =
+        Server::start(|_, mut stream| async move { reply(&mut stream, "429 Too Many Requests", "Retry-After: 2\r\n", b"").await }).await;
+    let mut hurried = config(&later);
+    hurried.request_timeout = Duration::from_millis(900);
+    let began = Instant::now();
+    assert!(OpenAiProvider::new(hurried).unwrap().generate(generate("x", None, 5)).await.is_err());
+    assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn broken_streams_are_typed_errors_and_nothing_hangs() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+    let part = |text: &str| format!("data: {}\n\n", json!({ "choices": [{ "delta": { "content": text } }] }));
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("garbage", b"data: {\"choices\": [}\n\n".to_vec()),
+        ("a page", b"<html><body>proxy</body></html>\n".to_vec()),
+        ("half a character", [part("a").into_bytes(), b"data: {\"choices\":[{\"delta\":{\"content\":\"\xc3\"}}]}\n\n".to_vec()].concat()),
+        ("half a line", [part("a").into_bytes(), b"data: {\"cho".to_vec()].concat()),
+        ("no end", part("a").into_bytes()),
+        ("nothing", Vec::new()),
+        ("an error", b"data: {\"error\":{\"message\":\"no memory\"}}\n\n".to_vec()),
+        ("no lines", vec![b'x'; 3 << 20]),
+        ("too much", part(&"y".repeat(1_000)).repeat(400).into_bytes()),
+    ];
+    for (name, body) in cases {
+        let bytes = [head.as_bytes().to_vec(), body].concat();
+        let server = Server::start(move |_, mut stream| {
+            let bytes = bytes.clone();
+            async move { send(&mut stream, &bytes).await }
+        })
+        .await;
+        let began = Instant::now();
+        let result = provider(&server).await.generate(generate("x", None, 5)).await;
+        assert!(matches!(result, Err(LlmError::Server(_))), "{name}: {result:?}");
+        assert!(began.elapsed() < Duration::from_secs(3), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_server_is_left_after_the_deadline_and_an_abandoned_request_is_closed() {
+    let (closed, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start(move |_, mut stream| {
+        let closed = closed.clone();
+        async move {
+            send(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: wait\n\n").await;
+            let mut rest = Vec::new();
+            let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest).await;
+            let _ = closed.send(());
+        }
+    })
+    .await;
+    let mut slow = config(&server);
+    slow.patience.stall = Duration::from_secs(60);
+    slow.request_timeout = Duration::from_millis(300);
+    let result = OpenAiProvider::new(slow.clone()).unwrap().generate(generate("x", None, 5)).await;
+    assert_eq!(result, Err(LlmError::Timeout(300)));
+    ends.recv().await.unwrap();
+    slow.request_timeout = Duration::from_secs(60);
+    let patient = OpenAiProvider::new(slow).unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(200), patient.generate(generate("x", None, 5))).await.is_err());
+    tokio::time::timeout(Duration::from_secs(5), ends.recv()).await.expect("the connection is closed").unwrap();
+    // Silence before the deadline counts as a failure and is tried again.
+    let result = provider(&server).await.generate(generate("x", None, 5)).await;
+    assert!(matches!(result, Err(LlmError::Server(_))), "{result:?}");
+}
+
+#[tokio::test]
+async fn refusals_say_what_to_change() {
+    for (status, expected) in
+        [("401 Unauthorized", "refuses the key"), ("404 Not Found", "no such address"), ("307 Temporary Redirect", "another address")]
+    {
+        let server = Server::start(move |_, mut stream| async move {
+            reply(&mut stream, status, "Location: http://10.1.2.3/v1\r\n", b"{\"error\":{\"message\":\"no\"}}").await;
+        })
+        .await;
+        let result = provider(&server).await.generate(generate("x", None, 5)).await;
+        let Err(LlmError::Unavailable(why)) = result else { panic!("{status}: {result:?}") };
+        assert!(why.contains(expected) && server.seen().len() == 1, "{why}");
+    }
+    let server =
+        Server::start(|_, mut stream| async move { reply(&mut stream, "200 OK", "", b"{\"data\":[{\"id\":\"other\"}]}").await }).await;
+    let error = OpenAiProvider::connect(config(&server)).await.unwrap_err().to_string();
+    assert!(error.contains("no model 'local'") && error.contains("other"), "{error}");
+    let address = server.url("v1");
+    drop(server);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut away = OpenAiConfig::new(&address, "local");
+    away.patience.first_pause = Duration::from_millis(5);
+    assert!(matches!(OpenAiProvider::connect(away).await, Err(LlmError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_the_grammar_or_shows_no_probabilities_is_found_out() {
+    let server = Server::start(|request, mut stream| async move {
+        let body = request.json();
+        assert!(body["grammar"].is_string() && body["messages"][0]["role"] == "system");
+        let ok = json!({ "choices": [{ "message": { "content": "As a language model" }, "finish_reason": "stop" }] });
+        reply(&mut stream, "200 OK", "Content-Type: application/json\r\n", ok.to_string().as_bytes()).await;
+    })
+    .await;
+    let mut config = config(&server);
+    config.key = Some(Key::new("hunter2"));
+    let provider = OpenAiProvider::new(config).unwrap();
+    let result = provider.generate(generate("x", Some(r#"root ::= "yes" | "no""#), 5)).await;
+    let Err(LlmError::Server(why)) = result else { panic!("{result:?}") };
+    assert!(why.contains("grammar"), "{why}");
+    let result = provider.score(score("s", "o", &["A", "B"])).await;
+    let Err(LlmError::Server(why)) = result else { panic!("{result:?}") };
+    assert!(why.contains("logprobs"), "{why}");
+    assert_eq!(server.seen()[0].header("authorization").unwrap(), "Bearer hunter2");
+    assert!(!format!("{provider:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_choice_goes_to_a_plain_server_as_a_json_schema() {
+    let server = Server::start(|request, mut stream| async move {
+        let body = request.json();
+        assert_eq!(body["response_format"]["json_schema"]["schema"]["properties"]["answer"]["enum"], json!(["yes", "no"]));
+        assert!(body.get("grammar").is_none() && body.get("chat_template_kwargs").is_none());
+        let ok = json!({ "choices": [{ "message": { "content": "{\"answer\": \"no\"}" }, "finish_reason": "stop" }] });
+        reply(&mut stream, "200 OK", "Content-Type: application/json\r\n", ok.to_string().as_bytes()).await;
+    })
+    .await;
+    let mut plain = config(&server);
+    plain.dialect = Dialect::Openai;
+    let provider = OpenAiProvider::new(plain).unwrap();
+    let answer = provider.generate(generate("x", Some(r#"root ::= "yes" | "no""#), 5)).await.unwrap();
+    assert_eq!(answer.text, "no");
+}

@@ -1,0 +1,69 @@
+//! Architectures of which no small file is at hand: a mixture of experts and MiniCPM, tiny and random, through the whole
+//! engine. `make test` makes the files (scripts/tiny-models.sh).
+
+use std::path::PathBuf;
+
+use galen_agents::llm::offload::{Cache, Offload};
+use galen_agents::llm::registry::default_models_dir;
+use galen_agents::llm::{LocalProvider, Provider, gguf, plan};
+
+use super::support::{config, evidence, generate, score};
+
+/// The file, where it was made.
+pub fn tiny(name: &str) -> Option<PathBuf> {
+    let path = default_models_dir().join("tiny").join(format!("{name}.gguf"));
+    if !path.exists() {
+        eprintln!("skipped: {} is not there; `make tiny-models` makes it", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+#[tokio::test]
+async fn a_mixture_of_experts_and_a_minicpm_score_and_write_under_a_grammar() {
+    for (name, architecture) in [("tiny-moe", "llama"), ("tiny-minicpm", "minicpm")] {
+        let Some(path) = tiny(name) else { return };
+        let header = gguf::read(&path).unwrap();
+        assert_eq!((header.architecture(), header.quantisation().as_str()), (architecture, "F16"));
+        let provider = LocalProvider::start(config(path)).await.unwrap();
+        assert_eq!((provider.identity().name.as_str(), provider.identity().sha256.len()), (name, 64));
+        let ask = || score(&evidence(200), "Which?", &["A", "B", "the and other"]);
+        let first = provider.score(ask()).await.unwrap();
+        let again = provider.score(ask()).await.unwrap();
+        assert!(first.logprobs.iter().all(|p| p.is_finite() && *p < 0.0), "{first:?}");
+        assert_eq!(first.logprobs, again.logprobs, "{name}");
+        assert!(again.usage.reused_tokens > 100, "{name}: {:?}", again.usage);
+        let answer = provider.generate(generate("x", Some(r#"root ::= "supports" | "refutes" | "größe ↑""#), 40)).await.unwrap();
+        assert!(answer.finished && ["supports", "refutes", "größe ↑"].contains(&answer.text.as_str()), "{name}: {answer:?}");
+        let free = provider.generate(generate("x", None, 8)).await.unwrap();
+        assert!(free.usage.generated_tokens <= 8, "{name}: {free:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_is_passed_to_the_engine_and_changes_no_answer_without_a_gpu() {
+    let Some(path) = tiny("tiny-moe") else { return };
+    let plan = plan::plan(&gguf::read(&path).unwrap(), 300 << 20, 512);
+    assert!(plan.whole && plan.layers == 2, "{plan:?}");
+    let plain = LocalProvider::start(config(path.clone())).await.unwrap();
+    let expected = plain.score(score("s", "Which?", &["A", "B"])).await.unwrap().logprobs;
+    let with = async |offload: Offload| {
+        let mut config = config(path.clone());
+        config.exe_arguments.extend(offload.arguments());
+        LocalProvider::start(config).await.unwrap().score(score("s", "Which?", &["A", "B"])).await.unwrap().logprobs
+    };
+    assert_eq!(with(plan.offload()).await, expected);
+    assert_eq!(with(Offload { gpu_layers: Some(2), cpu_experts: 1, ..Offload::default() }).await, expected);
+    let half = with(Offload { cache: Cache::Q8_0, flash_attention: true, ..Offload::default() }).await;
+    assert_ne!(half, expected, "eight bits are not sixteen");
+    assert!(half.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.2), "{half:?} {expected:?}");
+}
+
+#[tokio::test]
+async fn the_devices_of_this_machine_are_listed_by_the_models_process() {
+    let exe = PathBuf::from(env!("CARGO_BIN_EXE_galen-llm-worker"));
+    let found = galen_agents::llm::devices::list(&exe, &[]).await.unwrap();
+    let cpu = found.iter().find(|d| d.kind == "cpu").expect("a processor");
+    assert!(cpu.total > 1 << 28 && cpu.free <= cpu.total, "{cpu:?}");
+    assert!(galen_agents::llm::devices::list(&PathBuf::from("/nonexistent"), &[]).await.is_err());
+}
