@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use galen_tools::model::{Culprit, CulpritKind, UnixMs, Window};
+use galen_tools::model::{Culprit, CulpritKind, Window};
 
 use super::faithfulness::Grounding;
 use super::split::Half;
@@ -102,7 +102,7 @@ pub struct Answer {
     /// What a diagnosis should point at.
     pub culprits: Vec<Expected>,
     /// When it was wrong.
-    pub window: Option<Truth>,
+    pub window: Option<Window>,
     /// The case that this one is a variant of, with something missing or added.
     pub variant_of: Option<String>,
     /// What was changed: `missing_metrics`, `noise`, `red_herring`, ...
@@ -124,14 +124,6 @@ impl Expected {
         let wanted = self.pattern.to_lowercase();
         culprit.kind == self.kind && (culprit.id.to_lowercase().contains(&wanted) || culprit.text.to_lowercase().contains(&wanted))
     }
-}
-
-/// The known anomalous interval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Truth {
-    pub start_ms: UnixMs,
-    pub end_ms: UnixMs,
 }
 
 /// What a diagnosis made of a case.

@@ -1,10 +1,10 @@
 //! Scores of cases with known results.
 
-use galen_tools::model::{Culprit, CulpritKind};
+use galen_tools::model::{Culprit, CulpritKind, Window};
 
 use super::*;
 use crate::evaluation::faithfulness::Grounding;
-use crate::evaluation::record::{Expected, Truth};
+use crate::evaluation::record::Expected;
 use crate::evaluation::remedy::Remedies;
 use crate::evaluation::score_fixture::{case, run};
 
@@ -52,7 +52,7 @@ fn silence_and_abstention_are_scored() {
 #[test]
 fn a_window_is_scored_by_its_overlap_beside_the_whole_capture() {
     let mut one = case("a", &["missing_index"], &["missing_index"]);
-    one.answer.window = Some(Truth { start_ms: 40_000, end_ms: 70_000 });
+    one.answer.window = Some(Window { start: 40_000, end: 70_000 });
     let iou = score(vec![one.clone()], "window_iou");
     near(iou.value, 20_000.0 / 40_000.0);
     near(iou.baseline, 0.3);

@@ -221,8 +221,8 @@ fn recall(case: &CaseLine, named: &[&str]) -> f64 {
 fn window_iou(case: &CaseLine, _: &Context<'_>) -> Option<(f64, f64)> {
     let truth = case.answer.window.filter(|_| faulty(case))?;
     let overlap = |start: i64, end: i64| {
-        let both = (end.min(truth.end_ms) - start.max(truth.start_ms)).max(0) as f64;
-        let either = (end.max(truth.end_ms) - start.min(truth.start_ms)) as f64;
+        let both = (end.min(truth.end) - start.max(truth.start)).max(0) as f64;
+        let either = (end.max(truth.end) - start.min(truth.start)) as f64;
         if either > 0.0 { both / either } else { 0.0 }
     };
     let said = case.window.filter(|_| case.status != Status::Healthy).map_or(0.0, |w| overlap(w.start, w.end));

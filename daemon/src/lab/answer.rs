@@ -92,3 +92,35 @@ impl Answer {
         capture.with_extension("answer.json")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use galen_tools::model::CulpritKind;
+
+    #[test]
+    fn what_the_lab_writes_is_an_answer_to_the_benchmarks() {
+        let phases = Phases { baseline: Duration::from_secs(40), anomaly: Duration::from_secs(20), ..Phases::default() };
+        let written = Answer {
+            scenario: "missing_index".into(),
+            schema: "shop".into(),
+            title: "An index is dropped".into(),
+            causes: vec!["missing_index".into()],
+            culprits: vec![ExpectedCulprit { kind: CulpritKind::Table, pattern: "orders".into() }],
+            parameters: Parameters::new(),
+            phases,
+            seed: 1,
+            window: Some(Window { start: 40_000, end: 60_000 }),
+            server_version_num: 150_020,
+            galen_version: "0".into(),
+            steady: Done::default(),
+            fault: Done::default(),
+        };
+        let text = serde_json::to_string(&written).unwrap();
+        let read: galen_agents::evaluation::record::Answer = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.causes, read.window), (written.causes, written.window));
+        assert_eq!(read.culprits[0].pattern, "orders");
+    }
+}
