@@ -141,7 +141,8 @@ fn find(name: &str) -> anyhow::Result<Fault> {
     match known.iter().find(|(schema, stem, _)| *stem == name || name.split_once('/') == Some((schema, stem))) {
         Some((schema, stem, text)) => embedded(schema, stem, text),
         None => {
-            bail!("no fault `{}`: `galen lab list` names all; the path of a .toml file of your own works as well", name.escape_debug())
+            let names: Vec<&str> = known.iter().map(|(_, stem, _)| *stem).collect();
+            bail!("no fault `{}`: use the path of a .toml file or one of {}", name.escape_debug(), names.join(", "))
         }
     }
 }
@@ -246,6 +247,7 @@ mod tests {
         assert_eq!(fault.script(&given).unwrap().clients[0].count, 7);
         let error = fault.script(&BTreeMap::from([("cleints".to_owned(), 7)])).unwrap_err().to_string();
         assert!(error.contains("cleints") && error.contains("clients"), "{error}");
+        assert_eq!(Scenario::load("shop/missing_index").unwrap().fault.name, "missing_index");
         assert!(Scenario::load("no_such").unwrap_err().to_string().contains("missing_index"));
     }
 
