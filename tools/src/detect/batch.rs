@@ -161,7 +161,6 @@ fn grave(series: &Series, least: f64, start: UnixMs, steps: usize) -> Option<(us
 /// Holds each value until the next sample, at most three of the series' own periods: then data is missing.
 fn on_grid(series: &Series, start: UnixMs, steps: usize, gaps: &mut Vec<f64>) -> Vec<f64> {
     let mut grid = vec![f64::NAN; steps];
-    let period = period(series, gaps).unwrap_or(STEP as f64);
     // Whole seconds one after the other, which most recordings are, lie in their places already.
     let seconds = |times: &[UnixMs]| times.windows(2).all(|w| w[1] - w[0] == STEP);
     if let Some(first) = series.times.first().filter(|t| **t >= start && (**t - start) % STEP == 0 && seconds(&series.times)) {
@@ -171,6 +170,7 @@ fn on_grid(series: &Series, start: UnixMs, steps: usize, gaps: &mut Vec<f64>) ->
         places[..known].copy_from_slice(&series.values[..known]);
         return grid;
     }
+    let period = period(series, gaps).unwrap_or(STEP as f64);
     let hold = period * 3.0;
     let last = if period >= COARSE { period as i64 } else { STEP };
     for (i, (time, value)) in series.times.iter().zip(&series.values).enumerate() {
@@ -281,8 +281,15 @@ fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<
 }
 
 fn usual(signal: &Signal<'_>, baseline: (usize, usize), scratch: &mut Vec<f64>) -> Option<Usual> {
-    let values: Vec<f64> = signal.grid[baseline.0..baseline.1].iter().copied().filter(|v| !v.is_nan()).collect();
-    if values.len() < 5 { None } else { Usual::of(&values, signal.spec, scratch) }
+    known(&signal.grid[baseline.0..baseline.1], scratch);
+    if scratch.len() < 5 { None } else { Usual::of(scratch, signal.spec) }
+}
+
+/// Copies the values that are there.
+fn known(grid: &[f64], values: &mut Vec<f64>) {
+    values.clear();
+    values.reserve(grid.len());
+    values.extend(grid.iter().filter(|v| !v.is_nan()));
 }
 
 fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, options: &DetectOptions) -> Detection {
@@ -347,7 +354,8 @@ fn abnormal(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), s
 /// A signal that moved by at least `least` spreads, or beyond its limit.
 fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs, least: f64) -> Option<Abnormal> {
     let spec = signal.spec;
-    let mut inside: Vec<f64> = signal.grid[window.0..window.1].iter().copied().filter(|v| !v.is_nan()).collect();
+    let mut inside = Vec::new();
+    known(&signal.grid[window.0..window.1], &mut inside);
     let grave = signal.grave.filter(|(from, to)| *from < window.1 && window.0 < *to);
     // What comes in bursts has a median of 0.
     let observed = if grave.is_some() { inside.iter().sum::<f64>() / inside.len().max(1) as f64 } else { median(&mut inside)? };

@@ -45,10 +45,13 @@ pub(super) fn find(grids: &[&[f64]], skip: usize, throughput: Option<usize>) -> 
         return None;
     }
     let width = usable.div_ceil(MOST_STEPS);
-    let columns: Vec<Column> = grids.iter().map(|grid| Column::of(grid[skip..].chunks(width).map(middle).collect())).collect();
+    let thin = |grid: &[f64]| if width == 1 { grid.to_vec() } else { grid.chunks(width).map(middle).collect() };
+    let columns: Vec<Column> = grids.iter().map(|grid| Column::of(thin(&grid[skip..]))).collect();
     let (from, to) = Ranked::of(&columns, usable.div_ceil(width)).best()?;
     let (from, mut to) = (skip + from * width, (skip + to * width).min(steps));
-    let strength: Vec<f64> = grids.iter().zip(&columns).map(|(grid, column)| column.between(&grid[skip..to], from - skip, width)).collect();
+    let mut ranks = Vec::new();
+    let strength = grids.iter().zip(&columns).map(|(grid, column)| column.between(&grid[skip..to], from - skip, width, &mut ranks));
+    let strength: Vec<f64> = strength.collect();
     let least = witness(to - skip);
     let witnesses = strength.iter().filter(|r2| **r2 >= least).count();
     let moving = grids.iter().filter(|grid| grid[skip..].windows(2).any(|w| w[0] != w[1])).count();
@@ -69,20 +72,22 @@ fn witness(steps: usize) -> f64 {
 
 /// True for a counter: it changes often and (almost) always the same way, so that only its differences tell anything.
 pub fn trending(values: &[f64]) -> bool {
-    let (mut up, mut down) = (0usize, 0usize);
-    for pair in values.windows(2) {
-        up += usize::from(pair[1] > pair[0]);
-        down += usize::from(pair[1] < pair[0]);
+    // Sums that need no check for overflow, so that the compiler makes vector instructions of the loop.
+    let (mut up, mut down) = (0u64, 0u64);
+    for (before, after) in values.iter().zip(values.iter().skip(1)) {
+        up = up.wrapping_add(u64::from(after > before));
+        down = down.wrapping_add(u64::from(after < before));
     }
-    (up + down) * 10 >= values.len() && up.min(down) * 20 <= up + down
+    (up + down) * 10 >= values.len() as u64 && up.min(down) * 20 <= up + down
 }
 
-/// The values of a signal, or the differences of a counter, and the order in which they rise.
+/// The values of a signal, or the differences of a counter, as classes: equal values share one, and classes rise with the values.
 struct Column {
-    values: Vec<f64>,
     trends: bool,
-    /// Steps of the known values, the smallest first.
-    order: Vec<u32>,
+    /// Class of each step. Missing values are in a class of their own, the last.
+    classes: Vec<u32>,
+    /// How many classes hold known values.
+    known: usize,
 }
 
 impl Column {
@@ -91,50 +96,62 @@ impl Column {
         if trends {
             differences(&mut values);
         }
-        let mut keys: Vec<(i64, u32)> = values.iter().enumerate().filter(|(_, v)| !v.is_nan()).map(|(i, v)| (key(*v), i as u32)).collect();
-        keys.sort_unstable();
-        Self { values, trends, order: keys.into_iter().map(|(_, i)| i).collect() }
-    }
-
-    /// Calls `each` with the rank and the steps of every group of equal values among the first `steps` steps. Ranks are counted
-    /// from the middle, ties share the mean rank; missing values have none, which is the middle.
-    fn ranks(&self, steps: usize, mut each: impl FnMut(f64, &[u32])) {
-        let within: Vec<u32> = self.order.iter().copied().filter(|i| (*i as usize) < steps).collect();
-        let centre = within.len() as f64 / 2.0 - 0.5;
-        let mut at = 0;
-        for ties in within.chunk_by(|a, b| self.values[*a as usize] == self.values[*b as usize]) {
-            each((2 * at + ties.len() - 1) as f64 / 2.0 - centre, ties);
-            at += ties.len();
+        let mut classes = vec![u32::MAX; values.len()];
+        let (mut known, mut last) = (0, f64::NAN);
+        for step in rising(&values) {
+            if values[step] != last {
+                (known, last) = (known + 1, values[step]);
+            }
+            classes[step] = known - 1;
         }
+        classes.iter_mut().for_each(|class| *class = (*class).min(known));
+        Self { trends, classes, known: known as usize }
     }
 
-    /// Ranks with mean 0 and deviation 1; none when the values are constant.
-    fn standardised(&self) -> Option<Vec<f64>> {
-        let mut ranks = vec![0.0; self.values.len()];
-        let mut squares = 0.0;
-        self.ranks(self.values.len(), |rank, steps| {
-            steps.iter().for_each(|i| ranks[*i as usize] = rank);
-            squares += rank * rank * steps.len() as f64;
-        });
-        let deviation = (squares / self.values.len() as f64).sqrt();
-        ranks.iter_mut().for_each(|rank| *rank /= deviation);
-        (squares > 0.0).then_some(ranks)
+    /// Writes the rank of each class among the first `steps` steps to `ranks` and returns the sum of their squares over these
+    /// steps. Ranks are counted from the middle, equal values share the mean rank; missing values have none, which is the middle.
+    fn ranks(&self, steps: usize, ranks: &mut Vec<f64>) -> f64 {
+        ranks.clear();
+        ranks.resize(self.known + 1, 0.0);
+        self.classes[..steps].iter().for_each(|class| ranks[*class as usize] += 1.0);
+        ranks[self.known] = 0.0;
+        let centre = ranks.iter().sum::<f64>() / 2.0 - 0.5;
+        let (mut below, mut squares) = (0.0, 0.0);
+        for rank in &mut ranks[..self.known] {
+            let ties = *rank;
+            *rank = below + (ties - 1.0) / 2.0 - centre;
+            squares += *rank * *rank * ties;
+            below += ties;
+        }
+        squares
     }
 
-    /// Share of the variance of the ranks of `grid`, 0..1, that lies between the steps before and from `from` on. The order
-    /// that is known already serves again, unless the grid was thinned out or is a counter only up to here.
-    fn between(&self, grid: &[f64], from: usize, width: usize) -> f64 {
+    /// Share of the variance of the ranks of `grid`, 0..1, that lies between the steps before and from `from` on. The classes
+    /// that are known already serve again, unless the grid was thinned out or is a counter only up to here.
+    fn between(&self, grid: &[f64], from: usize, width: usize, ranks: &mut Vec<f64>) -> f64 {
         if width > 1 || trending(grid) != self.trends {
-            return Self::of(grid.to_vec()).between(grid, from, 1);
+            return Self::of(grid.to_vec()).between(grid, from, 1, ranks);
         }
-        let (mut sum, mut squares) = (0.0, 0.0);
-        self.ranks(grid.len(), |rank, steps| {
-            sum += rank * steps.iter().filter(|i| **i as usize >= from).count() as f64;
-            squares += rank * rank * steps.len() as f64;
-        });
+        let squares = self.ranks(grid.len(), ranks);
+        let sum: f64 = self.classes[from..grid.len()].iter().map(|class| ranks[*class as usize]).sum();
         let (outside, inside) = (from as f64, (grid.len() - from) as f64);
         if squares > 0.0 { sum * sum * grid.len() as f64 / squares / (inside * outside).max(1.0) } else { 0.0 }
     }
+}
+
+/// Steps of the known values, the smallest value first. The upper bits of a value and its step share one word, which sorts twice
+/// as fast as a pair of them; values that differ only in the bits that gave way to the step are put in order afterwards.
+fn rising(values: &[f64]) -> impl Iterator<Item = usize> {
+    let low = values.len().next_power_of_two() as u64 - 1;
+    let known = |(_, value): &(usize, &f64)| !value.is_nan();
+    let mut words = Vec::with_capacity(values.len());
+    words.extend(values.iter().enumerate().filter(known).map(|(step, value)| key(*value) & !low | step as u64));
+    words.sort_unstable();
+    let step = move |word: &u64| (*word & low) as usize;
+    for close in words.chunk_by_mut(|a, b| a ^ b <= low).filter(|close| close.len() > 1) {
+        close.sort_unstable_by_key(|word| key(values[step(word)]));
+    }
+    words.into_iter().map(move |word| step(&word))
 }
 
 /// Running sums of standardised ranks, one row a signal, in single precision, in which twice as many fit a register: the
@@ -148,16 +165,21 @@ struct Ranked {
 type Best = (f64, usize, usize);
 
 impl Ranked {
+    /// Ranks are divided by their deviation; signals that are constant have none and are left out.
     fn of(columns: &[Column], steps: usize) -> Self {
-        let running = |ranks: Vec<f64>| {
+        let mut ranks = Vec::new();
+        let running = |column: &Column| {
+            let squares = column.ranks(steps, &mut ranks);
+            let deviation = (squares / steps as f64).sqrt();
+            ranks.iter_mut().for_each(|rank| *rank /= deviation);
             let mut sum = 0.0;
-            let next = ranks.into_iter().map(|rank| {
-                sum += rank;
+            let next = column.classes.iter().map(|class| {
+                sum += ranks[*class as usize];
                 sum as f32
             });
-            std::iter::once(0.0).chain(next).collect()
+            (squares > 0.0).then(|| std::iter::once(0.0).chain(next).collect())
         };
-        Self { sums: columns.iter().filter_map(Column::standardised).map(running).collect(), steps }
+        Self { sums: columns.iter().filter_map(running).collect(), steps }
     }
 
     /// The stretch with the largest sum of squared R2: first on every second or third step, then around the winner.
@@ -213,9 +235,6 @@ impl Ranked {
 
 /// Median of a few values, NaN where there are none.
 fn middle(values: &[f64]) -> f64 {
-    if let [one] = values {
-        return *one;
-    }
     let mut known: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
     super::stats::median(&mut known).unwrap_or(f64::NAN)
 }
@@ -230,10 +249,10 @@ pub fn differences(values: &mut [f64]) {
     }
 }
 
-/// An integer that orders as [`f64::total_cmp`] does: sorting it needs no look at the values.
-fn key(value: f64) -> i64 {
-    let bits = value.to_bits().cast_signed();
-    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
+/// An integer that orders as [`f64::total_cmp`] does.
+fn key(value: f64) -> u64 {
+    let bits = value.to_bits();
+    if value.is_sign_negative() { !bits } else { bits | 1 << 63 }
 }
 
 /// Mann and Whitney's probability that a value after is below one before, against [`SLOWER`].
@@ -247,4 +266,30 @@ fn slower(before: &[f64], after: &[f64]) -> bool {
         }
     }
     pairs > 0.0 && wins / pairs >= SLOWER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_differ_only_in_their_last_bits_are_put_in_order_too() {
+        let near = |bits: u64| f64::from_bits(1e15f64.to_bits() + bits);
+        let values = [near(3), -1.0, f64::NAN, near(1), 0.5, near(2), -0.0, near(3), f64::NEG_INFINITY, near(0), -2.5];
+        let known: Vec<f64> = rising(&values).map(|step| values[step]).collect();
+        assert_eq!(known, [f64::NEG_INFINITY, -2.5, -1.0, -0.0, 0.5, near(0), near(1), near(2), near(3), near(3)]);
+    }
+
+    #[test]
+    fn equal_values_share_the_mean_rank_and_missing_ones_have_none() {
+        let column = Column::of(vec![3.0, f64::NAN, 0.0, -0.0, 3.0, 1.0, 9.0, 2.0]);
+        let mut ranks = Vec::new();
+        let squares = column.ranks(8, &mut ranks);
+        let of: Vec<f64> = column.classes.iter().map(|class| ranks[*class as usize]).collect();
+        assert_eq!(of, [1.5, 0.0, -2.5, -2.5, 1.5, -1.0, 3.0, 0.0]);
+        assert!((squares - of.iter().map(|rank| rank * rank).sum::<f64>()).abs() < 1e-9);
+        // Among the first six only: 0, 0, 1, 3, 3 around the middle.
+        column.ranks(6, &mut ranks);
+        assert_eq!([2, 5, 0].map(|step| ranks[column.classes[step] as usize]), [-1.5, 0.0, 1.5]);
+    }
 }

@@ -25,13 +25,11 @@ pub struct Usual {
 }
 
 impl Usual {
-    /// Statistics of a baseline; `scratch` is reused between calls.
-    pub fn of(values: &[f64], spec: &SignalSpec, scratch: &mut Vec<f64>) -> Option<Self> {
-        scratch.clear();
-        scratch.extend_from_slice(values);
-        let level = median(scratch)?;
-        scratch.iter_mut().for_each(|v| *v = (*v - level).abs());
-        let mad = median(scratch)?;
+    /// Statistics of a baseline's values, which are lost: their distances from the median take their place.
+    pub fn of(values: &mut [f64], spec: &SignalSpec) -> Option<Self> {
+        let level = median(values)?;
+        values.iter_mut().for_each(|v| *v = (*v - level).abs());
+        let mad = median(values)?;
         let spread = (1.4826 * mad).max(spec.floor).max(spec.relative_floor * level.abs());
         Some(Self { level, spread })
     }

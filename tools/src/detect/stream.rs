@@ -187,8 +187,9 @@ impl Stream {
         let period = if rolling.last_at > 0 { at - rolling.last_at } else { 1000 };
         rolling.last_at = at;
         let old = rolling.values.len().saturating_sub(MARGIN);
-        let baseline: Vec<f64> = rolling.values.iter().take(old).copied().collect();
-        let usual = if baseline.len() >= 5 { Usual::of(&baseline, spec, &mut self.scratch) } else { None };
+        self.scratch.clear();
+        self.scratch.extend(rolling.values.iter().take(old));
+        let usual = if old >= 5 { Usual::of(&mut self.scratch, spec) } else { None };
         let score = usual.map_or(0.0, |u| u.score(value, spec));
         let limit = beyond_limit(value, spec);
         let grave = spec.grave.is_some_and(|least| rolling.grave(least, at, value * period as f64 / 1000.0));
