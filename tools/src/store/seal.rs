@@ -66,7 +66,7 @@ pub(super) fn check_seal(image: &[u8], claimed: &str) -> Result<(), StoreError> 
 fn place_of_hash(image: &[u8], value: &str) -> Option<usize> {
     let needle = [HASH_KEY.as_bytes(), value.as_bytes()].concat();
     let head = &image[..image.len().min(2 * PAGE_BYTES)];
-    let found = head.windows(needle.len()).position(|window| window == needle)?;
+    let found = head.windows(needle.len()).position(|window| window[0] == needle[0] && window == needle)?;
     Some(found + HASH_KEY.len())
 }
 
