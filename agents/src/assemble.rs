@@ -100,7 +100,7 @@ fn name_causes(case: &Case<'_>) -> (Vec<String>, Vec<Consequence>) {
         .search
         .hypotheses()
         .iter()
-        .filter(|(id, h)| h.belief.probability() >= NAMED && catalog.get(id).is_some_and(|c| h.established(c)))
+        .filter(|(_, h)| h.belief.probability() >= NAMED && h.established())
         .map(|(id, h)| (id, h.belief.probability()))
         .collect();
     candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));

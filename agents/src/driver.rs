@@ -1,5 +1,6 @@
 //! The driver of a diagnosis: performs the I/O that the search decides on, and assembles the report.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
@@ -93,7 +94,7 @@ pub struct TreeNode {
     pub id: u64,
     pub parent: Option<u64>,
     /// `root`, `hypothesis`, `test` or `culprit`.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     pub label: String,
     pub expert: String,
     pub visits: u64,
@@ -102,7 +103,7 @@ pub struct TreeNode {
     /// Probability of the hypothesis after the node.
     pub probability: Option<f64>,
     /// `open`, `supported`, `refuted`, `inconclusive` or `pruned`.
-    pub state: String,
+    pub state: Cow<'static, str>,
     pub reason: String,
     pub evidence: Vec<String>,
 }
@@ -254,7 +255,7 @@ impl<'a> Case<'a> {
 
     /// Judges a condition over all facts, namespaced by tool.
     pub fn holds(&self, condition: &str) -> Option<bool> {
-        self.library.catalog.prepared().holds(condition, self.board.facts())
+        self.library.catalog.prepared().holds(condition, &self.board)
     }
 
     /// Milliseconds that probes of this diagnosis cost the target.
@@ -298,13 +299,13 @@ impl<'a> Case<'a> {
             self.panel.push((invited, 0));
         }
         while self.search.tests() < u64::from(self.options.max_tests) {
-            let ids: Vec<String> = self.panel[first..].iter().map(|(i, _)| i.expert.id.clone()).collect();
-            let steps: Vec<(usize, Step)> =
-                ids.iter().enumerate().filter_map(|(i, id)| Some((first + i, self.search.next_step(id)?))).collect();
+            let experts = self.panel.iter().enumerate().skip(first);
+            let steps: Vec<(usize, Step<'a>)> =
+                experts.filter_map(|(i, (invited, _))| Some((i, self.search.next_step(&invited.expert.id)?))).collect();
             if steps.is_empty() {
                 return;
             }
-            let tools: Vec<&str> = steps.iter().filter_map(|(_, s)| self.test_of(s)).flat_map(tools_of).collect();
+            let tools: Vec<&str> = steps.iter().flat_map(|(_, step)| tools_of(step.test())).collect();
             self.observe(&tools).await;
             for (expert, step) in steps {
                 self.judge(expert, &step);
@@ -312,13 +313,12 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn test_of(&self, step: &Step) -> Option<&'a Test> {
-        self.library.catalog.get(&step.cause)?.test.get(step.test)
-    }
-
     /// Calls the tools that nobody has called yet, concurrently, and publishes what they return.
     async fn observe(&mut self, tools: &[&str]) {
         let wanted: BTreeSet<&str> = tools.iter().copied().filter(|t| !self.board.has(t)).collect();
+        if wanted.is_empty() {
+            return;
+        }
         let scene = Scene { capture: self.capture, detection: self.detection, prober: self.prober };
         let affordable = self.probe_ms < self.options.max_probe_ms;
         let (table, learnt) = (&self.library.signals, &self.library.signatures);
@@ -335,8 +335,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn judge(&mut self, expert: usize, step: &Step) {
-        let Some(test) = self.test_of(step) else { return };
+    fn judge(&mut self, expert: usize, step: &Step<'a>) {
+        let test = step.test();
         let facts = self.board.facts_for(&test.tool);
         let prepared = self.library.catalog.prepared();
         let holds = |condition: &str| prepared.holds(condition, &facts) == Some(true);
@@ -350,23 +350,22 @@ impl<'a> Case<'a> {
         let outcome = Outcome {
             verdict,
             reason: self.reason(test, verdict),
-            evidence: tools_of(test).iter().filter_map(|t| self.board.id_of(t)).collect(),
+            evidence: tools_of(test).filter_map(|t| self.board.id_of(t)).collect(),
             cost_ms: self.board.of_tool(&test.tool).map_or(0.0, |e| e.observation.cost_ms),
         };
         self.search.record(step, outcome);
         self.panel[expert].1 += 1;
-        let probability = self.search.hypotheses().get(&step.cause).map_or(0.0, |h| h.belief.probability());
+        let probability = self.search.hypotheses().get(&step.cause.id).map_or(0.0, |h| h.belief.probability());
         self.tell(Progress::Tested {
             expert: self.panel[expert].0.expert.id.clone(),
-            cause: step.cause.clone(),
+            cause: step.cause.id.clone(),
             test: test.id.clone(),
             verdict: verdict.word().to_owned(),
             probability,
         });
         if verdict == Verdict::Supported && test.essential && probability >= 0.5 {
-            let cause = self.library.catalog.get(&step.cause);
-            let summary = cause.and_then(|c| self.summary_of(c)).unwrap_or_default();
-            self.tell(Progress::Finding { cause: step.cause.clone(), probability, summary });
+            let summary = self.summary_of(step.cause).unwrap_or_default();
+            self.tell(Progress::Finding { cause: step.cause.id.clone(), probability, summary });
         }
     }
 
@@ -381,7 +380,7 @@ impl<'a> Case<'a> {
             let seen = self.board.of_tool(&test.tool).map(|e| e.lines.join("; ")).unwrap_or_default();
             match verdict {
                 _ if seen.is_empty() => format!("{} does not decide it.", test.tool),
-                Verdict::Inconclusive => format!("{} does not decide it: {seen}", test.tool),
+                Verdict::Inconclusive => [&test.tool, " does not decide it: ", &seen].concat(),
                 decided => format!("{} {} it: {seen}", test.tool, if decided == Verdict::Supported { "supports" } else { "refutes" }),
             }
         })
@@ -397,14 +396,14 @@ impl<'a> Case<'a> {
         self.search
             .hypotheses()
             .iter()
-            .filter(|(id, h)| self.library.catalog.get(id).is_some_and(|c| h.established(c)))
+            .filter(|(_, h)| h.established())
             .map(|(id, h)| (id.as_str(), h.belief.probability()))
             .max_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
 
-fn tools_of(test: &Test) -> Vec<&str> {
-    std::iter::once(test.tool.as_str()).chain(test.with.iter().map(String::as_str)).collect()
+fn tools_of(test: &Test) -> impl Iterator<Item = &str> {
+    std::iter::once(test.tool.as_str()).chain(test.with.iter().map(String::as_str))
 }
 
 fn refused(tool: &str) -> Observation {
@@ -474,9 +473,10 @@ pub fn describe(abnormal: &Abnormal) -> String {
         "1/s" => format!("{}/s", galen_knowledge::template::number(value)),
         unit => format!("{} {unit}", galen_knowledge::template::number(value)).trim().to_owned(),
     };
-    match abnormal.baseline.filter(|b| quantity(*b) != quantity(abnormal.observed)) {
-        Some(baseline) => format!("{} {verb} from {} to {}", abnormal.signal, quantity(baseline), quantity(abnormal.observed)),
-        None => format!("{} is at {}", abnormal.signal, quantity(abnormal.observed)),
+    let now = quantity(abnormal.observed);
+    match abnormal.baseline.map(quantity).filter(|before| *before != now) {
+        Some(before) => format!("{} {verb} from {before} to {now}", abnormal.signal),
+        None => format!("{} is at {now}", abnormal.signal),
     }
 }
 

@@ -16,8 +16,6 @@ use crate::report::Evidence;
 pub struct Board {
     entries: Vec<Evidence>,
     by_tool: BTreeMap<String, usize>,
-    /// Facts of all tools, namespaced `tool.fact`.
-    facts: Facts,
     /// Facts by tool, for sentences.
     shown: Arc<BTreeMap<String, Value>>,
 }
@@ -25,12 +23,20 @@ pub struct Board {
 /// Facts that a test sees: its own tool's first, all others namespaced.
 pub struct Seen<'b> {
     own: Option<&'b Facts>,
-    all: &'b Facts,
+    all: &'b Board,
 }
 
 impl Lookup for Seen<'_> {
     fn fact(&self, name: &str) -> Option<&serde_json::Value> {
-        self.own.and_then(|own| own.get(name)).or_else(|| self.all.get(name))
+        self.own.and_then(|own| own.get(name)).or_else(|| self.all.fact(name))
+    }
+}
+
+impl Lookup for Board {
+    /// A fact of any tool, namespaced `tool.fact`.
+    fn fact(&self, name: &str) -> Option<&serde_json::Value> {
+        let (tool, fact) = name.split_once('.')?;
+        self.of_tool(tool)?.observation.facts.get(fact)
     }
 }
 
@@ -60,9 +66,6 @@ impl Board {
             return known;
         }
         let id = format!("E{}", self.entries.len() + 1);
-        for (name, value) in &observation.facts {
-            self.facts.insert(format!("{}.{name}", observation.tool), value.clone());
-        }
         Arc::make_mut(&mut self.shown).insert(observation.tool.clone(), Value::from(Serde(&observation.facts)));
         self.by_tool.insert(observation.tool.clone(), self.entries.len());
         let lines = match &observation.no_data {
@@ -95,12 +98,7 @@ impl Board {
 
     /// Facts a test sees: its own tool's at top level, all others namespaced.
     pub fn facts_for(&self, tool: &str) -> Seen<'_> {
-        Seen { own: self.of_tool(tool).map(|entry| &entry.observation.facts), all: &self.facts }
-    }
-
-    /// All facts, namespaced `tool.fact`.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+        Seen { own: self.of_tool(tool).map(|entry| &entry.observation.facts), all: self }
     }
 
     /// All facts as a tree `{tool: {fact: value}}`, with those of `tool` at top level too: what sentences see.

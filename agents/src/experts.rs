@@ -60,8 +60,9 @@ pub fn choose(abnormal: &[Abnormal], catalog: &Catalog) -> (Vec<Invited>, Vec<In
     let mut ranked: Vec<(usize, Invited)> = Expert::all()
         .into_iter()
         .map(|expert| {
-            let own = || catalog.clusters().iter().filter(|(domain, _)| expert.owns(domain)).map(|(_, signals)| signals);
-            let concerns = |a: &&Abnormal| own().any(|signals| signals.contains(&a.signal) || signals.contains(bare(&a.signal)));
+            let own: Vec<_> = catalog.clusters().iter().filter(|(domain, _)| expert.owns(domain)).map(|(_, signals)| signals).collect();
+            let known = |signal: &str| own.iter().any(|signals| signals.contains(signal));
+            let concerns = |a: &&Abnormal| known(&a.signal) || (a.signal.contains('{') && known(bare(&a.signal)));
             let hits: Vec<&str> = abnormal.iter().filter(concerns).map(|a| a.signal.as_str()).collect();
             let because = match hits.len() {
                 0 => "invited to complete the panel".to_owned(),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use galen_knowledge::catalog::Catalog;
-use galen_knowledge::cause::{Cause, Verdict};
+use galen_knowledge::cause::{Cause, Test, Verdict};
 use galen_tools::model::Culprit;
 
 use crate::belief::{Belief, entropy, expected_gain, ratio_of};
@@ -21,13 +21,19 @@ const EXPLORATION: f64 = 0.35;
 const NEGLIGIBLE: f64 = 0.004;
 
 /// A test that an expert should run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'c> {
     /// Hypothesis under test.
-    pub cause: String,
+    pub cause: &'c Cause,
     /// Index of the test in the cause.
-    pub test: usize,
-    node: NodeIndex,
+    test: usize,
+}
+
+impl<'c> Step<'c> {
+    /// The test itself.
+    pub fn test(&self) -> &'c Test {
+        &self.cause.test[self.test]
+    }
 }
 
 /// What came of a step.
@@ -54,7 +60,9 @@ pub struct Tested {
 
 /// A hypothesis: a cause under test.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Hypothesis {
+pub struct Hypothesis<'c> {
+    /// The cause.
+    pub cause: &'c Cause,
     /// Expert that owns it.
     pub expert: String,
     /// Current belief.
@@ -65,15 +73,20 @@ pub struct Hypothesis {
     closed: bool,
 }
 
-impl Hypothesis {
+impl Hypothesis<'_> {
     /// True when one of the cause's essential tests supports it.
-    pub fn established(&self, cause: &Cause) -> bool {
-        self.with_verdict(Verdict::Supported).any(|t| cause.test[t.test].essential)
+    pub fn established(&self) -> bool {
+        self.with_verdict(Verdict::Supported).any(|t| self.cause.test[t.test].essential)
     }
 
     /// Tests with a verdict.
     pub fn with_verdict(&self, verdict: Verdict) -> impl Iterator<Item = &Tested> {
         self.tested.iter().filter(move |t| t.outcome.verdict == verdict)
+    }
+
+    /// The nodes of its tests follow its own.
+    fn node_of(&self, test: usize) -> NodeIndex {
+        NodeIndex::new(self.node.index() + 1 + test)
     }
 }
 
@@ -82,7 +95,7 @@ pub struct Search<'c> {
     catalog: &'c Catalog,
     graph: DiGraph<TreeNode, ()>,
     root: NodeIndex,
-    hypotheses: BTreeMap<String, Hypothesis>,
+    hypotheses: BTreeMap<String, Hypothesis<'c>>,
     tests: u64,
 }
 
@@ -98,67 +111,60 @@ impl<'c> Search<'c> {
     pub fn open(&mut self, expert: &str, cause: &str, nudge: f64) {
         let Some(entry) = self.catalog.get(cause) else { return };
         let belief = Belief::prior(entry.prior).update(nudge);
-        let node = self.child(self.root, "hypothesis", cause, expert);
+        let node = self.child(self.root, "hypothesis", cause.to_owned(), expert);
         self.graph[node].probability = Some(round(belief.probability()));
         for test in &entry.test {
-            self.child(node, "test", &format!("{}: {}", test.id, test.tool), expert);
+            self.child(node, "test", [&test.id, ": ", &test.tool].concat(), expert);
         }
-        self.hypotheses.insert(cause.to_owned(), Hypothesis { expert: expert.to_owned(), belief, tested: Vec::new(), node, closed: false });
+        let hypothesis = Hypothesis { cause: entry, expert: expert.to_owned(), belief, tested: Vec::new(), node, closed: false };
+        self.hypotheses.insert(cause.to_owned(), hypothesis);
     }
 
     /// The test this expert should run next; none when its hypotheses are decided.
     /// The choice counts as a visit, so that two choices in one round differ.
-    pub fn next_step(&mut self, expert: &str) -> Option<Step> {
+    pub fn next_step(&mut self, expert: &str) -> Option<Step<'c>> {
         let total = self.graph[self.root].visits.max(1) as f64;
-        let (cause, hypothesis) = self
-            .hypotheses
-            .iter()
-            .filter(|(_, h)| h.expert == expert && !h.closed)
-            .max_by(|(_, a), (_, b)| self.ucb(a, total).total_cmp(&self.ucb(b, total)))?;
-        let entry = self.catalog.get(cause)?;
+        let own = self.hypotheses.values().filter(|h| !h.closed && h.expert == expert);
+        let (_, hypothesis) = own.map(|h| (self.ucb(h, total), h)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+        let cause = hypothesis.cause;
         let p = hypothesis.belief.probability();
-        let (test, node) = self
-            .test_nodes(hypothesis.node)
-            .filter(|(_, node)| self.graph[*node].visits == 0)
-            // An essential test decides whether the hypothesis can be named at all.
-            .max_by(|(a, _), (b, _)| {
-                let worth = |i: usize| expected_gain(p, &entry.test[i]) + if entry.test[i].essential { 1.0 } else { 0.0 };
-                worth(*a).total_cmp(&worth(*b)).then(b.cmp(a))
-            })?;
-        let step = Step { cause: cause.clone(), test, node };
-        for visited in [node, hypothesis.node, self.root] {
+        // An essential test decides whether the hypothesis can be named at all.
+        let worth = |test: &Test| expected_gain(p, test) + if test.essential { 1.0 } else { 0.0 };
+        let (_, test) = self
+            .open_tests(hypothesis)
+            .map(|test| (worth(&cause.test[test]), test))
+            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))?;
+        for visited in [hypothesis.node_of(test), hypothesis.node, self.root] {
             self.graph[visited].visits += 1;
         }
-        Some(step)
+        Some(Step { cause, test })
     }
 
     /// Records what came of a step: updates belief, backs up the value, reflects on failure, prunes.
-    pub fn record(&mut self, step: &Step, outcome: Outcome) {
-        let Some(entry) = self.catalog.get(&step.cause) else { return };
-        let Some(hypothesis) = self.hypotheses.get_mut(&step.cause) else { return };
+    pub fn record(&mut self, step: &Step<'c>, outcome: Outcome) {
+        let Some(hypothesis) = self.hypotheses.get_mut(&step.cause.id) else { return };
         self.tests += 1;
         let before = hypothesis.belief.probability();
-        hypothesis.belief = hypothesis.belief.update(ratio_of(&entry.test[step.test], outcome.verdict));
+        hypothesis.belief = hypothesis.belief.update(ratio_of(step.test(), outcome.verdict));
         let after = hypothesis.belief.probability();
         let value = (entropy(before) - entropy(after)).abs() / (1.0 + outcome.cost_ms / 50.0);
         let node = hypothesis.node;
         {
-            let shown = &mut self.graph[step.node];
-            shown.state = outcome.verdict.word().to_owned();
+            let shown = &mut self.graph[hypothesis.node_of(step.test)];
+            shown.state = outcome.verdict.word().into();
             shown.reason.clone_from(&outcome.reason);
             shown.evidence.clone_from(&outcome.evidence);
             shown.probability = Some(round(after));
             shown.value = round(value);
         }
-        let failed = outcome.verdict == Verdict::Refuted;
-        hypothesis.tested.push(Tested { test: step.test, outcome: outcome.clone() });
+        if outcome.verdict == Verdict::Refuted {
+            // Reflection: the parent says why this branch failed.
+            self.graph[node].reason.clone_from(&outcome.reason);
+        }
+        hypothesis.tested.push(Tested { test: step.test, outcome });
         self.back_up(node, value);
         self.graph[node].probability = Some(round(after));
-        if failed {
-            // Reflection: the parent says why this branch failed.
-            self.graph[node].reason = outcome.reason;
-        }
-        self.settle(&step.cause);
+        self.settle(&step.cause.id);
     }
 
     /// Refines a supported hypothesis into its culprits.
@@ -168,7 +174,7 @@ impl<'c> Search<'c> {
         };
         for culprit in culprits {
             let label = format!("{:?} {}", culprit.kind, culprit.id).to_lowercase();
-            let child = self.child(node, "culprit", &label, &expert);
+            let child = self.child(node, "culprit", label, &expert);
             let shown = &mut self.graph[child];
             shown.state = "supported".into();
             shown.reason.clone_from(&culprit.text);
@@ -190,7 +196,7 @@ impl<'c> Search<'c> {
     }
 
     /// All hypotheses by cause id.
-    pub fn hypotheses(&self) -> &BTreeMap<String, Hypothesis> {
+    pub fn hypotheses(&self) -> &BTreeMap<String, Hypothesis<'c>> {
         &self.hypotheses
     }
 
@@ -216,10 +222,10 @@ impl<'c> Search<'c> {
         tree
     }
 
-    fn child(&mut self, parent: NodeIndex, kind: &str, label: &str, expert: &str) -> NodeIndex {
+    fn child(&mut self, parent: NodeIndex, kind: &'static str, label: String, expert: &str) -> NodeIndex {
         let node = self.graph.add_node(TreeNode {
-            kind: kind.to_owned(),
-            label: label.to_owned(),
+            kind: kind.into(),
+            label,
             expert: expert.to_owned(),
             state: "open".into(),
             ..TreeNode::default()
@@ -228,14 +234,12 @@ impl<'c> Search<'c> {
         node
     }
 
-    /// Test nodes of a hypothesis with the index of their test, in order.
-    fn test_nodes(&self, hypothesis: NodeIndex) -> impl Iterator<Item = (usize, NodeIndex)> + '_ {
-        let mut nodes: Vec<_> = self.graph.neighbors(hypothesis).filter(|n| self.graph[*n].kind == "test").collect();
-        nodes.sort();
-        nodes.into_iter().enumerate()
+    /// Tests of a hypothesis that nobody has chosen yet, in order.
+    fn open_tests(&self, hypothesis: &Hypothesis<'c>) -> impl Iterator<Item = usize> {
+        (0..hypothesis.cause.test.len()).filter(|test| self.graph[hypothesis.node_of(*test)].visits == 0)
     }
 
-    fn ucb(&self, hypothesis: &Hypothesis, total: f64) -> f64 {
+    fn ucb(&self, hypothesis: &Hypothesis<'c>, total: f64) -> f64 {
         let node = &self.graph[hypothesis.node];
         let n = node.visits as f64;
         let p = hypothesis.belief.probability();
@@ -255,18 +259,18 @@ impl<'c> Search<'c> {
 
     /// Closes a hypothesis that is decided and prunes its open tests, with the reason.
     fn settle(&mut self, cause: &str) {
-        let Some(entry) = self.catalog.get(cause) else { return };
         let Some(hypothesis) = self.hypotheses.get(cause) else { return };
         let p = hypothesis.belief.probability();
-        let essentials = entry.test.iter().filter(|t| t.essential).count();
-        let refuted = hypothesis.with_verdict(Verdict::Refuted).filter(|t| entry.test[t.test].essential).count();
-        let open: Vec<NodeIndex> = self.test_nodes(hypothesis.node).map(|(_, n)| n).filter(|n| self.graph[*n].visits == 0).collect();
+        let tests = &hypothesis.cause.test;
+        let essentials = tests.iter().filter(|t| t.essential).count();
+        let refuted = hypothesis.with_verdict(Verdict::Refuted).filter(|t| tests[t.test].essential).count();
+        let open: Vec<NodeIndex> = self.open_tests(hypothesis).map(|test| hypothesis.node_of(test)).collect();
         let verdict = if essentials > 0 && refuted == essentials {
             Some(("refuted", "its essential test was refuted"))
         } else if p < NEGLIGIBLE {
             Some(("refuted", "its probability became negligible"))
         } else if open.is_empty() {
-            let state = if hypothesis.established(entry) && p >= 0.5 {
+            let state = if hypothesis.established() && p >= 0.5 {
                 "supported"
             } else if p < 0.1 {
                 "refuted"
@@ -279,11 +283,11 @@ impl<'c> Search<'c> {
         };
         let Some((state, why)) = verdict else { return };
         let node = hypothesis.node;
-        self.graph[node].state = state.to_owned();
+        self.graph[node].state = state.into();
         for pruned in open {
             let shown = &mut self.graph[pruned];
             shown.state = "pruned".into();
-            shown.reason = format!("not run: the hypothesis was closed, {why}");
+            shown.reason = ["not run: the hypothesis was closed, ", why].concat();
         }
         if let Some(hypothesis) = self.hypotheses.get_mut(cause) {
             hypothesis.closed = true;
@@ -307,7 +311,7 @@ mod tests {
 
     fn run(search: &mut Search<'_>, truth: &str) {
         while let Some(step) = search.next_step("x") {
-            let verdict = if step.cause == truth { Verdict::Supported } else { Verdict::Refuted };
+            let verdict = if step.cause.id == truth { Verdict::Supported } else { Verdict::Refuted };
             search.record(&step, outcome(verdict));
         }
     }
@@ -322,7 +326,7 @@ mod tests {
         run(&mut search, "missing_index");
         let best = search.hypotheses().iter().max_by(|a, b| a.1.belief.probability().total_cmp(&b.1.belief.probability())).unwrap();
         assert_eq!(best.0, "missing_index");
-        assert!(best.1.belief.probability() > 0.9 && best.1.established(catalog.get("missing_index").unwrap()));
+        assert!(best.1.belief.probability() > 0.9 && best.1.established());
         let tests = search.tests();
         let nodes = search.into_nodes();
         assert!(nodes.iter().all(|n| n.state != "open" || n.kind == "root"));
@@ -342,6 +346,6 @@ mod tests {
             search.record(&step, outcome(Verdict::Inconclusive));
         }
         let hypothesis = &search.hypotheses()["missing_index"];
-        assert!(!hypothesis.established(catalog.get("missing_index").unwrap()));
+        assert!(!hypothesis.established());
     }
 }

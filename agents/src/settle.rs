@@ -2,6 +2,7 @@
 //! proves something.
 
 use galen_knowledge::cause::Verdict;
+use galen_knowledge::condition::Lookup;
 use galen_knowledge::template::number;
 use galen_tools::capture::TARGET;
 use galen_tools::detect;
@@ -79,7 +80,7 @@ fn doubt(case: &Case<'_>) -> Option<String> {
     if manifest.origin != "live" {
         return None;
     }
-    let fact = |name: &str| case.board.facts().get(name).and_then(serde_json::Value::as_f64);
+    let fact = |name: &str| case.board.fact(name).and_then(serde_json::Value::as_f64);
     let active = fact("load_profile.aas").zip(manifest.cpus).filter(|(active, cpus)| *active >= f64::from(*cpus));
     let (active, cpus) = active?;
     let heaviest = case.say("; statement {{ top_statement.query_id }} takes {{ top_statement.share|pct }} of the time", None);
@@ -116,10 +117,10 @@ fn healthy(case: &Case<'_>) -> RootCause {
 /// What would decide the hypotheses that stayed open: their tools without data, and gaps in collection.
 fn collect_next(case: &Case<'_>) -> Vec<String> {
     let mut wanted: Vec<String> = case.capture.manifest.missing.iter().map(|m| format!("{}: {}", m.what, m.fix)).collect();
-    let mut open: Vec<(&String, &Hypothesis)> = case.search.hypotheses().iter().collect();
-    open.sort_by(|a, b| b.1.belief.probability().total_cmp(&a.1.belief.probability()));
-    for (id, hypothesis) in open.into_iter().take(4) {
-        let Some(cause) = case.library.catalog.get(id) else { continue };
+    let mut open: Vec<&Hypothesis<'_>> = case.search.hypotheses().values().collect();
+    open.sort_by(|a, b| b.belief.probability().total_cmp(&a.belief.probability()));
+    for hypothesis in open.into_iter().take(4) {
+        let cause = hypothesis.cause;
         let unseen = hypothesis.with_verdict(Verdict::Inconclusive).map(|t| &cause.test[t.test]).find_map(|test| {
             let why = case.board.of_tool(&test.tool)?.observation.no_data.clone()?;
             Some(format!("what {} needs: {why}", test.tool))

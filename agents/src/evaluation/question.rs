@@ -103,7 +103,7 @@ fn verdict(case: &str, diagnosis: &Diagnosis, catalog: &Catalog, state: &str) ->
 mod tests {
     use super::*;
 
-    fn node(id: u64, parent: u64, kind: &str, label: &str, state: &str, p: f64) -> TreeNode {
+    fn node(id: u64, parent: u64, kind: &'static str, label: &str, state: &'static str, p: f64) -> TreeNode {
         TreeNode {
             id,
             parent: Some(parent),
