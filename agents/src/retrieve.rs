@@ -23,7 +23,7 @@ use crate::report::Knowledge;
 const SIGNALS: usize = 8;
 /// Causes that enter it, those whose symptoms fit best.
 const CAUSES: usize = 3;
-/// Spreads by which the mean of a rate rises that comes in bursts, and bursts above all of the baseline that there must be.
+/// Spreads by which the mean of a rate rises that comes in bursts, and bursts at least as high that there must be.
 const RISE: f64 = 4.0;
 const BURSTS: usize = 2;
 /// Samples that a mean is taken of, at least.
@@ -125,11 +125,10 @@ fn bursts<'c>(capture: &'c Capture, detection: &Detection, signals: &SignalTable
         if inside.len() < LEAST_SAMPLES || before.len() < LEAST_SAMPLES {
             return None;
         }
-        let most = before.iter().copied().fold(f64::MIN, f64::max);
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let (usual, rise) = (mean(&before), mean(&inside) - mean(&before));
         let spread = spec.floor.max(spec.relative_floor * usual);
-        let bursts = inside.iter().filter(|value| **value > most).count() >= BURSTS;
+        let bursts = inside.iter().filter(|value| **value - usual >= RISE * spread).count() >= BURSTS;
         (bursts && rise >= spec.min_effect && rise >= RISE * spread).then_some((rise / spread, name.as_str()))
     };
     let mut rose: Vec<(f64, &str)> = capture.series.iter().filter_map(rose).collect();
@@ -231,17 +230,17 @@ mod tests {
         assert!(!all.contains("secret") && !all.contains("orders") && !all.contains("ignore") && !all.contains("poor_join"), "{all}");
     }
 
-    /// A rate sampled each second: a minute that is quiet, then as `busy` says.
+    /// A rate sampled each second: almost a minute that is quiet, then as `busy` says.
     fn rate(unit: &str, busy: impl Fn(i64) -> f64) -> Series {
         let mut series = Series { unit: unit.into(), ..Series::default() };
-        (0..90).for_each(|second| series.push(second * 1000, if second < 60 { 0.0 } else { busy(second) }));
+        (0..90).for_each(|second| series.push(second * 1000, if second < 58 { 0.0 } else { busy(second) }));
         series
     }
 
     #[test]
     fn a_rate_that_comes_in_bursts_is_asked_for_though_its_median_is_zero() {
         let mut capture = Capture::default();
-        capture.series.insert("temp_bytes_rate".into(), rate("bytes/s", |second| if second % 5 == 0 { 2e8 } else { 0.0 }));
+        capture.series.insert("temp_bytes_rate".into(), rate("bytes/s", |second| if second % 4 == 2 { 2e8 } else { 0.0 }));
         // One burst may be anything; a level that rises is the detector's to judge; a gauge is no rate.
         capture.series.insert("temp_files_per_s".into(), rate("1/s", |second| if second == 70 { 900.0 } else { 0.0 }));
         capture.series.insert("sessions".into(), rate("sessions", |_| 90.0));
