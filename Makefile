@@ -5,7 +5,7 @@ GALEN_MODELS_DIR ?= $(HOME)/.cache/galen/models
 export GALEN_MODELS_DIR
 GALEN = $(or $(CARGO_TARGET_DIR),target)/release/galen
 
-.PHONY: help demo test test-openai test-vulkan tiny-models lint bench bench-faults bench-lab bench-retrieval bench-versions build embedding model servers manual deps clean
+.PHONY: help demo test fuzz test-openai test-vulkan tiny-models lint bench bench-faults bench-lab bench-retrieval bench-versions build embedding model servers manual deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -32,6 +32,9 @@ test: deps tiny-models ## run all tests, live PostgreSQL and real model included
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	cargo test --release --locked --workspace --no-fail-fast
 	scripts/check-layers.sh
+
+fuzz: deps ## put random and damaged input before every reader of documents: make fuzz CASES=40000
+	PROPTEST_CASES=$(or $(CASES),20000) cargo test --release --locked --workspace any_bytes
 
 test-openai: deps ## run the providers' suite against llama-cpp-python's server (the first time it builds llama.cpp)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"

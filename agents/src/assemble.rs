@@ -31,7 +31,7 @@ pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dy
     refine(case, &named);
     let case = &*case;
     let mut knowledge = Vec::new();
-    let incident = || retrieve::query(case.capture, case.detection, &case.library.signals);
+    let incident = || retrieve::query(case.capture, case.detection, &case.library.signals, &case.library.catalog);
     let fitting = (case.options.knowledge && !named.is_empty()).then(|| retrieve::fitting(case.library, &incident()));
     let mut cite = |cause: &Cause| fitting.as_ref().map(|fitting| retrieve::cite(case.library, cause, fitting, &mut knowledge));
     let root_causes: Vec<RootCause> = named.iter().map(|id| root_cause(case, id, opinion, &mut cite)).collect();

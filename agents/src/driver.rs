@@ -28,8 +28,9 @@ use crate::report::Report;
 use crate::search::{Outcome, Search, Step};
 use crate::signature::{self, Signatures};
 
-/// Most chunks that are indexed in memory: what ships, and some documents of one's own.
-const MOST_IN_MEMORY: usize = 2_000;
+/// Most chunks that a library indexes in memory by itself: what ships, and some documents of one's own. For more, an index
+/// is put there.
+pub const MOST_IN_MEMORY: usize = 2_000;
 
 /// How to diagnose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use galen_agents::driver::{Library, Shelf};
+use galen_agents::driver::{Library, MOST_IN_MEMORY, Shelf};
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiProvider, Provider};
@@ -18,7 +18,7 @@ use galen_tools::signals::SignalTable;
 
 use crate::config::{self, Config};
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, shelf};
 
 /// Name of the file in the data folder that holds the skill measured on this machine.
 pub const SKILL_FILE: &str = "skill.toml";
@@ -40,9 +40,25 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
             Skills::load(&measured).map_err(|e| Failure::config(format!("{e}; measure again with `galen model calibrate --write`")))?;
         skill.overlay(here);
     }
-    let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default(), index: Shelf::default() };
+    let index = index(data_dir, &chunks);
+    let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default(), index };
     let learnt = data_dir.join(SIGNATURES_FILE);
     if learnt.exists() { with_signatures(library, &learnt) } else { Ok(library) }
+}
+
+/// The index of what a diagnosis may cite. Few chunks are indexed in memory when they are first asked for; for many it is the
+/// one that `galen ingest` keeps in the data folder. Where that cannot be had, causes are cited without it, and a line says so.
+pub fn index(data_dir: &Path, chunks: &[KnowledgeChunk]) -> Shelf {
+    let index = Shelf::default();
+    if chunks.len() > MOST_IN_MEMORY {
+        let opened = builtin().and_then(|catalog| shelf::Shelf::open(&catalog, data_dir, shelf::embedder().ok()));
+        match opened {
+            // Nothing was in it: it has just been made.
+            Ok(shelf) => drop(index.set(Some(shelf.index))),
+            Err(why) => output::tell(&format!("galen: {why}; what is cited is not in the order of the incident")),
+        }
+    }
+    index
 }
 
 /// The shipped causes.

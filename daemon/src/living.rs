@@ -77,7 +77,7 @@ impl Living {
         tracing::info!(revision = at.as_ref().map_or(0, |(_, revision)| *revision), chunks = chunks.len(), "documents changed");
         let old = followed.library.as_ref();
         // What concerns no cause leaves the index as it is.
-        let index = if chunks == old.chunks { Arc::clone(&old.index) } else { Arc::default() };
+        let index = if chunks == old.chunks { Arc::clone(&old.index) } else { engine::index(&self.data_dir, &chunks) };
         let library = Library { chunks, index, ..old.clone() };
         library.index();
         Ok(Some((library, at)))

@@ -278,6 +278,16 @@ mod any_bytes {
         }
 
         #[test]
+        fn whatever_a_page_draws_is_read_or_refused(drawn in "(BT|ET|q|Q|Tj|TJ|Td|TD|Tm|T\\*|Tf|'|cm|Do|BI|ID|EI|/F[0-9]|\\([a-z\\\\()]{0,6}\\)?|<[0-9a-fA-F]{0,9}>?|\\[|\\]|<<|>>|-?[0-9]{0,12}\\.?[0-9]{0,3}|[ \\n%]){0,60}") {
+            let (_keep, root) = folder();
+            let path = root.join("a.pdf");
+            fs::write(&path, pdf(&pages(&[line("F1", 10.0, 700.0, "(Text)") + &drawn]), "")).unwrap();
+            if let Err(error) = read(&path, &Reading::default()) {
+                prop_assert_ne!(error.kind, ReadErrorKind::Fault, "{}", error);
+            }
+        }
+
+        #[test]
         fn a_damaged_file_is_an_error_and_no_panic(at in 0usize..4000, byte: u8, cut in 0usize..4000, which in 0usize..3) {
             let (_keep, root) = folder();
             let path = root.join(["a.pdf", "a.docx", "a.epub"][which]);

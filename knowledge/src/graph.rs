@@ -6,6 +6,7 @@ use petgraph::Direction;
 use petgraph::graphmap::DiGraphMap;
 
 use crate::catalog::Catalog;
+use crate::cause::Cause;
 use crate::chunk::KnowledgeChunk;
 
 /// What a node of the graph is, with its name.
@@ -110,6 +111,28 @@ impl<'c> CauseGraph<'c> {
         causes
     }
 
+    /// Causes by how well their symptoms fit the signals that moved (rendered name, true for up), the best first; those of
+    /// which nothing moved are left out. The fit is the cosine of the two sets, each signal weighted by how few causes share
+    /// it: a cause fits less whose other symptoms stayed where they were.
+    pub fn fitting(&self, moved: &BTreeSet<(&str, bool)>) -> Vec<(&'c str, f64)> {
+        let weight = |signal: &str| {
+            let sharing = self.movers.get(signal).map_or(1, Vec::len);
+            (1.0 + self.catalog.iter().count() as f64 / sharing as f64).ln().powi(2)
+        };
+        let fit = |cause: &'c Cause| {
+            let (mut met, mut all) = (0.0, 0.0);
+            for symptom in &cause.symptom {
+                let weight = weight(&symptom.signal);
+                all += weight;
+                met += if moved.contains(&(symptom.signal.as_str(), symptom.direction == "up")) { weight } else { 0.0 };
+            }
+            (met > 0.0).then(|| (cause.id.as_str(), met / f64::sqrt(all)))
+        };
+        let mut fitting: Vec<(&str, f64)> = self.catalog.iter().filter_map(fit).collect();
+        fitting.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
+        fitting
+    }
+
     /// What belongs to the domains that `owned` says yes to.
     pub fn cluster(&self, owned: &dyn Fn(&str) -> bool) -> Cluster<'c> {
         let mut cluster = Cluster::default();
@@ -157,6 +180,19 @@ mod tests {
         assert!(graph.causes_of_signal("blocked_sessions").contains(&"blocking_transaction"));
         assert!(graph.causes_of_signal("temp_bytes_rate").contains(&"work_mem_spill"));
         assert!(graph.causes_of_signal("no_such_signal").is_empty());
+    }
+
+    #[test]
+    fn a_cause_fits_by_what_few_share_and_less_where_its_other_symptoms_stayed() {
+        let catalog = Catalog::builtin().unwrap();
+        let graph = CauseGraph::new(&catalog);
+        let ranked = |moved: &[(&'static str, bool)]| graph.fitting(&moved.iter().copied().collect());
+        let spill = ranked(&[("temp_bytes_rate", true), ("temp_files_per_s", true), ("postgres_cpu_ratio", true)]);
+        assert_eq!(spill[0].0, "work_mem_spill", "{spill:?}");
+        let of = |ranked: &[(&str, f64)], cause: &str| ranked.iter().find(|(id, _)| *id == cause).map_or(0.0, |(_, fit)| *fit);
+        let half = ranked(&[("temp_bytes_rate", true)]);
+        assert!(of(&half, "work_mem_spill") < of(&spill, "work_mem_spill"));
+        assert!(ranked(&[("temp_bytes_rate", false), ("no_such_signal", true)]).is_empty(), "the other way is no symptom");
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub fn render(report: &Report) -> String {
     if !report.knowledge.is_empty() {
         out.push_str("\n## Knowledge\n\n");
         for k in &report.knowledge {
-            let _ = writeln!(out, "- **{}** {}: {} ({})", k.id, inline(&k.title), inline(&k.excerpt), inline(&k.source));
+            let source = k.link.as_ref().map_or_else(|| inline(&k.source), |link| format!("[{}]({link})", inline(&k.source)));
+            let _ = writeln!(out, "- **{}** {}: {} ({source})", k.id, inline(&k.title), inline(&k.excerpt));
         }
     }
     out.push_str("\n## Evidence\n\n");

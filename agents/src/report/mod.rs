@@ -224,6 +224,9 @@ pub struct Knowledge {
     pub excerpt: String,
     /// `file, section`, and byte offset.
     pub source: String,
+    /// Address of the file on this machine; none for what ships inside the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
 }
 
 /// A signal to draw.

@@ -56,6 +56,8 @@ pub struct IngestArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   galen knowledge list
+  galen knowledge show runbooks/locks.md
+  galen knowledge show --json > chunks.jsonl
   galen knowledge tree runbooks/locks.md
   galen knowledge graph --svg graph.svg")]
 pub struct KnowledgeArgs {
@@ -67,6 +69,11 @@ pub struct KnowledgeArgs {
 enum KnowledgeCommand {
     /// Name the documents that were taken in
     List,
+    /// Print the pieces that are known of a document, with the causes, signals and steps found in them
+    Show {
+        /// As for `tree`; without one, all that was taken in
+        document: Option<String>,
+    },
     /// Print a document's sections, each with what it says in short
     Tree {
         /// Path of a document, or the end of one; a file that was not taken in is read, and not kept
@@ -250,6 +257,7 @@ pub fn knowledge(global: &Global, args: &KnowledgeArgs) -> Result<(), Failure> {
     let data_dir = global.load()?.data_dir;
     match &args.command {
         KnowledgeCommand::List => list(global, &data_dir),
+        KnowledgeCommand::Show { document } => show(global, &data_dir, document.as_deref()),
         KnowledgeCommand::Tree { document } => tree(global, &data_dir, document),
         KnowledgeCommand::Graph(args) => graph::graph(global, args),
     }
@@ -266,6 +274,33 @@ fn list(global: &Global, data_dir: &Path) -> Result<(), Failure> {
                 format!("{:>6} chunks  {}  {state}", document.chunks, output::plain(&document.path))
             }
         });
+    }
+    Ok(())
+}
+
+/// One chunk a line with `--json`, in the form that `galen bench retrieval --documents` reads.
+fn show(global: &Global, data_dir: &Path, document: Option<&str>) -> Result<(), Failure> {
+    let chunks = match document {
+        Some(document) => find(data_dir, document)?.1,
+        None => {
+            let stored = Store::open_existing(data_dir)?.map(|store| store.chunks()).transpose()?.unwrap_or_default();
+            stored.into_iter().map(|stored| stored.chunk).collect()
+        }
+    };
+    for chunk in &chunks {
+        if global.json {
+            output::line(&serde_json::to_string(chunk).map_err(|e| Failure::fault(e.to_string()))?);
+            continue;
+        }
+        let page = chunk.source.page.map(|page| format!("page {page}, ")).unwrap_or_default();
+        output::line(&output::plain(&chunk.source.section.join(" > ")));
+        output::line(&format!("  {} ({page}byte {})", output::plain(&chunk.source.file), chunk.source.offset));
+        for (what, names) in [("causes", &chunk.causes), ("signals", &chunk.signals), ("steps", &chunk.steps)] {
+            if !names.is_empty() {
+                output::line(&format!("  {what}: {}", output::plain(&names.join("; "))));
+            }
+        }
+        chunk.content.lines().for_each(|line| output::line(&format!("  {}", output::plain(line))));
     }
     Ok(())
 }

@@ -10,6 +10,10 @@ use super::content::Piece;
 const LEAST_LINES: usize = 4;
 /// Letters of a line of running text, on average, from which on it is one: cells of a table have fewer.
 const LEAST_LETTERS: usize = 18;
+/// Lines that are left to the text below columns, at most; how much nearer to it, or larger than the column's, they are.
+const MOST_LEFT: usize = 2;
+const NEARER: f32 = 1.25;
+const OTHER_SIZE: f32 = 1.1;
 /// Space, in heights of letters, that parts two fragments of a line.
 const APART: f32 = 1.2;
 /// Columns in columns.
@@ -26,6 +30,8 @@ struct Fragment {
     left: f32,
     right: f32,
     base: f32,
+    size: f32,
+    bold: bool,
     letters: usize,
 }
 
@@ -101,7 +107,15 @@ fn fragments(pieces: &[Piece]) -> Vec<Fragment> {
                     fragment.right = fragment.right.max(piece.right);
                     fragment.letters += letters;
                 }
-                None => out.push(Fragment { pieces: vec![at], left: piece.left, right: piece.right, base: piece.base, letters }),
+                None => out.push(Fragment {
+                    pieces: vec![at],
+                    left: piece.left,
+                    right: piece.right,
+                    base: piece.base,
+                    size: piece.size,
+                    bold: piece.bold,
+                    letters,
+                }),
             }
         }
         from += count;
@@ -131,6 +145,7 @@ fn bands(fragments: &[Fragment], gutter: f32) -> Vec<Vec<usize>> {
     let mut open: Vec<usize> = Vec::new();
     for (at, fragment) in fragments.iter().enumerate() {
         if fragment.left < gutter && fragment.right > gutter {
+            leave_to_what_follows(fragments, &mut open, gutter, fragment);
             bands.push(std::mem::take(&mut open));
         } else {
             open.push(at);
@@ -139,6 +154,24 @@ fn bands(fragments: &[Fragment], gutter: f32) -> Vec<Vec<usize>> {
     bands.push(open);
     bands.retain(|band| are_columns(fragments, band, gutter));
     bands
+}
+
+/// Takes short lines off the foot of the left column that belong to the text over the whole width below it, as its heading
+/// or first line does: they stand below the right column, and nearer to what follows or in other letters than the column's.
+fn leave_to_what_follows(fragments: &[Fragment], band: &mut Vec<usize>, gutter: f32, next: &Fragment) {
+    let foot = band.iter().map(|at| &fragments[*at]).filter(|f| f.left >= gutter).map(|f| f.base).fold(f32::MAX, f32::min);
+    let mut below = next.base;
+    for _ in 0..MOST_LEFT {
+        let [.., before, last] = band.as_slice() else { return };
+        let (above, last) = (&fragments[*before], &fragments[*last]);
+        let (gap, rest) = (above.base - last.base, last.base - below);
+        let differs = last.size > above.size * OTHER_SIZE || (last.bold && !above.bold);
+        if last.left >= gutter || last.base > foot - last.size * 0.35 || !(differs || gap > rest * NEARER) {
+            return;
+        }
+        below = last.base;
+        band.pop();
+    }
 }
 
 fn are_columns(fragments: &[Fragment], band: &[usize], gutter: f32) -> bool {
@@ -187,6 +220,25 @@ mod tests {
             assert_eq!(read[1..read.len() - 1], expected.collect::<Vec<_>>());
             assert!(read[0].starts_with("A title") && read[read.len() - 1].starts_with("A foot"));
         }
+    }
+
+    #[test]
+    fn a_short_line_below_columns_goes_with_the_text_that_it_stands_over() {
+        let lines = page(2, 6, "a line of running text");
+        let foot = lines.len() - 1;
+        let with = |line: Piece| -> Vec<String> {
+            let mut drawn = lines.clone();
+            drawn.insert(foot, line);
+            let read = texts(drawn);
+            read[read.len() - 3..].to_vec()
+        };
+        let last = "a line of running text 1 5";
+        let title = |base: f32| piece("Checkpoints", 50.0, base);
+        assert_eq!(with(title(112.0))[..2], [last, "Checkpoints"], "it is nearer to what follows");
+        assert_eq!(with(Piece { size: 14.0, ..title(620.0) })[..2], [last, "Checkpoints"], "its letters are larger");
+        assert_eq!(with(Piece { bold: true, ..title(628.0) })[..2], [last, "Checkpoints"], "its letters are bold");
+        // The last line of a paragraph is the column's, and stays there.
+        assert_eq!(with(title(628.0))[1], last);
     }
 
     #[test]

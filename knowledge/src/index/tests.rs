@@ -101,6 +101,27 @@ fn a_search_sees_the_former_state_until_the_update_is_done() {
 }
 
 #[test]
+fn a_search_does_not_wait_for_an_update() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = std::sync::Arc::new(Index::open(folder.path(), &catalog(), None, "").unwrap());
+    index.update(1, &[], &library()).unwrap();
+    // An update that never ends: it holds what updates hold, in this process and on the disk, and has written half of its work.
+    let _updating = index.updating.lock().unwrap();
+    let mut writer: IndexWriter = index.index.writer_with_num_threads(1, WRITER_BYTES).unwrap();
+    writer.delete_term(Term::from_field_text(index.fields.id, "spill"));
+    let _commit = writer.prepare_commit().unwrap();
+    let (send, searched) = std::sync::mpsc::channel();
+    let ours = std::sync::Arc::clone(&index);
+    let elsewhere = folder.path().to_owned();
+    std::thread::spawn(move || {
+        finds_what_it_should(&ours);
+        finds_what_it_should(&Index::open(&elsewhere, &catalog(), None, "").unwrap());
+        send.send(()).unwrap();
+    });
+    searched.recv_timeout(std::time::Duration::from_secs(30)).expect("a search waits for the update, or failed");
+}
+
+#[test]
 fn what_was_not_committed_is_as_if_it_had_not_been() {
     let folder = tempfile::tempdir().unwrap();
     Index::open(folder.path(), &catalog(), None, "").unwrap().update(1, &[], &library()).unwrap();
@@ -216,4 +237,46 @@ fn a_killed_update_leaves_a_whole_state() {
         .filter(|e| e.as_ref().unwrap().file_name().to_str().unwrap().starts_with("rows-"))
         .count();
     assert_eq!(left, 1);
+}
+
+/// Readers of bytes and texts that anybody may have written: `make fuzz` runs them for longer.
+mod any_bytes {
+    use super::*;
+    use crate::index::distil::TokenVectors;
+    use crate::index::questions::Question;
+    use crate::index::rows::Rows;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::default())]
+
+        #[test]
+        fn terms_and_passages_lie_within_their_text(text in "([a-zA-Z_é锁事务中0-9]{0,12}[ .,;\\n`_\\-]{0,3}){0,40}", question in "\\PC{0,60}") {
+            for token in analysis::tokens(&text) {
+                prop_assert!(token.from < token.to && text.get(token.from..token.to).is_some(), "{token:?}");
+            }
+            let weight = |_: &str| 1.0;
+            let found = passage(&text, &Query::of(&question).terms(), &weight);
+            prop_assert!(found.marks.iter().all(|(from, to)| found.text.get(*from..*to).is_some()), "{found:?}");
+            let _ = Question::parse(&question);
+        }
+
+        #[test]
+        fn damaged_files_are_errors_and_no_panics(at in 0usize..400, byte: u8, cut in 0usize..400) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("rows");
+            let mut rows = Rows::new(0);
+            ["one", "two", "锁"].iter().for_each(|id| { rows.push(id, None); });
+            rows.save(&path).unwrap();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let length = bytes.len();
+            bytes[at % length] = byte;
+            bytes.truncate((cut + length / 2).min(length));
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(rows) = Rows::load(&path) {
+                prop_assert_eq!(rows.ids().count(), rows.len());
+            }
+            prop_assert!(TokenVectors::load(&path).is_err());
+        }
+    }
 }

@@ -125,21 +125,7 @@ mod tests {
     use super::super::Templates;
     use super::*;
     use crate::catalog::Catalog;
-    use crate::chunk::Source;
-
-    fn chunk(id: &str, section: &str, content: &str) -> KnowledgeChunk {
-        KnowledgeChunk {
-            id: id.into(),
-            title: section.into(),
-            content: content.into(),
-            source: Source {
-                file: "/usr/share/doc/config.html".into(),
-                section: vec!["Settings".into(), section.into()],
-                ..Source::default()
-            },
-            ..KnowledgeChunk::default()
-        }
-    }
+    use crate::index::questions::tests::chunk;
 
     #[test]
     fn grown_questions_find_their_answer_again_without_naming_it() {

@@ -87,12 +87,14 @@ mod tests {
     use crate::catalog::Catalog;
     use crate::chunk::Source;
 
-    fn chunk(id: &str, section: &str, content: &str) -> KnowledgeChunk {
+    /// A section of the settings' page.
+    pub fn chunk(id: &str, section: &str, content: &str) -> KnowledgeChunk {
+        let section = vec!["Settings".to_owned(), section.to_owned()];
         KnowledgeChunk {
             id: id.into(),
-            title: section.into(),
+            title: section[1].clone(),
             content: content.into(),
-            source: Source { file: "config.html".into(), section: vec!["Settings".into(), section.into()], ..Source::default() },
+            source: Source { file: "/usr/share/doc/config.html".into(), section, ..Source::default() },
             ..KnowledgeChunk::default()
         }
     }

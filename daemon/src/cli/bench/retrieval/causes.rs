@@ -7,6 +7,7 @@ use serde_json::json;
 
 use galen_agents::driver::Library;
 use galen_agents::retrieve;
+use galen_knowledge::chunk::KnowledgeChunk;
 use galen_knowledge::index::{Index, Query};
 use galen_tools::capture::Capture;
 use galen_tools::detect::{DetectOptions, detect};
@@ -52,14 +53,24 @@ pub fn check(global: &Global, library: &Library, index: &Index, paths: &[PathBuf
                 }
             };
             let detection = detect(&capture, &library.signals, &DetectOptions::default());
+            let all = retrieve::query(&capture, &detection, &library.signals, &library.catalog);
             // Only the signals: no sessions, statements or events.
-            let signals = retrieve::query(&Capture::default(), &detection, &library.signals);
-            let all = retrieve::query(&capture, &detection, &library.signals);
+            let alone = Capture { series: std::mem::take(&mut capture.series), ..Capture::default() };
+            let signals = retrieve::query(&alone, &detection, &library.signals, &library.catalog);
+            let (signals, all) = (first(library, index, &signals), first(library, index, &all));
+            if global.json {
+                let titles = |chunks: &[&KnowledgeChunk]| chunks.iter().map(|chunk| chunk.title.clone()).collect::<Vec<_>>();
+                let abnormal: Vec<&str> = detection.abnormal.iter().map(|a| a.signal.as_str()).collect();
+                let line = json!({"suite": "captures", "capture": case.id, "causes": right, "abnormal": abnormal,
+                    "first_by_signals": titles(&signals), "first_by_incident": titles(&all)});
+                output::line(&line.to_string());
+            }
             for cause in right.iter().filter(|c| *c != "healthy") {
+                let among = |chunks: &[&KnowledgeChunk]| usize::from(chunks.iter().any(|chunk| chunk.causes.contains(cause)));
                 let tally = tallies.entry(cause.clone()).or_default();
                 tally.captures += 1;
-                tally.by_signals += usize::from(found(library, index, &signals, cause));
-                tally.by_all += usize::from(found(library, index, &all, cause));
+                tally.by_signals += among(&signals);
+                tally.by_all += among(&all);
             }
         }
     }
@@ -81,11 +92,10 @@ fn causes_beside(capture: &Path, known: &dyn Fn(&str) -> bool) -> Option<Vec<Str
     causes.filter(|causes| !causes.is_empty() && causes.iter().all(|c| known(c)))
 }
 
-/// True when one of the first three chunks that speak of any cause speaks of this one.
-fn found(library: &Library, index: &Index, query: &Query, cause: &str) -> bool {
+/// The first three chunks that speak of any cause.
+fn first<'l>(library: &'l Library, index: &Index, query: &Query) -> Vec<&'l KnowledgeChunk> {
     let hits = index.search_with(query, 100, retrieve::WEIGHTS);
-    let runbooks = hits.iter().filter_map(|hit| library.chunk(&hit.id)).filter(|chunk| !chunk.causes.is_empty());
-    runbooks.take(FIRST).any(|chunk| chunk.causes.iter().any(|id| id == cause))
+    hits.iter().filter_map(|hit| library.chunk(&hit.id)).filter(|chunk| !chunk.causes.is_empty()).take(FIRST).collect()
 }
 
 fn tell(global: &Global, cause: &str, tally: Tally) {
