@@ -5,7 +5,7 @@ GALEN_MODELS_DIR ?= $(HOME)/.cache/galen/models
 export GALEN_MODELS_DIR
 GALEN = $(or $(CARGO_TARGET_DIR),target)/release/galen
 
-.PHONY: help demo test fuzz test-openai test-vulkan tiny-models lint bench bench-faults bench-lab bench-retrieval bench-versions build embedding model servers manual deps clean
+.PHONY: help demo test fuzz test-openai test-vulkan tiny-models lint bench bench-faults bench-lab bench-engine bench-retrieval bench-versions build embedding model servers manual deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -60,6 +60,14 @@ bench-faults: build ## live results of every demo fault for each model, as a tab
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
 	scripts/bench-faults.sh $(GALEN)
+
+bench-engine: build ## speed of the model engine with two models, beside node-llama-cpp (about 20 minutes)
+	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
+	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
+	$(GALEN) model bench --model smollm2-135m
+	@scripts/bench-peer.sh "$(GALEN_MODELS_DIR)" SmolLM2-135M-Instruct.Q4_1.gguf
+	$(GALEN) model bench --model qwen2.5-coder-1.5b
+	@scripts/bench-peer.sh "$(GALEN_MODELS_DIR)" qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
 
 bench-retrieval: build ## how well and how fast documents are searched: make bench-retrieval DOCS="--documents manual.jsonl --synthetic 100000"
 	$(GALEN) bench retrieval --captures examples/captures --labels-from-names --export bench-retrieval $(DOCS)

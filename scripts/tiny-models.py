@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Writes tiny models with random weights: architectures that no small file at hand has, for tests of the engine.
 
-    tiny-models.py DIR      writes DIR/tiny-moe.gguf (a mixture of experts) and DIR/tiny-minicpm.gguf
+    tiny-models.py DIR      writes DIR/tiny-moe.gguf (a mixture of experts), DIR/tiny-minicpm.gguf, DIR/tiny-window.gguf
+                            (attention over a sliding window), DIR/tiny-mamba.gguf (no attention, a running state) and
+                            DIR/tiny-minicpm-lora.gguf (an adapter)
 
-They know nothing and weigh under 250 KB. The writer is the gguf package, so that the reader is tried on files of another hand.
+They know nothing and weigh under 500 KB. The writer is the gguf package, so that the reader is tried on files of another hand.
 """
 
 import sys
@@ -14,6 +16,8 @@ import numpy as np
 
 # Heads of 32: keys and values can then be kept in blocks of eight bits, too.
 WIDTH, HEADS, KV_HEADS, LAYERS, INNER, EXPERTS, CONTEXT = 64, 2, 1, 2, 32, 4, 2048
+# Tokens that a layer of the sliding window sees; the state of the recurrent model.
+WINDOW, STATE, CONVOLVED, STEP = 200, 8, 4, 4
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # One merge a line: enough that tokens are not all single bytes.
 MERGES = ["a n", "o r", "e r", "an d", "t h", "th e"]
@@ -42,11 +46,19 @@ def write(path, architecture, experts):
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_rope_freq_base(10000.0)
+    if architecture == "mamba":
+        writer.add_feed_forward_length(0)
+        writer.add_head_count(0)
+        writer.add_ssm_conv_kernel(CONVOLVED)
+        writer.add_ssm_inner_size(2 * WIDTH)
+        writer.add_ssm_state_size(STATE)
+        writer.add_ssm_time_step_rank(STEP)
+    else:
+        writer.add_feed_forward_length(INNER)
+        writer.add_head_count(HEADS)
+        writer.add_head_count_kv(KV_HEADS)
+        writer.add_rope_dimension_count(WIDTH // HEADS)
+        writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens))
     if experts:
@@ -56,6 +68,10 @@ def write(path, architecture, experts):
         writer.add_embedding_scale(12.0)
         writer.add_residual_scale(0.99)
         writer.add_logit_scale(0.125)
+    if architecture == "gemma3":
+        writer.add_sliding_window(WINDOW)
+        writer.add_key_length(WIDTH // HEADS)
+        writer.add_value_length(WIDTH // HEADS)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
@@ -71,29 +87,77 @@ def write(path, architecture, experts):
         # numpy counts dimensions the other way round.
         writer.add_tensor(name, (random.standard_normal(shape) * 0.3).astype(np.float16 if len(shape) > 1 else np.float32))
 
-    def ones(name):
-        writer.add_tensor(name, np.ones(WIDTH, dtype=np.float32))
+    def ones(name, width=WIDTH):
+        writer.add_tensor(name, np.ones(width, dtype=np.float32))
 
-    head = WIDTH // HEADS
     add("token_embd.weight", len(tokens), WIDTH)
-    add("output.weight", len(tokens), WIDTH)
+    if architecture != "gemma3":
+        add("output.weight", len(tokens), WIDTH)
     ones("output_norm.weight")
     for i in range(LAYERS):
-        ones(f"blk.{i}.attn_norm.weight")
-        ones(f"blk.{i}.ffn_norm.weight")
-        add(f"blk.{i}.attn_q.weight", HEADS * head, WIDTH)
-        add(f"blk.{i}.attn_k.weight", KV_HEADS * head, WIDTH)
-        add(f"blk.{i}.attn_v.weight", KV_HEADS * head, WIDTH)
-        add(f"blk.{i}.attn_output.weight", WIDTH, HEADS * head)
-        if experts:
-            add(f"blk.{i}.ffn_gate_inp.weight", experts, WIDTH)
-            add(f"blk.{i}.ffn_gate_exps.weight", experts, INNER, WIDTH)
-            add(f"blk.{i}.ffn_up_exps.weight", experts, INNER, WIDTH)
-            add(f"blk.{i}.ffn_down_exps.weight", experts, WIDTH, INNER)
+        if architecture == "mamba":
+            recurrent(writer, random, add, ones, f"blk.{i}.")
         else:
-            add(f"blk.{i}.ffn_gate.weight", INNER, WIDTH)
-            add(f"blk.{i}.ffn_up.weight", INNER, WIDTH)
-            add(f"blk.{i}.ffn_down.weight", WIDTH, INNER)
+            attention(add, ones, f"blk.{i}.", architecture == "gemma3", experts)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def attention(add, ones, layer, normed, experts):
+    """A layer with attention; `normed` adds the norms that Gemma has."""
+    head = WIDTH // HEADS
+    ones(f"{layer}attn_norm.weight")
+    ones(f"{layer}ffn_norm.weight")
+    if normed:
+        ones(f"{layer}attn_q_norm.weight", head)
+        ones(f"{layer}attn_k_norm.weight", head)
+        ones(f"{layer}post_attention_norm.weight")
+        ones(f"{layer}post_ffw_norm.weight")
+    add(f"{layer}attn_q.weight", HEADS * head, WIDTH)
+    add(f"{layer}attn_k.weight", KV_HEADS * head, WIDTH)
+    add(f"{layer}attn_v.weight", KV_HEADS * head, WIDTH)
+    add(f"{layer}attn_output.weight", WIDTH, HEADS * head)
+    if experts:
+        add(f"{layer}ffn_gate_inp.weight", experts, WIDTH)
+        add(f"{layer}ffn_gate_exps.weight", experts, INNER, WIDTH)
+        add(f"{layer}ffn_up_exps.weight", experts, INNER, WIDTH)
+        add(f"{layer}ffn_down_exps.weight", experts, WIDTH, INNER)
+    else:
+        add(f"{layer}ffn_gate.weight", INNER, WIDTH)
+        add(f"{layer}ffn_up.weight", INNER, WIDTH)
+        add(f"{layer}ffn_down.weight", WIDTH, INNER)
+
+
+def recurrent(writer, random, add, ones, layer):
+    """A layer of Mamba: all that it knows of the past is a state of fixed size."""
+    inner = 2 * WIDTH
+    ones(f"{layer}attn_norm.weight")
+    add(f"{layer}ssm_in.weight", 2 * inner, WIDTH)
+    add(f"{layer}ssm_x.weight", STEP + 2 * STATE, inner)
+    add(f"{layer}ssm_dt.weight", inner, STEP)
+    add(f"{layer}ssm_dt.bias", inner)
+    add(f"{layer}ssm_conv1d.bias", inner)
+    add(f"{layer}ssm_out.weight", WIDTH, inner)
+    ones(f"{layer}ssm_d", inner)
+    # llama.cpp wants these two in full precision. Small weights and a rate below zero: the state stays finite, and forgets.
+    convolved = random.standard_normal((inner, CONVOLVED)) * 0.3
+    writer.add_tensor(f"{layer}ssm_conv1d.weight", convolved.astype(np.float32))
+    rate = -0.02 - 0.2 * np.abs(random.standard_normal((inner, STATE)))
+    writer.add_tensor(f"{layer}ssm_a", rate.astype(np.float32))
+
+
+def adapter(path, architecture):
+    """Writes a low-rank adapter for the tiny model of this architecture: it turns the queries of the first layer."""
+    random = np.random.default_rng(11)
+    writer = gguf.GGUFWriter(str(path), architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    rank = 2
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", random.standard_normal((rank, WIDTH)).astype(np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", random.standard_normal((WIDTH, rank)).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -105,10 +169,19 @@ def main():
         sys.exit("tiny-models.py DIR")
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for name, architecture, experts in [("tiny-moe", "llama", EXPERTS), ("tiny-minicpm", "minicpm", 0)]:
+    models = [
+        ("tiny-moe", "llama", EXPERTS),
+        ("tiny-minicpm", "minicpm", 0),
+        ("tiny-window", "gemma3", 0),
+        ("tiny-mamba", "mamba", 0),
+    ]
+    for name, architecture, experts in models:
         draft = folder / f".{name}.gguf"
         write(draft, architecture, experts)
         draft.rename(folder / f"{name}.gguf")
+    draft = folder / ".tiny-minicpm-lora.gguf"
+    adapter(draft, "minicpm")
+    draft.rename(folder / "tiny-minicpm-lora.gguf")
 
 
 main()

@@ -43,6 +43,7 @@ pub async fn summary(case: &Case<'_>, report: &Report, provider: Option<&dyn Pro
     let facts: Vec<String> = plain.iter().take(3).map(|c| format!("- {}", c.text)).collect();
     let request = GenerateRequest {
         agent: "writer".into(),
+        incident: String::new(),
         prompt: Prompt {
             shared: panel::SYSTEM.into(),
             own: format!(
@@ -51,6 +52,7 @@ pub async fn summary(case: &Case<'_>, report: &Report, provider: Option<&dyn Pro
             ),
         },
         grammar: Some(PROSE.into()),
+        schema: None,
         max_tokens: 80,
     };
     match provider.generate(request).await {

@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 
 use galen_agents::driver::{Diagnosis, Options, Progress, diagnose};
-use galen_agents::llm::{Provider, Within};
+use galen_agents::llm::{OfIncident, Provider, Within};
 use galen_agents::report::{Status, html, markdown};
 use galen_tools::capture::{Capture, Missing, TARGET};
 use galen_tools::detect::DetectOptions;
@@ -65,7 +65,12 @@ pub struct Worker {
 /// Claims incidents, the oldest first, and sees each through.
 pub async fn diagnoses(state: Arc<State>, worker: Arc<Worker>) {
     // Loading takes seconds: not when the first alert is there, and alerts do not wait for it.
-    tokio::join!(worker.provider(&state.config), claims(&state, &worker));
+    let model = async {
+        if let Some(Ok(provider)) = worker.provider(&state.config).await {
+            let _ = state.model.set(Arc::clone(provider));
+        }
+    };
+    tokio::join!(model, claims(&state, &worker));
 }
 
 async fn claims(state: &Arc<State>, worker: &Arc<Worker>) {
@@ -156,7 +161,10 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
     let passed = (now_ms() - incident.opened_at) as f64 / 1000.0;
     let (provider, trouble) = match provider {
         Some(Ok(provider)) => {
-            let within = Within::new(Arc::clone(provider), Duration::from_secs_f64(patience(passed, others, crowded)));
+            let within = Within::new(
+                Arc::new(OfIncident::new(Arc::clone(provider), incident.id.to_string())),
+                Duration::from_secs_f64(patience(passed, others, crowded)),
+            );
             (Some(Arc::new(within) as Arc<dyn Provider>), None)
         }
         Some(Err(why)) => (None, Some(why.clone())),

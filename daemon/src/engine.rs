@@ -142,7 +142,7 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
         return Ok(Arc::new(connected));
     }
     let (folder, vram) = (config.model.models_dir.as_deref(), config.model.vram.as_deref());
-    start(name, folder, threads, timeout_s, vram).await.map_err(|error| Failure::model(error.to_string()))
+    start(name, folder, threads, timeout_s, vram, true).await.map_err(|error| Failure::model(error.to_string()))
 }
 
 /// The model that the configuration names. A server that is away is no reason to go without: it may come.
@@ -152,7 +152,7 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
 pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmError> {
     let server = model.openai().map_err(|failure| LlmError::Unavailable(failure.message))?;
     let Some(server) = server else {
-        return start(&model.name, model.models_dir.as_deref(), model.threads, model.timeout_s, model.vram.as_deref()).await;
+        return start(&model.name, model.models_dir.as_deref(), model.threads, model.timeout_s, model.vram.as_deref(), false).await;
     };
     if let Err(error) = OpenAiProvider::connect(server.clone()).await {
         tracing::warn!(%error, "the model's server does not answer yet; it is asked again at each diagnosis");
@@ -160,21 +160,23 @@ pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmE
     Ok(Arc::new(OpenAiProvider::new(server)?))
 }
 
-/// Starts a model in its supervised process.
+/// Starts a model in its supervised process, for work that must give the same bytes again: one request at a time.
 ///
 /// # Errors
 /// Code 6 with what to do: unknown name, missing or damaged file, a process that does not start.
 pub async fn provider(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, Failure> {
-    start(name, models_dir, threads, timeout_s, None).await.map_err(|error| Failure::model(error.to_string()))
+    start(name, models_dir, threads, timeout_s, None, true).await.map_err(|error| Failure::model(error.to_string()))
 }
 
-/// As [`provider`], with the engine's own error: for those that go on without a model.
+/// As [`provider`], with the engine's own error: for those that go on without a model. Unless `exact`, requests are
+/// worked on all at once.
 pub async fn start(
     name: &str,
     models_dir: Option<&Path>,
     threads: u16,
     timeout_s: u64,
     vram: Option<&str>,
+    exact: bool,
 ) -> Result<Arc<dyn Provider>, LlmError> {
     let folder = models_dir.map_or_else(default_models_dir, Path::to_path_buf);
     let registry = Registry::load(&folder)?;
@@ -194,6 +196,7 @@ pub async fn start(
         config.exe_arguments.extend(plan.offload().arguments());
     }
     config.threads = threads.max(1);
+    config.exact = exact;
     config.request_timeout = Duration::from_secs(timeout_s);
     let provider = LocalProvider::start(config).await?;
     tracing::info!(model = name, load_ms = provider.load_ms(), "model loaded");

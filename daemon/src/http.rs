@@ -271,6 +271,9 @@ async fn metrics(Extract(state): Extract<Arc<State>>) -> Response {
             let _ = writeln!(out, "galen_probe_milliseconds_total{{target=\"{name}\",probe=\"{}\"}} {:.3}", cost.probe, cost.total_ms);
         }
     }
+    if let Some(metrics) = state.model.get().and_then(|model| model.metrics()) {
+        out.push_str(&metrics.prometheus());
+    }
     let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok().and_then(|s| s.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0);
     let _ = writeln!(out, "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}", pages * 4096);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()

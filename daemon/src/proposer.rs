@@ -122,7 +122,7 @@ impl Extractor for Proposer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use galen_agents::llm::{Asking, GenerateRequest, Generated, ModelIdentity, ScoreRequest, Scores, Usage};
+    use galen_agents::llm::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, ModelIdentity, ScoreRequest, Scores, Usage};
     use galen_docs_ingest::markdown;
 
     const TEXT: &str = "# Settings\n\nSorts beyond work_mem spill to disk, and log_temp_files tells which statements those are.\n\n\
@@ -150,6 +150,10 @@ mod tests {
         }
 
         fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
+            Box::pin(async { Err(LlmError::Invalid("it is only asked to choose".to_owned())) })
+        }
+
+        fn embed(&self, _: EmbedRequest) -> Asking<'_, Embeddings> {
             Box::pin(async { Err(LlmError::Invalid("it is only asked to choose".to_owned())) })
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use galen_agents::llm::Provider;
 use galen_tools::capture::Capture;
 use galen_tools::model::Alert;
 use galen_tools::store::{Intake, Store, StoreError};
@@ -25,6 +26,8 @@ pub struct State {
     pub wake: Notify,
     /// Counters for `/metrics`.
     pub counters: Counters,
+    /// The model, once it is loaded.
+    pub model: std::sync::OnceLock<Arc<dyn Provider>>,
     /// First finding of incidents under diagnosis: cause, and seconds after the alert.
     pub first_findings: Mutex<BTreeMap<i64, (String, f64)>>,
     /// Why incidents under way wait, where only the disk keeps them from going on.
@@ -79,6 +82,7 @@ impl State {
             targets,
             wake: Notify::new(),
             counters: Counters::default(),
+            model: std::sync::OnceLock::new(),
             first_findings: Mutex::default(),
             troubles: Mutex::default(),
         }

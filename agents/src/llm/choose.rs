@@ -113,7 +113,7 @@ async fn vote(
 ) -> Result<Vec<f64>, LlmError> {
     let letters: Vec<String> = ('A'..='Z').take(options.len()).map(String::from).collect();
     let prompt = Prompt { shared: shared.to_owned(), own: form(question, options, shift) };
-    let request = ScoreRequest { agent: agent.to_owned(), prompt, options: letters };
+    let request = ScoreRequest { agent: agent.to_owned(), incident: String::new(), prompt, options: letters };
     let scores = provider.score(request).await?;
     usage.prompt_tokens += scores.usage.prompt_tokens;
     usage.reused_tokens += scores.usage.reused_tokens;
@@ -153,7 +153,7 @@ fn spread(sums: &mut [f64], votes: &[f64], shift: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Asking, GenerateRequest, Generated, ModelIdentity, Scores};
+    use crate::llm::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, ModelIdentity, Scores};
 
     /// Prefers the first letter by `taste`, and knows the answer by `knowledge`.
     struct Biased {
@@ -177,6 +177,9 @@ mod tests {
             Box::pin(async { Ok(scores) })
         }
         fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
+            Box::pin(async { Err(LlmError::Invalid("not asked for".into())) })
+        }
+        fn embed(&self, _: EmbedRequest) -> Asking<'_, Embeddings> {
             Box::pin(async { Err(LlmError::Invalid("not asked for".into())) })
         }
     }

@@ -10,6 +10,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
+use super::adapters::Adapters;
 use super::offload::Offload;
 use super::template::Tokens;
 use super::{LlmError, Usage};
@@ -147,6 +148,15 @@ impl<'m> Lane<'m> {
     fn forget(&mut self) {
         self.remembered.clear();
         self.context.clear_kv_cache();
+    }
+
+    /// Changes to an adapter; what was remembered came of other weights.
+    ///
+    /// # Errors
+    /// As [`Adapters::set`].
+    pub fn adapt(&mut self, adapters: &mut Adapters, name: Option<&str>) -> Result<(), LlmError> {
+        self.forget();
+        adapters.set(name, &mut self.context)
     }
 
     fn feed(&mut self, tokens: &[LlamaToken], start: usize, sequence: i32, wanted: bool, stop: Stop<'_>) -> Result<i32, LlmError> {

@@ -1,21 +1,24 @@
-//! The embedded model: a provider whose requests queue for one supervised process.
+//! The embedded model: a provider whose requests go to one supervised process, all at once.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::adapters::AdapterFile;
 use super::protocol::{Output, Task};
 use super::supervisor::{Job, Supervisor, Vitals};
-use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+use super::{
+    Asking, EmbedRequest, Embeddings, EngineMetrics, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores,
+};
 
 /// Requests that may wait before callers have to.
 const QUEUE: usize = 256;
 
 /// How to run a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LocalConfig {
     /// Program that runs the model.
     pub exe: PathBuf,
@@ -27,16 +30,23 @@ pub struct LocalConfig {
     pub threads: u16,
     /// Tokens of the context; cut to what the model was trained for.
     pub context: u32,
-    /// Most time for one request, counted from when the process gets it.
+    /// One request at a time, with answers that are the same to the bit each time; otherwise all at once, several times
+    /// faster, and with log-probabilities that depend a little on what else is asked.
+    pub exact: bool,
+    /// Most time for one request, counted from when the process begins to work on it.
     pub request_timeout: Duration,
     /// Most time for loading.
     pub start_timeout: Duration,
+    /// Adapters of its weights that can be changed to.
+    pub adapters: Vec<AdapterFile>,
+    /// Name of the adapter to begin with; none is the model as it is.
+    pub adapter: Option<String>,
     /// Most bytes of address space that the process may take; the mapped file counts.
     pub memory_limit: Option<u64>,
 }
 
 impl LocalConfig {
-    /// The usual: this program's `llm-worker` subcommand, all cores up to eight, 4,096 tokens, one minute a request.
+    /// The usual: this program's `llm-worker` subcommand, all cores up to eight, 4,096 tokens, exact, one minute a request.
     ///
     /// # Errors
     /// [`LlmError::Unavailable`] when this program's own path is not known.
@@ -49,8 +59,11 @@ impl LocalConfig {
             model_path,
             threads: u16::try_from(cores.min(8)).unwrap_or(1),
             context: 4_096,
+            exact: true,
             request_timeout: Duration::from_secs(60),
             start_timeout: Duration::from_secs(60),
+            adapters: Vec::new(),
+            adapter: None,
             memory_limit: None,
         })
     }
@@ -61,6 +74,8 @@ impl LocalConfig {
 pub struct LocalProvider {
     identity: ModelIdentity,
     jobs: mpsc::Sender<Job>,
+    dropped: mpsc::UnboundedSender<u64>,
+    next_id: AtomicU64,
     vitals: Arc<Vitals>,
 }
 
@@ -71,6 +86,7 @@ impl LocalProvider {
     /// [`LlmError::Unavailable`] when the file is missing, damaged or does not load in time.
     pub async fn start(config: LocalConfig) -> Result<Self, LlmError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let (dropped, dropping) = mpsc::unbounded_channel();
         let (started, starting) = oneshot::channel();
         let vitals = Arc::new(Vitals::default());
         let supervisor = Supervisor::new(config, Arc::clone(&vitals));
@@ -78,10 +94,10 @@ impl LocalProvider {
         // come and go.
         std::thread::Builder::new()
             .name("galen-llm".to_owned())
-            .spawn(move || supervisor.run(queue, started))
+            .spawn(move || supervisor.run(queue, dropping, started))
             .map_err(|e| LlmError::Unavailable(format!("no thread for the model: {e}")))?;
         let identity = starting.await.map_err(|_| gone())??;
-        Ok(Self { identity, jobs, vitals })
+        Ok(Self { identity, jobs, dropped, next_id: AtomicU64::new(1), vitals })
     }
 
     /// Process id while the process lives.
@@ -100,10 +116,38 @@ impl LocalProvider {
         self.vitals.failures.store(0, Ordering::Relaxed);
     }
 
+    /// Changes to one of the adapters, or to none: requests that were asked before end as they began, those after it have the
+    /// changed weights.
+    ///
+    /// # Errors
+    /// [`LlmError::Invalid`] for a name that is not among [`LocalConfig::adapters`].
+    pub async fn adapt(&self, name: Option<&str>) -> Result<(), LlmError> {
+        self.ask(Task::Adapt(name.map(str::to_owned))).await.map(drop)
+    }
+
     async fn ask(&self, task: Task) -> Result<Output, LlmError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { task, reply }).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = Waiting { id, dropped: &self.dropped, answered: false };
+        self.jobs.send(Job { id, task, reply }).await.map_err(|_| gone())?;
+        let result = answer.await;
+        waiting.answered = true;
+        result.map_err(|_| gone())?
+    }
+}
+
+/// Tells the supervisor when the one who asked has gone away.
+struct Waiting<'a> {
+    id: u64,
+    dropped: &'a mpsc::UnboundedSender<u64>,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = self.dropped.send(self.id);
+        }
     }
 }
 
@@ -116,7 +160,7 @@ impl Provider for LocalProvider {
         Box::pin(async {
             match self.ask(Task::Score(request)).await? {
                 Output::Scores(scores) => Ok(scores),
-                Output::Generated(_) => Err(mixed_up()),
+                _ => Err(mixed_up()),
             }
         })
     }
@@ -125,9 +169,22 @@ impl Provider for LocalProvider {
         Box::pin(async {
             match self.ask(Task::Generate(request)).await? {
                 Output::Generated(generated) => Ok(generated),
-                Output::Scores(_) => Err(mixed_up()),
+                _ => Err(mixed_up()),
             }
         })
+    }
+
+    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
+        Box::pin(async {
+            match self.ask(Task::Embed(request)).await? {
+                Output::Embeddings(embeddings) => Ok(embeddings),
+                _ => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn metrics(&self) -> Option<EngineMetrics> {
+        Some(self.vitals.metrics().clone())
     }
 }
 

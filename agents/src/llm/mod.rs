@@ -1,20 +1,29 @@
 //! The seam to a language model: score options, generate under a grammar. Everything else is the model's business.
 
+mod adapters;
+mod batched;
+mod cells;
 mod choose;
+mod desk;
 pub mod devices;
+mod embedder;
 mod engine;
 pub mod gguf;
 mod grammar;
+mod incident;
 mod lane;
 pub mod local;
+mod metrics;
 pub mod offload;
 pub mod openai;
 mod pins;
 pub mod plan;
 mod protocol;
 pub mod quantise;
+mod reading;
 pub mod recorded;
 pub mod registry;
+pub mod schema;
 pub mod skill;
 pub mod store;
 mod supervisor;
@@ -23,8 +32,11 @@ mod web;
 mod within;
 mod worker;
 
+pub use adapters::AdapterFile;
 pub use choose::{Ballot, Prior, ballot, choose, prior};
+pub use incident::OfIncident;
 pub use local::{LocalConfig, LocalProvider};
+pub use metrics::{AgentTokens, EngineMetrics};
 pub use openai::{OpenAiConfig, OpenAiProvider};
 pub use web::Patience;
 pub use within::Within;
@@ -50,6 +62,9 @@ pub struct Prompt {
 pub struct ScoreRequest {
     /// Which agent asks, for accounting.
     pub agent: String,
+    /// Which incident it is about: incidents take turns. Empty where there is only one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub incident: String,
     /// What is asked.
     pub prompt: Prompt,
     /// The answers to score, at least two.
@@ -61,12 +76,39 @@ pub struct ScoreRequest {
 pub struct GenerateRequest {
     /// Which agent asks, for accounting.
     pub agent: String,
+    /// Which incident it is about: incidents take turns. Empty where there is only one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub incident: String,
     /// What is asked.
     pub prompt: Prompt,
     /// GBNF grammar that the answer obeys, if any.
     pub grammar: Option<String>,
+    /// JSON schema that the answer obeys, if any; not beside a grammar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<serde_json::Value>,
     /// Most tokens to generate.
     pub max_tokens: u32,
+}
+
+/// Asks for texts as vectors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbedRequest {
+    /// Which agent asks, for accounting.
+    pub agent: String,
+    /// Which incident it is about. Empty where there is only one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub incident: String,
+    /// The texts.
+    pub texts: Vec<String>,
+}
+
+/// Vectors of texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Embeddings {
+    /// One for each text, in the order asked, of length 1.
+    pub vectors: Vec<Vec<f32>>,
+    /// What they cost.
+    pub usage: Usage,
 }
 
 /// Tokens a request cost.
@@ -87,6 +129,19 @@ pub struct Scores {
     pub logprobs: Vec<f64>,
     /// What it cost.
     pub usage: Usage,
+}
+
+impl Scores {
+    /// Scores that are numbers.
+    ///
+    /// # Errors
+    /// [`LlmError::Crashed`] when one is not.
+    pub(crate) fn checked(logprobs: Vec<f64>, usage: Usage) -> Result<Self, LlmError> {
+        if logprobs.iter().any(|p| !p.is_finite()) {
+            return Err(LlmError::Crashed("the model gave no number".to_owned()));
+        }
+        Ok(Self { logprobs, usage })
+    }
 }
 
 /// Generated text.
@@ -120,6 +175,12 @@ pub enum LlmError {
         /// Tokens that fit.
         limit: u64,
     },
+    /// Too many requests wait already.
+    #[error("the model has {waiting} requests waiting already")]
+    Busy {
+        /// Requests that wait.
+        waiting: u64,
+    },
     /// The server that runs the model broke off, or answered what is no answer.
     #[error("the model's server: {0}")]
     Server(String),
@@ -149,4 +210,10 @@ pub trait Provider: Send + Sync {
     fn score(&self, request: ScoreRequest) -> Asking<'_, Scores>;
     /// Generates text.
     fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated>;
+    /// Turns texts into vectors.
+    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings>;
+    /// What its engine has done so far, where it has one of its own.
+    fn metrics(&self) -> Option<EngineMetrics> {
+        None
+    }
 }

@@ -20,6 +20,8 @@ pub enum Cache {
     F16,
     /// Eight bits in blocks of 32.
     Q8_0,
+    /// Thirty-two bits, which no plan chooses: answers then hardly depend on what is evaluated together.
+    F32,
 }
 
 impl Cache {
@@ -28,6 +30,7 @@ impl Cache {
         match self {
             Self::F16 => with_sixteen_bits,
             Self::Q8_0 => with_sixteen_bits / 64 * 34,
+            Self::F32 => with_sixteen_bits * 2,
         }
     }
 
@@ -35,6 +38,7 @@ impl Cache {
         match self {
             Self::F16 => "f16",
             Self::Q8_0 => "q8_0",
+            Self::F32 => "f32",
         }
     }
 }
@@ -48,8 +52,9 @@ pub struct Offload {
     pub cpu_experts: u32,
     /// Type of the cache.
     pub cache: Cache,
-    /// Whether flash attention is demanded; llama.cpp decides otherwise.
-    pub flash_attention: bool,
+    /// Whether flash attention is demanded or refused; llama.cpp decides, when absent. With it keys and values are read with
+    /// sixteen bits, whatever the cache has.
+    pub flash_attention: Option<bool>,
 }
 
 impl Offload {
@@ -61,8 +66,8 @@ impl Offload {
         }
         arguments.extend(["--cpu-experts".to_owned(), self.cpu_experts.to_string()]);
         arguments.extend(["--kv-type".to_owned(), self.cache.name().to_owned()]);
-        if self.flash_attention {
-            arguments.extend(["--flash-attention".to_owned(), "on".to_owned()]);
+        if let Some(on) = self.flash_attention {
+            arguments.extend(["--flash-attention".to_owned(), if on { "on" } else { "off" }.to_owned()]);
         }
         arguments
     }
@@ -78,8 +83,10 @@ impl Offload {
             ("--cpu-experts", _) => self.cpu_experts = number()?,
             ("--kv-type", "f16") => self.cache = Cache::F16,
             ("--kv-type", "q8_0") => self.cache = Cache::Q8_0,
-            ("--flash-attention", "on") => self.flash_attention = true,
-            ("--flash-attention", "auto") => self.flash_attention = false,
+            ("--kv-type", "f32") => self.cache = Cache::F32,
+            ("--flash-attention", "on") => self.flash_attention = Some(true),
+            ("--flash-attention", "off") => self.flash_attention = Some(false),
+            ("--flash-attention", "auto") => self.flash_attention = None,
             ("--kv-type" | "--flash-attention", _) => return Err(format!("{flag} {value}: not known")),
             _ => return Ok(false),
         }
@@ -114,9 +121,14 @@ impl Offload {
         let kind = match self.cache {
             Cache::F16 => KvCacheType::F16,
             Cache::Q8_0 => KvCacheType::Q8_0,
+            Cache::F32 => KvCacheType::F32,
         };
         let params = params.with_type_k(kind).with_type_v(kind);
-        if self.flash_attention { params.with_flash_attention_policy(llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED) } else { params }
+        match self.flash_attention {
+            Some(true) => params.with_flash_attention_policy(llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED),
+            Some(false) => params.with_flash_attention_policy(llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED),
+            None => params,
+        }
     }
 }
 
@@ -126,14 +138,14 @@ mod tests {
 
     #[test]
     fn arguments_are_read_back() {
-        let offload = Offload { gpu_layers: Some(25), cpu_experts: 7, cache: Cache::Q8_0, flash_attention: true };
+        let offload = Offload { gpu_layers: Some(25), cpu_experts: 7, cache: Cache::Q8_0, flash_attention: Some(true) };
         let mut read = Offload::default();
         for pair in offload.arguments().chunks(2) {
             assert!(read.read(&pair[0], &pair[1]).unwrap());
         }
         assert_eq!(read, offload);
         assert!(!read.read("--threads", "2").unwrap());
-        for (flag, value) in [("--gpu-layers", "x"), ("--kv-type", "q1"), ("--flash-attention", "off")] {
+        for (flag, value) in [("--gpu-layers", "x"), ("--kv-type", "q1"), ("--flash-attention", "maybe")] {
             assert!(read.read(flag, value).unwrap_err().contains(value));
         }
     }

@@ -185,7 +185,7 @@ impl Plan {
             gpu_layers: Some(u32::try_from(self.gpu_layers).unwrap_or(u32::MAX)),
             cpu_experts: u32::try_from(self.cpu_experts).unwrap_or(u32::MAX),
             cache: self.cache,
-            flash_attention: self.flash_attention,
+            flash_attention: Some(self.flash_attention),
         }
     }
 }
@@ -199,7 +199,11 @@ impl fmt::Display for Plan {
         if self.cpu_experts > 0 {
             write!(f, ", experts of the first {} in main memory", self.cpu_experts)?;
         }
-        let bits = if self.cache == Cache::F16 { "sixteen" } else { "eight" };
+        let bits = match self.cache {
+            Cache::F16 => "sixteen",
+            Cache::Q8_0 => "eight",
+            Cache::F32 => "thirty-two",
+        };
         write!(f, "; keys and values of {} tokens with {bits} bits", self.context)?;
         write!(f, "; about {} of {} MB on the GPU and {} MB in main memory", self.vram >> 20, self.budget >> 20, self.ram >> 20)
     }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{GenerateRequest, Generated, LlmError, ScoreRequest, Scores};
+use super::batched::Counts;
+use super::{EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ScoreRequest, Scores, Usage};
 
 /// From the provider to the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,22 @@ pub enum Task {
     Score(ScoreRequest),
     /// Generate text.
     Generate(GenerateRequest),
+    /// Turn texts into vectors.
+    Embed(EmbedRequest),
+    /// When all before it is done, change to the adapter of this name, or to none.
+    Adapt(Option<String>),
+}
+
+impl Task {
+    /// Who asks, and about which incident.
+    pub fn from(&self) -> (&str, &str) {
+        match self {
+            Self::Score(r) => (&r.agent, &r.incident),
+            Self::Generate(r) => (&r.agent, &r.incident),
+            Self::Embed(r) => (&r.agent, &r.incident),
+            Self::Adapt(_) => ("engine", ""),
+        }
+    }
 }
 
 /// From the process to the provider.
@@ -45,13 +62,31 @@ pub enum FromWorker {
     },
     /// The model does not load; comes first and last.
     Failed(LlmError),
+    /// Work on a request begins.
+    Began {
+        /// Number of the request.
+        id: u64,
+    },
     /// The answer to a request.
     Answer {
         /// Number of the request.
         id: u64,
         /// What came of it.
         result: Result<Output, LlmError>,
+        /// How long it took.
+        times: Times,
+        /// What the engine has done so far; none where it works on one request at a time.
+        counts: Option<Counts>,
     },
+}
+
+/// How long a request took, microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// In the queue.
+    pub queued_us: u64,
+    /// At work.
+    pub ran_us: u64,
 }
 
 /// What came of a piece of work.
@@ -62,4 +97,20 @@ pub enum Output {
     Scores(Scores),
     /// Of generating.
     Generated(Generated),
+    /// Of embedding.
+    Embeddings(Embeddings),
+    /// The adapter is changed.
+    Adapted,
+}
+
+impl Output {
+    /// Tokens that it cost.
+    pub fn usage(&self) -> Usage {
+        match self {
+            Self::Scores(s) => s.usage,
+            Self::Generated(g) => g.usage,
+            Self::Embeddings(e) => e.usage,
+            Self::Adapted => Usage::default(),
+        }
+    }
 }

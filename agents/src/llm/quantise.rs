@@ -1,4 +1,4 @@
-//! Smaller copies of a model: its weights stored in another type by llama.cpp. A copy of an already quantised file loses
+//! Copies of a model, smaller ones most of the time: its weights stored in another type by llama.cpp. A copy of an already quantised file loses
 //! a little more than one of the original would; it is for measuring what size buys, and says so in its name.
 
 use std::ffi::CString;
@@ -18,6 +18,8 @@ const TYPES: &[(&str, sys::llama_ftype)] = &[
     ("Q5_K_M", sys::LLAMA_FTYPE_MOSTLY_Q5_K_M),
     ("Q6_K", sys::LLAMA_FTYPE_MOSTLY_Q6_K),
     ("Q8_0", sys::LLAMA_FTYPE_MOSTLY_Q8_0),
+    ("F16", sys::LLAMA_FTYPE_MOSTLY_F16),
+    ("F32", sys::LLAMA_FTYPE_ALL_F32),
 ];
 
 /// Writes `from` to `to` with the weights in a type. The copy appears under its name only when it is whole.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+use super::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
 
 /// Everything a model was asked and answered in a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub enum Exchange {
     Score(ScoreRequest, Result<Scores, LlmError>),
     /// Text was generated.
     Generate(GenerateRequest, Result<Generated, LlmError>),
+    /// Texts became vectors.
+    Embed(EmbedRequest, Result<Embeddings, LlmError>),
 }
 
 /// Passes requests on and keeps them with their answers.
@@ -70,6 +72,14 @@ impl Provider for Recorder {
             answer
         })
     }
+
+    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
+        Box::pin(async {
+            let answer = self.inner.embed(request.clone()).await;
+            self.keep(Exchange::Embed(request, answer.clone()));
+            answer
+        })
+    }
 }
 
 /// Answers recorded requests, and no others.
@@ -78,6 +88,7 @@ pub struct RecordedProvider {
     model: ModelIdentity,
     scores: Answers<Scores>,
     texts: Answers<Generated>,
+    vectors: Answers<Embeddings>,
 }
 
 /// The answers to each request, and how many of them were given. A request asked again gets the next answer; the last
@@ -90,21 +101,23 @@ type ByRequest<T> = HashMap<String, (Vec<Result<T, LlmError>>, usize)>;
 impl RecordedProvider {
     /// Replays a recording.
     pub fn new(recording: Recording) -> Self {
-        let (mut scores, mut texts) = (HashMap::new(), HashMap::new());
+        let (mut scores, mut texts, mut vectors) = (HashMap::new(), HashMap::new(), HashMap::new());
         for exchange in recording.exchanges {
             match exchange {
                 Exchange::Score(request, answer) => add(&mut scores, &request, answer),
                 Exchange::Generate(request, answer) => add(&mut texts, &request, answer),
+                Exchange::Embed(request, answer) => add(&mut vectors, &request, answer),
             }
         }
-        Self { model: recording.model, scores: Answers(Mutex::new(scores)), texts: Answers(Mutex::new(texts)) }
+        let (scores, texts, vectors) = (Answers(Mutex::new(scores)), Answers(Mutex::new(texts)), Answers(Mutex::new(vectors)));
+        Self { model: recording.model, scores, texts, vectors }
     }
 }
 
 impl RecordedProvider {
     /// Recorded requests that nobody asked: a replay of the same run leaves none.
     pub fn unasked(&self) -> usize {
-        self.scores.unasked() + self.texts.unasked()
+        self.scores.unasked() + self.texts.unasked() + self.vectors.unasked()
     }
 }
 
@@ -120,6 +133,11 @@ impl Provider for RecordedProvider {
 
     fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
         let answer = self.texts.next(&request, &request.agent);
+        Box::pin(async { answer })
+    }
+
+    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
+        let answer = self.vectors.next(&request, &request.agent);
         Box::pin(async { answer })
     }
 }
@@ -154,7 +172,7 @@ mod tests {
 
     fn request(own: &str) -> ScoreRequest {
         let prompt = Prompt { shared: "s".into(), own: own.into() };
-        ScoreRequest { agent: "a".into(), prompt, options: vec!["x".into(), "y".into()] }
+        ScoreRequest { agent: "a".into(), incident: String::new(), prompt, options: vec!["x".into(), "y".into()] }
     }
 
     fn answer(first: f64) -> Result<Scores, LlmError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+use super::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
 
 /// Passes requests on; those unanswered by the deadline, and all after it, are [`LlmError::Timeout`].
 pub struct Within {
@@ -38,6 +38,10 @@ impl Provider for Within {
     fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
         Box::pin(self.in_time(self.inner.generate(request)))
     }
+
+    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
+        Box::pin(self.in_time(self.inner.embed(request)))
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +65,9 @@ mod tests {
         fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
             Box::pin(std::future::pending())
         }
+        fn embed(&self, _: EmbedRequest) -> Asking<'_, Embeddings> {
+            Box::pin(std::future::pending())
+        }
     }
 
     fn slow() -> Arc<dyn Provider> {
@@ -73,11 +80,12 @@ mod tests {
 
     #[tokio::test]
     async fn requests_share_one_deadline_and_what_is_late_is_a_timeout() {
-        let ask = || ScoreRequest { agent: "a".into(), prompt: prompt(), options: vec!["A".into(), "B".into()] };
+        let ask = || ScoreRequest { agent: "a".into(), incident: String::new(), prompt: prompt(), options: vec!["A".into(), "B".into()] };
         let provider = Within::new(slow(), Duration::from_millis(150));
         assert!(provider.score(ask()).await.is_ok());
         assert_eq!(provider.score(ask()).await, Err(LlmError::Timeout(150)));
-        let generate = GenerateRequest { agent: "a".into(), prompt: prompt(), grammar: None, max_tokens: 1 };
+        let generate =
+            GenerateRequest { agent: "a".into(), incident: String::new(), prompt: prompt(), grammar: None, schema: None, max_tokens: 1 };
         assert_eq!(provider.generate(generate).await, Err(LlmError::Timeout(150)));
         assert_eq!(provider.identity().name, "slow");
     }

@@ -1,12 +1,13 @@
 //! The model's own process: requests as JSON lines on stdin, answers on what was stdout. llama.cpp may abort the
 //! process, print, or run for minutes; here it can do so without harm to the daemon.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -15,16 +16,20 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup, dup2_stdout, getppid};
 
-use super::LlmError;
+use super::adapters::{AdapterFile, Adapters};
+use super::desk::Desk;
+use super::embedder::Embedder;
 use super::engine::Engine;
 use super::offload::Offload;
-use super::protocol::{FromWorker, Output, Task, ToWorker};
+use super::protocol::{FromWorker, Output, Task, Times, ToWorker};
+use super::{EmbedRequest, Embeddings, LlmError};
 
 /// How long a piece of work may still run when nobody is left to answer to.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs until stdin closes. Arguments: `--model PATH --threads N --context N`, and from the supervisor
-/// `--memory-limit BYTES --parent PID` and what [`Offload::arguments`] gives. `--devices` alone lists devices instead. Returns the exit code: 0, 2 for bad arguments, 6 when the model does not load.
+/// Runs until stdin closes. Arguments: `--model PATH --threads N --context N [--exact]`, and from the supervisor
+/// `--memory-limit BYTES --parent PID --adapter NAME:SCALE:PATH... --adapt NAME` and what [`Offload::arguments`] gives. `--devices` alone lists devices
+/// instead. Returns the exit code: 0, 2 for bad arguments, 6 when the model does not load.
 pub fn worker_main(arguments: &[String]) -> i32 {
     if arguments == ["--devices"] {
         return super::devices::print();
@@ -45,14 +50,18 @@ pub fn worker_main(arguments: &[String]) -> i32 {
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 struct Options {
     model: PathBuf,
     threads: u16,
     context: u32,
     memory_limit: Option<u64>,
     parent: Option<i32>,
+    exact: bool,
     offload: Offload,
+    adapters: Vec<AdapterFile>,
+    /// Name of the one to begin with.
+    adapter: Option<String>,
 }
 
 impl Options {
@@ -60,12 +69,20 @@ impl Options {
         let mut options = Self { threads: 2, context: 4_096, ..Self::default() };
         let mut rest = arguments.iter();
         while let Some(flag) = rest.next() {
+            if flag == "--exact" {
+                options.exact = true;
+                continue;
+            }
             let value = rest.next().ok_or_else(|| format!("{flag} needs a value"))?;
             match flag.as_str() {
                 "--model" => options.model = PathBuf::from(value),
                 "--threads" => options.threads = number(flag, value)?,
                 "--context" => options.context = number(flag, value)?,
                 "--memory-limit" => options.memory_limit = Some(number(flag, value)?),
+                "--adapter" => {
+                    options.adapters.push(AdapterFile::parse(value).ok_or_else(|| format!("{flag} {value}: not name:scale:path"))?)
+                }
+                "--adapt" => options.adapter = Some(value.clone()),
                 "--parent" => options.parent = Some(number(flag, value)?),
                 _ if options.offload.read(flag, value)? => {}
                 _ => return Err(format!("unknown argument {flag}")),
@@ -100,35 +117,142 @@ fn run(options: &Options) -> io::Result<i32> {
     let began = Instant::now();
     // A refused model is an answer too: the parent reads it.
     let failed = |answers: &mut File, e: LlmError| say(answers, &FromWorker::Failed(e)).map(|()| 6);
-    let (backend, model) = match load(options) {
+    let (backend, model, mut adapters) = match load(options) {
         Ok(loaded) => loaded,
         Err(e) => return failed(&mut answers, e),
     };
     let threads = i32::from(options.threads.max(1));
-    let mut engine = match Engine::new(&backend, &model, options.context, threads, options.offload) {
-        Ok(engine) => engine,
+    let load_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut others = Others { embedder: Embedder::new(&backend, &model, threads), adapters: &mut adapters, active: None };
+    let first = options.adapter.as_deref();
+    if options.exact {
+        let mut engine = match Engine::new(&backend, &model, options.context, threads, options.offload) {
+            Ok(engine) => engine,
+            Err(e) => return failed(&mut answers, e),
+        };
+        if let Err(e) = others.adapt(first, |adapters| engine.adapt(adapters, first)) {
+            return failed(&mut answers, e);
+        }
+        say(&mut answers, &FromWorker::Ready { load_ms: load_ms(), context: engine.limit() as u64 })?;
+        return one_by_one(&mut engine, &mut others, &Inbox::open(), &mut answers);
+    }
+    let mut desk = match Desk::new(&backend, &model, options.context, threads, options.offload) {
+        Ok(desk) => desk,
         Err(e) => return failed(&mut answers, e),
     };
-    let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    say(&mut answers, &FromWorker::Ready { load_ms, context: engine.limit() as u64 })?;
-    let inbox = Inbox::open();
-    while let Ok((id, task)) = inbox.work.recv() {
-        let result = work(&mut engine, &task, &|| inbox.stopped(id));
-        say(&mut answers, &FromWorker::Answer { id, result })?;
+    if let Err(e) = others.adapt(first, |adapters| desk.adapt(adapters, first)) {
+        return failed(&mut answers, e);
+    }
+    say(&mut answers, &FromWorker::Ready { load_ms: load_ms(), context: desk.limit() as u64 })?;
+    together(&mut desk, &mut others, &Inbox::open(), &mut answers)
+}
+
+/// What is not scoring or generating.
+struct Others<'m> {
+    embedder: Embedder<'m>,
+    adapters: &'m mut Adapters,
+    active: Option<String>,
+}
+
+impl Others<'_> {
+    /// Changes to an adapter, also `of` the engine.
+    fn adapt(&mut self, name: Option<&str>, of: impl FnOnce(&mut Adapters) -> Result<(), LlmError>) -> Result<(), LlmError> {
+        self.adapters.check(name)?;
+        if self.active.as_deref() == name {
+            return Ok(());
+        }
+        self.embedder.forget();
+        of(self.adapters)?;
+        self.active = name.map(str::to_owned);
+        Ok(())
+    }
+
+    fn embed(&mut self, request: &EmbedRequest, stop: &dyn Fn() -> bool) -> Result<Embeddings, LlmError> {
+        let (context, _) = self.embedder.ready()?;
+        self.adapters.set(self.active.as_deref(), context)?;
+        self.embedder.embed(request, stop)
+    }
+}
+
+/// The exact way: each request alone, in the order they came.
+fn one_by_one(engine: &mut Engine<'_>, others: &mut Others<'_>, inbox: &Inbox, answers: &mut File) -> io::Result<i32> {
+    while let Ok(Asked { id, task, since }) = inbox.work.recv() {
+        say(answers, &FromWorker::Began { id })?;
+        let (queued_us, began) = (micros(since.elapsed()), Instant::now());
+        let result = if inbox.stopped(id) { Err(cancelled()) } else { work(engine, others, &task, &|| inbox.stopped(id)) };
+        inbox.forget(id);
+        let times = Times { queued_us, ran_us: micros(began.elapsed()) };
+        say(answers, &FromWorker::Answer { id, result, times, counts: None })?;
     }
     Ok(0)
 }
 
-fn load(options: &Options) -> Result<(LlamaBackend, LlamaModel), LlmError> {
+/// All requests at once, a batch at a time. A change of adapters waits for those before it, and those after it wait for it.
+fn together(desk: &mut Desk<'_>, others: &mut Others<'_>, inbox: &Inbox, answers: &mut File) -> io::Result<i32> {
+    let mut change: Option<(Asked, Option<String>)> = None;
+    loop {
+        let mut asked = if desk.idle() && change.is_none() { inbox.work.recv().ok() } else { None };
+        if asked.is_none() && desk.idle() && change.is_none() {
+            return Ok(0);
+        }
+        while change.is_none() {
+            let Some(next) = asked.take().or_else(|| inbox.work.try_recv().ok()) else { break };
+            match &next.task {
+                Task::Adapt(name) => change = Some((next.clone(), name.clone())),
+                Task::Embed(request) => {
+                    let began = Instant::now();
+                    say(answers, &FromWorker::Began { id: next.id })?;
+                    let result = others.embed(request, &|| inbox.stopped(next.id)).map(Output::Embeddings);
+                    say_other(answers, &next, began, result, desk)?;
+                }
+                task => desk.take(next.id, task),
+            }
+        }
+        if let Some((asked, name)) = change.take_if(|_| desk.idle()) {
+            let name = name.as_deref();
+            let (began, result) = (Instant::now(), others.adapt(name, |adapters| desk.adapt(adapters, name)).map(|()| Output::Adapted));
+            say_other(answers, &asked, began, result, desk)?;
+            continue;
+        }
+        for id in inbox.cancellations() {
+            desk.cancel(id);
+        }
+        let mut said = Ok(());
+        let done = desk.step(&mut |id| said = say(answers, &FromWorker::Began { id }));
+        said?;
+        for (id, result, times) in done {
+            say(answers, &FromWorker::Answer { id, result, times, counts: Some(desk.counts()) })?;
+        }
+    }
+}
+
+/// The answer to what is not part of a batch.
+fn say_other(answers: &mut File, asked: &Asked, began: Instant, result: Result<Output, LlmError>, desk: &Desk<'_>) -> io::Result<()> {
+    let times = Times { queued_us: micros(began.duration_since(asked.since)), ran_us: micros(began.elapsed()) };
+    say(answers, &FromWorker::Answer { id: asked.id, result, times, counts: Some(desk.counts()) })
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn cancelled() -> LlmError {
+    LlmError::Invalid("cancelled".to_owned())
+}
+
+fn load(options: &Options) -> Result<(LlamaBackend, LlamaModel, Adapters), LlmError> {
     super::gguf::check(&options.model)?;
     let refuse = |e: &dyn std::fmt::Display| LlmError::Unavailable(format!("{} does not load: {e}", options.model.display()));
     let backend = LlamaBackend::init().map_err(|e| refuse(&e))?;
-    let model = options.offload.load(&backend, &options.model).map_err(|e| refuse(&e))?;
-    Ok((backend, model))
+    let mut model = options.offload.load(&backend, &options.model).map_err(|e| refuse(&e))?;
+    let adapters = Adapters::load(&mut model, &options.adapters)?;
+    Ok((backend, model, adapters))
 }
 
-fn work(engine: &mut Engine<'_>, task: &Task, stop: &dyn Fn() -> bool) -> Result<Output, LlmError> {
+fn work(engine: &mut Engine<'_>, others: &mut Others<'_>, task: &Task, stop: &dyn Fn() -> bool) -> Result<Output, LlmError> {
     match task {
+        Task::Embed(request) => others.embed(request, stop).map(Output::Embeddings),
+        Task::Adapt(name) => others.adapt(name.as_deref(), |adapters| engine.adapt(adapters, name.as_deref())).map(|()| Output::Adapted),
         Task::Score(request) => engine.score(request, stop).map(Output::Scores),
         Task::Generate(request) => engine.generate(request, stop).map(Output::Generated),
     }
@@ -140,11 +264,19 @@ fn say(answers: &mut File, message: &FromWorker) -> io::Result<()> {
     answers.write_all(&line)
 }
 
+/// A request that came.
+#[derive(Clone)]
+struct Asked {
+    id: u64,
+    task: Task,
+    since: Instant,
+}
+
 /// Reads requests on a thread, so that a cancellation or the end of the parent is seen while the model works.
 struct Inbox {
-    work: Receiver<(u64, Task)>,
-    /// Requests up to this number are not waited for: the parent sends one at a time.
-    cancelled: Arc<AtomicU64>,
+    work: Receiver<Asked>,
+    /// Requests that nobody waits for.
+    cancelled: Arc<Mutex<BTreeSet<u64>>>,
     closed: Arc<AtomicBool>,
 }
 
@@ -157,12 +289,12 @@ impl Inbox {
             for line in io::stdin().lock().lines().map_while(Result::ok) {
                 match serde_json::from_str(&line) {
                     Ok(ToWorker::Ask { id, task }) => {
-                        if sender.send((id, task)).is_err() {
+                        if sender.send(Asked { id, task, since: Instant::now() }).is_err() {
                             break;
                         }
                     }
                     Ok(ToWorker::Cancel { id }) => {
-                        cancelled.fetch_max(id, Ordering::Relaxed);
+                        lock(&cancelled).insert(id);
                     }
                     Err(e) => {
                         eprintln!("llm-worker: a request does not parse: {e}");
@@ -180,8 +312,21 @@ impl Inbox {
     }
 
     fn stopped(&self, id: u64) -> bool {
-        self.closed.load(Ordering::Relaxed) || self.cancelled.load(Ordering::Relaxed) >= id
+        self.closed.load(Ordering::Relaxed) || lock(&self.cancelled).contains(&id)
     }
+
+    /// A request that is answered cannot be cancelled any more.
+    fn forget(&self, id: u64) {
+        lock(&self.cancelled).remove(&id);
+    }
+
+    fn cancellations(&self) -> BTreeSet<u64> {
+        std::mem::take(&mut *lock(&self.cancelled))
+    }
+}
+
+fn lock(set: &Mutex<BTreeSet<u64>>) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

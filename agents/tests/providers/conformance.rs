@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use galen_agents::llm::{LlmError, Provider};
+use galen_agents::llm::{GenerateRequest, LlmError, Provider};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::support::{evidence, generate, score};
+use super::support::{embed, evidence, generate, score};
 
 /// Longest answer to any of these.
 const LONG: Duration = Duration::from_secs(120);
@@ -24,6 +25,8 @@ pub async fn suite(provider: &dyn Provider, expect: Expect) {
     assert!(!provider.identity().name.is_empty() && provider.identity().sha256.len() == 64);
     scores(provider).await;
     texts(provider).await;
+    schemas(provider).await;
+    vectors(provider, expect).await;
     refusals(provider, expect).await;
     together(provider).await;
     if expect.live {
@@ -63,6 +66,42 @@ async fn texts(provider: &dyn Provider) {
     assert!(cut.text.chars().all(|c| c == ' ' || c.is_ascii_lowercase()), "{cut:?}");
     let free = provider.generate(generate("Say hello.", None, 12)).await.unwrap();
     assert!(!free.text.is_empty() && !free.text.contains("<|im_"), "{free:?}");
+}
+
+async fn schemas(provider: &dyn Provider) {
+    let schema = json!({
+        "type": "object",
+        "properties": { "verdict": { "enum": ["supports", "refutes"] }, "share": { "type": "integer", "minimum": 0, "maximum": 100 } },
+        "required": ["verdict", "share"], "additionalProperties": false,
+    });
+    let ask = |schema: Value, grammar| GenerateRequest { schema: Some(schema), ..generate("Does the evidence support it?", grammar, 40) };
+    let answer = timeout(LONG, provider.generate(ask(schema.clone(), None))).await.unwrap().unwrap();
+    let read: Value = serde_json::from_str(&answer.text).unwrap();
+    assert!(answer.finished && read.as_object().unwrap().len() == 2, "{answer:?}");
+    assert!(["supports", "refutes"].contains(&read["verdict"].as_str().unwrap()) && read["share"].as_u64().unwrap() <= 100, "{answer:?}");
+    for bad in [ask(json!({ "type": "nonsense" }), None), ask(json!(7), None), ask(schema, Some("root ::= \"a\""))] {
+        let refused = provider.generate(bad).await;
+        assert!(matches!(refused, Err(LlmError::Invalid(_))), "{refused:?}");
+    }
+}
+
+async fn vectors(provider: &dyn Provider, expect: Expect) {
+    let texts =
+        ["Sessions wait for a lock on a row.", "Many sessions are waiting for a row lock.", "Der Himmel ist blau und die Katze schläft."];
+    let made = timeout(LONG, provider.embed(embed(&texts))).await.unwrap().unwrap();
+    let product = |a: usize, b: usize| made.vectors[a].iter().zip(&made.vectors[b]).map(|(x, y)| x * y).sum::<f32>();
+    assert!(made.vectors.len() == 3 && (0..3).all(|i| (product(i, i) - 1.0).abs() < 1e-3), "{:?}", made.usage);
+    assert!(product(0, 1) > product(0, 2) + 0.05, "{} {}", product(0, 1), product(0, 2));
+    assert!(made.usage.prompt_tokens > 15, "{:?}", made.usage);
+    let alone = provider.embed(embed(&texts[1..2])).await.unwrap();
+    assert!(alone.vectors[0].iter().zip(&made.vectors[1]).all(|(a, b)| (a - b).abs() < 1e-4), "a vector depends on its text alone");
+    assert!(provider.embed(embed(&[])).await.unwrap().vectors.is_empty());
+    let empty = provider.embed(embed(&["x", " "])).await;
+    assert!(matches!(empty, Err(LlmError::Invalid(_))), "{empty:?}");
+    if expect.bounded {
+        let long = provider.embed(embed(&[&"lock ".repeat(5_000)])).await;
+        assert!(matches!(long, Err(LlmError::TooLong { .. })), "{long:?}");
+    }
 }
 
 async fn refusals(provider: &dyn Provider, expect: Expect) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use galen_agents::llm::{GenerateRequest, LlmError, LocalProvider, Prompt, Provider, ScoreRequest};
+use galen_agents::llm::{EmbedRequest, GenerateRequest, LlmError, LocalProvider, Prompt, Provider, ScoreRequest};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -22,16 +22,32 @@ async fn answer(model: Arc<LocalProvider>, request: Seen, mut stream: TcpStream)
         return reply(&mut stream, "200 OK", "", json!({ "data": [{ "id": NAME }] }).to_string().as_bytes()).await;
     }
     let body = request.json();
+    if request.head.starts_with("POST /v1/embeddings ") {
+        let texts = serde_json::from_value(body["input"].clone()).unwrap();
+        let request = EmbedRequest { agent: "facade".into(), incident: String::new(), texts };
+        let answer = match model.embed(request).await {
+            // Out of order, as the protocol allows.
+            Ok(made) => json!({
+                "data": made.vectors.iter().enumerate().rev().map(|(i, v)| json!({ "index": i, "embedding": v })).collect::<Vec<_>>(),
+                "usage": { "prompt_tokens": made.usage.prompt_tokens },
+            }),
+            Err(error) => return reply(&mut stream, "400 Bad Request", "", refusal(&error).to_string().as_bytes()).await,
+        };
+        return reply(&mut stream, "200 OK", "Content-Type: application/json\r\n", answer.to_string().as_bytes()).await;
+    }
     let done = if body["stream"] == true { text(&model, &body, &mut stream).await } else { alternatives(&model, &body, &mut stream).await };
     if let Err(error) = done {
-        let body = json!({ "error": { "message": error.to_string(), "code": if matches!(error, LlmError::TooLong { .. }) { "context_length_exceeded" } else { "bad" } } });
-        let message = match error {
-            LlmError::TooLong { tokens, limit } => {
-                json!({ "error": { "message": format!("the maximum context length is {limit}, you requested {tokens}"), "code": "context_length_exceeded" } })
-            }
-            _ => body,
-        };
-        reply(&mut stream, "400 Bad Request", "", message.to_string().as_bytes()).await;
+        reply(&mut stream, "400 Bad Request", "", refusal(&error).to_string().as_bytes()).await;
+    }
+}
+
+fn refusal(error: &LlmError) -> Value {
+    match error {
+        LlmError::TooLong { tokens, limit } => {
+            let message = format!("the maximum context length is {limit}, you requested {tokens}");
+            json!({ "error": { "message": message, "code": "context_length_exceeded" } })
+        }
+        other => json!({ "error": { "message": other.to_string(), "code": "bad" } }),
     }
 }
 
@@ -46,8 +62,10 @@ fn prompt(body: &Value) -> Prompt {
 async fn text(model: &LocalProvider, body: &Value, stream: &mut TcpStream) -> Result<(), LlmError> {
     let request = GenerateRequest {
         agent: "facade".into(),
+        incident: String::new(),
         prompt: prompt(body),
         grammar: body["grammar"].as_str().map(str::to_owned),
+        schema: body["response_format"]["json_schema"].get("schema").cloned(),
         max_tokens: u32::try_from(body["max_tokens"].as_u64().unwrap()).unwrap(),
     };
     let answer = model.generate(request).await?;
@@ -72,7 +90,9 @@ async fn text(model: &LocalProvider, body: &Value, stream: &mut TcpStream) -> Re
 
 async fn alternatives(model: &LocalProvider, body: &Value, stream: &mut TcpStream) -> Result<(), LlmError> {
     let letters: Vec<String> = ('A'..='Z').map(String::from).collect();
-    let scores = model.score(ScoreRequest { agent: "facade".into(), prompt: prompt(body), options: letters.clone() }).await?;
+    let scores = model
+        .score(ScoreRequest { agent: "facade".into(), incident: String::new(), prompt: prompt(body), options: letters.clone() })
+        .await?;
     let top: Vec<Value> =
         letters.iter().zip(&scores.logprobs).map(|(token, logprob)| json!({ "token": token, "logprob": logprob })).collect();
     let usage = json!({ "prompt_tokens": scores.usage.prompt_tokens + scores.usage.reused_tokens, "completion_tokens": 1 });

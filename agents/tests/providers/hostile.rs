@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use galen_agents::llm::{gguf, registry};
 
 use super::support::model;
-use super::tiny::tiny;
+use super::support::tiny;
 
 /// A generator of one's own, so that a run can be repeated.
 struct Random(u64);

@@ -4,20 +4,9 @@
 use std::path::PathBuf;
 
 use galen_agents::llm::offload::{Cache, Offload};
-use galen_agents::llm::registry::default_models_dir;
 use galen_agents::llm::{LocalProvider, Provider, gguf, plan};
 
-use super::support::{config, evidence, generate, score};
-
-/// The file, where it was made.
-pub fn tiny(name: &str) -> Option<PathBuf> {
-    let path = default_models_dir().join("tiny").join(format!("{name}.gguf"));
-    if !path.exists() {
-        eprintln!("skipped: {} is not there; `make tiny-models` makes it", path.display());
-        return None;
-    }
-    Some(path)
-}
+use super::support::{config, evidence, generate, score, tiny};
 
 #[tokio::test]
 async fn a_mixture_of_experts_and_a_minicpm_score_and_write_under_a_grammar() {
@@ -54,7 +43,7 @@ async fn a_plan_is_passed_to_the_engine_and_changes_no_answer_without_a_gpu() {
     };
     assert_eq!(with(plan.offload()).await, expected);
     assert_eq!(with(Offload { gpu_layers: Some(2), cpu_experts: 1, ..Offload::default() }).await, expected);
-    let half = with(Offload { cache: Cache::Q8_0, flash_attention: true, ..Offload::default() }).await;
+    let half = with(Offload { cache: Cache::Q8_0, flash_attention: Some(true), ..Offload::default() }).await;
     assert_ne!(half, expected, "eight bits are not sixteen");
     assert!(half.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.2), "{half:?} {expected:?}");
 }

@@ -14,6 +14,7 @@ mod lab;
 mod learn;
 mod misc;
 mod model;
+mod model_bench;
 mod model_store;
 mod rds;
 mod replay;

@@ -14,7 +14,7 @@ use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::bench::suite::Suite;
-use super::{Global, density, distil, model_store};
+use super::{Global, density, distil, model_bench, model_store};
 use crate::failure::Failure;
 use crate::{engine, output};
 
@@ -60,6 +60,8 @@ enum Action {
     },
     /// Make static vectors for searching by meaning from the sentence transformer (`make embedding` fetches it first)
     Distil,
+    /// Measure the engine's speed with a model, and what shared prefixes save
+    Bench(model_bench::BenchArgs),
     /// Measure loss, score, memory and speed of the models here, and how many parameters each is worth
     Density(density::DensityArgs),
 }
@@ -76,6 +78,7 @@ pub async fn model(global: &Global, args: ModelArgs) -> Result<(), Failure> {
         Action::Calibrate { paths, model, write } => calibrate(global, &paths, &model, write).await,
         Action::Quantize { name, to } => quantize(global, &find(&name)?, &to).await,
         Action::Distil => distil::distil(global),
+        Action::Bench(args) => model_bench::bench(global, args).await,
         Action::Density(args) => density::measure(global, args).await,
     }
 }

@@ -82,6 +82,18 @@ pub fn check(path: &Path) -> Result<(), LlmError> {
 /// # Errors
 /// As [`check`].
 pub fn read(path: &Path) -> Result<Header, LlmError> {
+    held_to(path, rules::check)
+}
+
+/// Checks that a file is an adapter that llama.cpp may be shown beside a model of this architecture.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_adapter(path: &Path, architecture: &str) -> Result<(), LlmError> {
+    held_to(path, |header| rules::adapter(header, architecture)).map(drop)
+}
+
+fn held_to(path: &Path, rules: impl FnOnce(&Header) -> Result<(), String>) -> Result<Header, LlmError> {
     let refuse = |why: &str| LlmError::Unavailable(format!("{} is not a usable GGUF file: {why}", path.display()));
     let file = File::open(path).map_err(|e| refuse(&e.to_string()))?;
     let meta = file.metadata().map_err(|e| refuse(&e.to_string()))?;
@@ -89,7 +101,7 @@ pub fn read(path: &Path) -> Result<Header, LlmError> {
         return Err(refuse("it is not a regular file"));
     }
     let header = read::header(BufReader::new(file), meta.len()).map_err(|e| refuse(&e.to_string()))?;
-    rules::check(&header).map_err(|why| refuse(&why))?;
+    rules(&header).map_err(|why| refuse(&why))?;
     Ok(header)
 }
 

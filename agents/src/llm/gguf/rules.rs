@@ -43,6 +43,31 @@ pub fn check(header: &Header) -> Verdict {
     vocabulary(header)
 }
 
+/// Checks the header of a low-rank adapter.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn adapter(header: &Header, architecture: &str) -> Verdict {
+    tensors(header)?;
+    if header.text("general.type") != Some("adapter") || header.text("adapter.type") != Some("lora") {
+        return Err("it is no low-rank adapter".to_owned());
+    }
+    if header.architecture() != architecture {
+        let theirs: String = header.architecture().chars().filter(|c| !c.is_control()).take(64).collect();
+        return Err(format!("it adapts {theirs}, and the model is {architecture}"));
+    }
+    if !matches!(header.metadata.get("adapter.lora.alpha"), Some(Value::Float(alpha)) if alpha.is_finite()) {
+        return Err("adapter.lora.alpha is no number".to_owned());
+    }
+    let part = |name: &str| name.strip_suffix(".lora_a").or_else(|| name.strip_suffix(".lora_b")).map(str::to_owned);
+    let sound = |t: &super::Tensor| part(&t.name).is_some() && (1..=2).contains(&t.dims.len()) && !t.dims.contains(&0);
+    match header.tensors.iter().find(|t| !sound(t)) {
+        Some(_) => Err("a tensor is no half of a low-rank change".to_owned()),
+        None if header.tensors.is_empty() => Err("it changes nothing".to_owned()),
+        None => Ok(()),
+    }
+}
+
 /// Names are unique, data is aligned, inside the file, and no byte belongs to two tensors.
 fn tensors(header: &Header) -> Verdict {
     let mut names = HashSet::new();

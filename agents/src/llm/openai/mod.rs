@@ -20,9 +20,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::grammar::{Fit, Grammar};
 use super::registry::hexadecimal;
 use super::web::{self, Patience};
-use super::{Asking, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+use super::{
+    Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores, Usage, schema,
+};
 use wire::{Constraint, Request};
 
+/// Where answers are asked for.
+const CHAT: &str = "chat/completions";
 /// Requests in flight at once; more wait.
 const MOST_AT_ONCE: usize = 16;
 /// Largest answer that is not a stream.
@@ -257,20 +261,21 @@ impl OpenAiProvider {
         }
     }
 
-    async fn send(&self, request: &Request<'_>) -> Result<Response, Failed> {
+    async fn send(&self, endpoint: &str, request: &impl Serialize) -> Result<Response, Failed> {
         let body = serde_json::to_vec(request).map_err(|e| LlmError::Invalid(e.to_string()))?;
-        let post = self.client.post(self.endpoint("chat/completions")).header(CONTENT_TYPE, "application/json").body(body);
+        let post = self.client.post(self.endpoint(endpoint)).header(CONTENT_TYPE, "application/json").body(body);
         accepted(post.send().await.map_err(unreachable)?).await
     }
 
     async fn told(&self, request: &GenerateRequest, grammar: Option<&Grammar>) -> Result<Generated, Failed> {
-        let constraint = match (&request.grammar, grammar) {
-            (Some(text), Some(read)) => Constraint::of(self.config.dialect, text, read),
+        let constraint = match (&request.schema, &request.grammar, grammar) {
+            (Some(schema), ..) => Constraint::Schema(schema.clone()),
+            (None, Some(text), Some(read)) => Constraint::of(self.config.dialect, text, read),
             _ => Constraint::None,
         };
         let wraps = matches!(constraint, Constraint::Choice(_));
         let body = Request::generate(&self.config, &request.prompt, request.max_tokens, constraint)?;
-        let response = self.send(&body).await?;
+        let response = self.send(CHAT, &body).await?;
         let streamed = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|t| t.contains("event-stream"));
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
         let mut answer = if streamed { stream::collect(response, most).await? } else { wire::text_of(whole(response).await?)? };
@@ -299,7 +304,7 @@ impl Provider for OpenAiProvider {
             let letters = score::Letters::of(&request)?;
             self.insist(|| async {
                 let body = Request::score(&self.config, &letters)?;
-                let answer: wire::Answer = whole(self.send(&body).await?).await?;
+                let answer: wire::Answer = whole(self.send(CHAT, &body).await?).await?;
                 Ok(score::scores(&letters, answer)?)
             })
             .await
@@ -311,8 +316,26 @@ impl Provider for OpenAiProvider {
             if request.max_tokens == 0 {
                 return Err(LlmError::Invalid("max_tokens is 0".to_owned()));
             }
-            let grammar = request.grammar.as_deref().map(Grammar::parse).transpose().map_err(LlmError::Invalid)?;
+            let text = match (&request.grammar, &request.schema) {
+                (Some(_), Some(_)) => return Err(LlmError::Invalid("an answer obeys a grammar or a schema, not both".to_owned())),
+                (None, Some(schema)) => Some(schema::grammar(schema)?),
+                (grammar, None) => grammar.clone(),
+            };
+            let grammar = text.as_deref().map(Grammar::parse).transpose().map_err(LlmError::Invalid)?;
             self.insist(|| self.told(&request, grammar.as_ref())).await
+        })
+    }
+
+    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
+        Box::pin(async move {
+            if request.texts.iter().any(|text| text.trim().is_empty()) {
+                return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
+            }
+            if request.texts.is_empty() {
+                return Ok(Embeddings { vectors: Vec::new(), usage: Usage::default() });
+            }
+            let body = wire::EmbeddingRequest { model: &self.config.model, input: &request.texts, encoding_format: "float" };
+            self.insist(|| async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, request.texts.len())?) }).await
         })
     }
 }

@@ -87,7 +87,7 @@ mod tests {
 
     fn request(options: &[&str]) -> ScoreRequest {
         let prompt = Prompt { shared: "s".into(), own: "q".into() };
-        ScoreRequest { agent: "a".into(), prompt, options: options.iter().map(|o| (*o).to_owned()).collect() }
+        ScoreRequest { agent: "a".into(), incident: String::new(), prompt, options: options.iter().map(|o| (*o).to_owned()).collect() }
     }
 
     fn answer(tokens: &[(&str, f64)]) -> Answer {

@@ -4,8 +4,9 @@ use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::embedder::unit;
 use super::super::grammar::Grammar;
-use super::super::{Generated, LlmError, Prompt, Usage};
+use super::super::{Embeddings, Generated, LlmError, Prompt, Usage};
 use super::score::Letters;
 use super::{Dialect, OpenAiConfig};
 
@@ -49,6 +50,8 @@ pub enum Constraint {
     Grammar(Dialect, String),
     /// By a JSON schema around a choice of texts.
     Choice(Vec<String>),
+    /// By the JSON schema that was asked for.
+    Schema(Value),
 }
 
 impl Constraint {
@@ -66,6 +69,9 @@ impl Constraint {
             Self::Grammar(Dialect::LlamaCpp, text) => json!({ "grammar": text }),
             Self::Grammar(Dialect::Vllm, text) => json!({ "structured_outputs": { "grammar": text } }),
             Self::Grammar(Dialect::Sglang, text) => json!({ "ebnf": text }),
+            Self::Schema(schema) => json!({ "response_format": { "type": "json_schema", "json_schema": {
+                "name": "answer", "strict": true, "schema": schema,
+            } } }),
             Self::Choice(choices) => json!({ "response_format": { "type": "json_schema", "json_schema": {
                 "name": "choice", "strict": true,
                 "schema": { "type": "object", "properties": { "answer": { "type": "string", "enum": choices } },
@@ -134,6 +140,44 @@ impl<'a> Request<'a> {
             extra,
         })
     }
+}
+
+/// A request for vectors.
+#[derive(Debug, Serialize)]
+pub struct EmbeddingRequest<'a> {
+    pub model: &'a str,
+    pub input: &'a [String],
+    pub encoding_format: &'static str,
+}
+
+/// Vectors, in any order.
+#[derive(Debug, Deserialize)]
+pub struct EmbeddingAnswer {
+    pub data: Vec<Embedded>,
+    #[serde(default)]
+    pub usage: Option<Counted>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Embedded {
+    pub index: usize,
+    pub embedding: Vec<f32>,
+}
+
+/// The vectors in the order asked, each of length 1.
+///
+/// # Errors
+/// [`LlmError::Server`] when one is missing, of another length than the first, or holds no numbers.
+pub fn vectors_of(mut answer: EmbeddingAnswer, texts: usize) -> Result<Embeddings, LlmError> {
+    answer.data.sort_by_key(|e| e.index);
+    let width = answer.data.first().map_or(0, |e| e.embedding.len());
+    let sound = answer.data.iter().enumerate().all(|(i, e)| e.index == i && e.embedding.len() == width);
+    if answer.data.len() != texts || width == 0 || !sound {
+        return Err(LlmError::Server(format!("it answered {} vectors for {texts} texts", answer.data.len())));
+    }
+    let vectors = answer.data.iter().map(|e| unit(&e.embedding)).collect::<Result<_, _>>();
+    let vectors = vectors.map_err(|_| LlmError::Server("a vector that it answered has no length".to_owned()))?;
+    Ok(Embeddings { vectors, usage: answer.usage.as_ref().map(Counted::usage).unwrap_or_default() })
 }
 
 /// The server's models.

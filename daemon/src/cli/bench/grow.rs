@@ -128,7 +128,14 @@ impl Asker for Writer {
         let passage = around(&chunk.content, &answer.phrase);
         let own = format!("Good questions:\n{examples}\nPassage ({}): \"{passage}\"\nAnswer: {}\nQuestion:", chunk.title, answer.phrase);
         let prompt = Prompt { shared: SHARED.to_owned(), own };
-        let request = GenerateRequest { agent: "questions".to_owned(), prompt, grammar: Some(GRAMMAR.to_owned()), max_tokens: 40 };
+        let request = GenerateRequest {
+            agent: "questions".to_owned(),
+            incident: String::new(),
+            prompt,
+            grammar: Some(GRAMMAR.to_owned()),
+            schema: None,
+            max_tokens: 40,
+        };
         self.counts.written += 1;
         let written = self.runtime.block_on(self.provider.generate(request));
         let question = match written {

@@ -1,0 +1,219 @@
+//! When a request may begin, and room for it: prefixes are evicted, copied out to memory and in again, and a prefix
+//! that another request is just evaluating is waited for.
+
+use super::queue::Turn;
+use super::radix::{NodeId, Place, ROOT, Seq, Sharing, common};
+use super::run::{Run, Stage};
+use super::{Backend, Batched, LEAST_HOST, LEAST_WAIT, LlmError, MOST_NODES, MOST_RUNNING, Pick, Waiting, room};
+
+impl<B: Backend, P: Pick> Batched<B, P> {
+    /// Lets in what can be placed, fairly.
+    pub(super) fn admit(&mut self, began: &mut dyn FnMut(u64)) -> Result<(), LlmError> {
+        while self.running.len() < MOST_RUNNING {
+            let (tree, running, sizes, sharing) = (&self.tree, &mut self.running, self.sizes, self.sharing);
+            let locked = self.reserved;
+            let mut waits = 0;
+            let next = self.queue.next(|waiting| {
+                let tokens = &waiting.request.tokens;
+                let known = tree.find(answerable(tokens));
+                let known = known.length + known.partial.map_or(0, |(_, at)| at);
+                let ahead = running.iter_mut().filter(|r| r.stage == Stage::Prompt).filter_map(|r| {
+                    let fit = shareable(r, tokens, sharing);
+                    (fit >= known + LEAST_WAIT).then_some((r, fit))
+                });
+                if let Some((run, fit)) = ahead.max_by_key(|(_, fit)| *fit) {
+                    run.keep_at(fit);
+                    waits += 1;
+                    return Turn::Later;
+                }
+                let need = tokens.len() + room(&waiting.request, sizes.limit);
+                // The rough look; `begin` finds out whether what is locked leaves the room.
+                if need.saturating_sub(known) + locked > sizes.cells { Turn::Hold } else { Turn::Begin(need as u64) }
+            });
+            self.counts.waited += waits;
+            let Some(waiting) = next else { return Ok(()) };
+            let (id, incident) = (waiting.request.id, waiting.request.incident.clone());
+            match self.begin(waiting)? {
+                None => began(id),
+                Some(waiting) => {
+                    let charged = waiting.request.tokens.len() + room(&waiting.request, self.sizes.limit);
+                    self.queue.put_back(&incident, waiting, charged as u64);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a request, or gives it back when there is no room before others end.
+    fn begin(&mut self, waiting: Waiting<P>) -> Result<Option<Waiting<P>>, LlmError> {
+        let request = &waiting.request;
+        let total = request.tokens.len() + room(request, self.sizes.limit);
+        let (tip, reuse) = self.reach(answerable(&request.tokens))?;
+        self.tree.lock(tip);
+        let reserved = total - reuse;
+        let seq = if self.make_room(reserved)? { self.free.pop() } else { None };
+        let Some(seq) = seq else {
+            self.tree.unlock(tip);
+            return Ok(Some(waiting));
+        };
+        self.reserved += reserved;
+        let mut run = Run::new(waiting, seq, tip, reuse, reserved);
+        if self.sharing == Sharing::Any {
+            run.keep_at(run.tokens.len());
+        }
+        if self.sharing != Sharing::None && run.shared > 0 {
+            run.keep_at(run.shared);
+        }
+        for node in self.tree.find(&run.tokens[..reuse]).path {
+            if let Some(from) = self.place_of(node) {
+                let (start, end) = self.tree.span(node);
+                self.backend.copy(from, seq, start, end)?;
+            }
+        }
+        self.running.push(run);
+        Ok(None)
+    }
+
+    /// The longest known prefix, made resident and cut to size: its last node and its length.
+    fn reach(&mut self, tokens: &[i32]) -> Result<(NodeId, usize), LlmError> {
+        let found = self.tree.find(tokens);
+        let (mut tip, mut reuse) = (ROOT, 0);
+        for node in found.path {
+            if self.place_of(node).is_none() && !self.bring_in(tip, node)? {
+                return Ok((tip, reuse));
+            }
+            (tip, reuse) = (node, self.tree.span(node).1);
+        }
+        if let Some((node, at)) = found.partial
+            && let Some(from) = self.place_of(node)
+        {
+            self.tree.lock(node);
+            let seq = self.node_seq()?;
+            self.tree.unlock(node);
+            if let Some(seq) = seq {
+                let start = self.tree.span(node).0;
+                self.backend.copy(from, seq, start, start + at)?;
+                self.backend.remove(from, start, start + at)?;
+                if let Some(upper) = self.tree.split(node, at, seq) {
+                    return Ok((upper, start + at));
+                }
+            }
+        }
+        Ok((tip, reuse))
+    }
+
+    /// Copies a node in from memory, if there is room.
+    fn bring_in(&mut self, parent: NodeId, node: NodeId) -> Result<bool, LlmError> {
+        let (start, end) = self.tree.span(node);
+        self.tree.lock(node);
+        let room = self.make_room(end - start);
+        let seq = if matches!(room, Ok(true)) { self.node_seq() } else { Ok(None) };
+        self.tree.unlock(node);
+        room?;
+        debug_assert!(parent == ROOT || self.place_of(parent).is_some());
+        let (Some(seq), Some((state, bytes))) = (seq?, self.host.remove(&node)) else { return Ok(false) };
+        self.host_bytes -= bytes;
+        self.backend.restore(&state, seq)?;
+        self.counts.restored += 1;
+        self.tree.moved(node, Place::Resident(seq));
+        Ok(true)
+    }
+
+    /// Evicts until so many more cells are free. False when what is left is in use.
+    fn make_room(&mut self, cells: usize) -> Result<bool, LlmError> {
+        while self.tree.resident_tokens() + self.reserved + cells > self.sizes.cells {
+            if !self.evict()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A sequence for a node, if need be that of an evicted one.
+    fn node_seq(&mut self) -> Result<Option<Seq>, LlmError> {
+        while self.tree.resident() >= MOST_NODES {
+            if !self.evict()? {
+                return Ok(None);
+            }
+        }
+        Ok(self.free.pop())
+    }
+
+    /// Takes the prefix used longest ago out of the cache.
+    fn evict(&mut self) -> Result<bool, LlmError> {
+        let Some(node) = self.tree.victim() else { return Ok(false) };
+        let Some(seq) = self.place_of(node) else { return Ok(false) };
+        let (start, end) = self.tree.span(node);
+        self.counts.evicted += 1;
+        let saved = if end - start >= LEAST_HOST && self.sizes.host_bytes > 0 { Some(self.backend.save(seq)?) } else { None };
+        self.backend.remove(seq, 0, usize::MAX)?;
+        self.free.push(seq);
+        self.tree.moved(node, Place::Host);
+        match saved {
+            Some((state, bytes)) if bytes <= self.sizes.host_bytes => {
+                self.counts.saved += 1;
+                self.host_bytes += bytes;
+                self.host.insert(node, (state, bytes));
+            }
+            _ => self.drop_node(node),
+        }
+        while self.host_bytes > self.sizes.host_bytes {
+            let Some(oldest) = self.tree.oldest_on_host() else { break };
+            self.drop_node(oldest);
+        }
+        Ok(true)
+    }
+
+    fn drop_node(&mut self, node: NodeId) {
+        for gone in self.tree.forget(node) {
+            self.host_bytes -= self.host.remove(&gone).map_or(0, |(_, bytes)| bytes);
+        }
+    }
+
+    /// Puts what a run has evaluated into the tree, up to the marks that were set for it.
+    pub(super) fn keep(&mut self, place: usize) -> Result<(), LlmError> {
+        while let Some(run) = self.running.get_mut(place)
+            && let Some(mark) = run.due()
+        {
+            let tokens = run.tokens.get(..mark).unwrap_or_default().to_vec();
+            let (seq, before) = (run.seq, run.tip);
+            let (tip, known) = self.reach(&tokens)?;
+            self.tree.lock(tip);
+            let unknown = mark - known;
+            let cut = self.tree.find(&tokens).partial.is_some();
+            let fresh = if unknown == 0 || (cut && self.sharing == Sharing::Any) { None } else { self.node_seq()? };
+            let Some(fresh) = fresh else {
+                self.tree.unlock(tip);
+                continue;
+            };
+            self.backend.copy(seq, fresh, known, mark)?;
+            let node = self.tree.add(tip, tokens.get(known..).unwrap_or_default().to_vec(), fresh);
+            self.tree.lock(node);
+            self.tree.unlock(tip);
+            self.tree.unlock(before);
+            self.reserved -= unknown;
+            if let Some(run) = self.running.get_mut(place) {
+                run.tip = node;
+                run.reserved -= unknown;
+                run.in_tree = run.in_tree.max(mark);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The last token of a prompt is always evaluated: its logits are what is asked for.
+fn answerable(tokens: &[i32]) -> &[i32] {
+    tokens.split_last().map_or(&[], |(_, rest)| rest)
+}
+
+/// Tokens of a prompt that a run is going to have evaluated.
+fn shareable<P>(run: &Run<P>, tokens: &[i32], sharing: Sharing) -> usize {
+    let fit = common(&run.tokens, answerable(tokens));
+    match sharing {
+        Sharing::Any => fit,
+        Sharing::Whole if fit >= run.shared => run.shared,
+        Sharing::Whole | Sharing::None => 0,
+    }
+}

@@ -1,0 +1,244 @@
+//! One request at work: its prompt, then its answer token by token or its options, a group of them at a time.
+
+use std::time::{Duration, Instant};
+
+use super::radix::{NodeId, Seq, Sharing, Token};
+use super::{Backend, GROUP_TOKENS, LlmError, MOST_BRANCHES, Next, Outcome, Pick, Row, Usage, Waiting, Work};
+
+/// Where a run is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Its prompt is being evaluated.
+    Prompt,
+    /// This token of its answer is to be evaluated.
+    Answer(Token),
+    /// These options are to be evaluated.
+    Options(Vec<usize>),
+}
+
+/// A running request.
+pub struct Run<P> {
+    pub id: u64,
+    pub seq: Seq,
+    pub tokens: Vec<Token>,
+    pub shared: usize,
+    /// Tokens in its sequence.
+    pub length: usize,
+    /// Node of the tree that it builds on and keeps.
+    pub tip: NodeId,
+    /// Cells of its own, at most.
+    pub reserved: usize,
+    pub stage: Stage,
+    pub usage: Usage,
+    pub queued: Duration,
+    pub began: Instant,
+    work: Work<P>,
+    /// Most tokens that fit behind the prompt.
+    room: usize,
+    made: Vec<Token>,
+    sums: Vec<f64>,
+    groups: Vec<Vec<usize>>,
+    branches: Vec<Seq>,
+    /// Lengths at which the prompt is put into the tree, in falling order.
+    marks: Vec<usize>,
+    /// Tokens of its sequence whose cells are the tree's.
+    pub in_tree: usize,
+}
+
+impl<P: Pick> Run<P> {
+    /// A run whose first `reuse` tokens are there already.
+    pub fn new(waiting: Waiting<P>, seq: Seq, tip: NodeId, reuse: usize, reserved: usize) -> Self {
+        let Waiting { request, since } = waiting;
+        let length = request.tokens.len();
+        let usage = Usage { prompt_tokens: (length - reuse) as u64, reused_tokens: reuse as u64, generated_tokens: 0 };
+        Self {
+            id: request.id,
+            seq,
+            shared: request.shared.min(length),
+            tokens: request.tokens,
+            length: reuse,
+            tip,
+            reserved,
+            stage: Stage::Prompt,
+            usage,
+            queued: since.elapsed(),
+            began: Instant::now(),
+            work: request.work,
+            room: reserved + reuse - length,
+            made: Vec::new(),
+            sums: Vec::new(),
+            groups: Vec::new(),
+            branches: Vec::new(),
+            marks: Vec::new(),
+            in_tree: reuse,
+        }
+    }
+
+    /// Cells that are its alone, about: without the options at work.
+    pub fn private(&self) -> usize {
+        self.length - self.in_tree
+    }
+
+    /// Asks for the prompt's first `length` tokens to be put into the tree once they are evaluated.
+    pub fn keep_at(&mut self, length: usize) {
+        if length > self.in_tree && !self.marks.contains(&length) {
+            self.marks.push(length);
+            self.marks.sort_unstable_by(|a, b| b.cmp(a));
+        }
+    }
+
+    /// The next such length that is reached.
+    pub fn due(&mut self) -> Option<usize> {
+        let mark = self.marks.last().copied().filter(|mark| *mark <= self.length)?;
+        self.marks.pop();
+        Some(mark)
+    }
+
+    /// Rows of the prompt, as many as fit.
+    pub fn prompt_rows(&mut self, most: usize, sharing: Sharing, rows: &mut Vec<Row>) {
+        let mut end = self.tokens.len().min(self.length + most);
+        if sharing == Sharing::Whole && self.length < self.shared {
+            end = end.min(self.shared);
+        }
+        for position in self.length..end {
+            let Some(token) = self.tokens.get(position).copied() else { break };
+            rows.push(Row { token, position, seq: self.seq, logits: position + 1 == self.tokens.len() });
+        }
+        self.length = end;
+    }
+
+    /// Tokens of the options at work.
+    pub fn group_tokens(&self) -> usize {
+        match (&self.work, &self.stage) {
+            (Work::Score(options), Stage::Options(group)) => group_tokens(options, group),
+            _ => 0,
+        }
+    }
+
+    /// Rows of the options at work, each in a sequence of its own.
+    pub fn branch<B: Backend>(&mut self, backend: &mut B, free: &mut Vec<Seq>, rows: &mut Vec<Row>) -> Result<(), LlmError> {
+        let (Work::Score(options), Stage::Options(group)) = (&self.work, &self.stage) else { return Ok(()) };
+        for option in group.iter().filter_map(|i| options.get(*i)) {
+            let Some(seq) = free.pop() else { return Err(LlmError::Crashed("no sequence is free".to_owned())) };
+            self.branches.push(seq);
+            backend.copy(self.seq, seq, 0, self.length)?;
+            let but_last = option.split_last().map_or(&[][..], |(_, rest)| rest);
+            for (position, token) in (self.length..).zip(but_last) {
+                rows.push(Row { token: *token, position, seq, logits: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the options' sequences back.
+    pub fn end_branches<B: Backend>(&mut self, backend: &mut B, free: &mut Vec<Seq>) -> Result<(), LlmError> {
+        for seq in self.branches.drain(..) {
+            backend.remove(seq, 0, usize::MAX)?;
+            free.push(seq);
+        }
+        Ok(())
+    }
+
+    /// Reads what the batch brought in the rows from `start` to before `end`. Returns the outcome when there is one.
+    pub fn read<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        free: &mut Vec<Seq>,
+        start: usize,
+        end: usize,
+    ) -> Result<Option<Outcome>, LlmError> {
+        match self.stage.clone() {
+            Stage::Prompt if self.length < self.tokens.len() => Ok(None),
+            Stage::Prompt => self.first(backend.logits(end - 1)),
+            Stage::Answer(_) => {
+                self.length += 1;
+                self.answer(backend.logits(start))
+            }
+            Stage::Options(group) => {
+                let mut row = start;
+                if let Work::Score(options) = &self.work {
+                    for i in group {
+                        for next in options.get(i).into_iter().flat_map(|o| o.iter().skip(1)) {
+                            if let Some(sum) = self.sums.get_mut(i) {
+                                *sum += log_softmax(backend.logits(row), &[*next]).first().copied().unwrap_or(f64::NAN);
+                            }
+                            row += 1;
+                        }
+                    }
+                }
+                self.usage.prompt_tokens += (row - start) as u64;
+                self.end_branches(backend, free)?;
+                Ok(self.next_group())
+            }
+        }
+    }
+
+    fn first(&mut self, logits: &[f32]) -> Result<Option<Outcome>, LlmError> {
+        let Work::Score(options) = &self.work else { return self.answer(logits) };
+        let first: Vec<Token> = options.iter().filter_map(|o| o.first().copied()).collect();
+        self.sums = log_softmax(logits, &first);
+        self.groups = groups(options, MOST_BRANCHES / 2, GROUP_TOKENS);
+        self.groups.reverse();
+        Ok(self.next_group())
+    }
+
+    fn next_group(&mut self) -> Option<Outcome> {
+        let Work::Score(options) = &self.work else { return None };
+        if let Some(group) = self.groups.pop() {
+            self.stage = Stage::Options(group);
+            return None;
+        }
+        Some(Outcome::Scores(self.sums.iter().zip(options).map(|(sum, option)| sum / option.len() as f64).collect()))
+    }
+
+    fn answer(&mut self, logits: &[f32]) -> Result<Option<Outcome>, LlmError> {
+        let Work::Generate(most, pick) = &mut self.work else { return Ok(None) };
+        let next = pick.next(logits)?;
+        match next {
+            Next::End | Next::Nothing => Ok(Some(Outcome::Tokens(std::mem::take(&mut self.made), next == Next::End))),
+            Next::Token(token) => {
+                self.usage.generated_tokens += 1;
+                self.made.push(token);
+                if self.made.len() >= *most || self.made.len() >= self.room {
+                    return Ok(Some(Outcome::Tokens(std::mem::take(&mut self.made), false)));
+                }
+                self.stage = Stage::Answer(token);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Options of more than one token, in groups that fit one batch.
+pub fn groups<T>(options: &[Vec<T>], most_options: usize, most_tokens: usize) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = usize::MAX;
+    for (i, option) in options.iter().enumerate().filter(|(_, o)| o.len() > 1) {
+        let more = option.len() - 1;
+        match groups.last_mut() {
+            Some(group) if group.len() < most_options && tokens.saturating_add(more) <= most_tokens => {
+                group.push(i);
+                tokens += more;
+            }
+            _ => {
+                groups.push(vec![i]);
+                tokens = more;
+            }
+        }
+    }
+    groups
+}
+
+/// Tokens of a group that are evaluated: all but each option's last.
+pub fn group_tokens(options: &[Vec<Token>], group: &[usize]) -> usize {
+    group.iter().filter_map(|i| options.get(*i)).map(|o| o.len().saturating_sub(1)).sum()
+}
+
+/// Natural logarithms of the softmax probabilities of some tokens: logit less the log-sum-exp of the row.
+pub fn log_softmax(row: &[f32], tokens: &[Token]) -> Vec<f64> {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|x| f64::from(x - top).exp()).sum();
+    let log_sum = f64::from(top) + sum.ln();
+    let logit = |t: &Token| usize::try_from(*t).ok().and_then(|i| row.get(i)).copied().map_or(f64::NAN, f64::from);
+    tokens.iter().map(|t| logit(t) - log_sum).collect()
+}

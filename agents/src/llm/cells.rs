@@ -1,0 +1,131 @@
+//! llama.cpp under the batching engine: one context, one cache for all sequences. Thin: it decides nothing.
+
+use std::num::NonZeroU32;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+
+use super::LlmError;
+use super::adapters::Adapters;
+use super::batched::{Backend, Row, SEQUENCES, Seq, Sharing};
+use super::offload::Offload;
+
+/// A context and its batch.
+#[derive(Debug)]
+pub struct Cells<'m> {
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+}
+
+impl<'m> Cells<'m> {
+    /// Makes the context.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when llama.cpp refuses, for lack of memory most of the time.
+    pub fn new(
+        backend: &LlamaBackend,
+        model: &'m LlamaModel,
+        (cells, batch): (u32, u32),
+        threads: i32,
+        offload: Offload,
+    ) -> Result<Self, LlmError> {
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(cells))
+            .with_n_batch(batch)
+            .with_n_ubatch(batch)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_n_seq_max(SEQUENCES as u32)
+            .with_kv_unified(true);
+        let context = model
+            .new_context(backend, offload.context(params))
+            .map_err(|e| LlmError::Unavailable(format!("no context of {cells} tokens: {e}")))?;
+        Ok(Self { context, batch: LlamaBatch::new(batch as usize, 1) })
+    }
+
+    /// Tokens that fit, and rows of a batch.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.context.n_ctx() as usize, self.context.n_batch() as usize)
+    }
+}
+
+impl Cells<'_> {
+    /// Changes to an adapter; the cells are of other weights then.
+    ///
+    /// # Errors
+    /// As [`Adapters::set`].
+    pub fn adapt(&mut self, adapters: &mut Adapters, name: Option<&str>) -> Result<(), LlmError> {
+        adapters.set(name, &mut self.context)
+    }
+}
+
+/// How far this model's prefixes may be shared.
+pub fn sharing(model: &LlamaModel) -> Sharing {
+    if model.is_recurrent() || model.is_hybrid() {
+        return Sharing::None;
+    }
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    let window = model.meta_val_str(&format!("{architecture}.attention.sliding_window"));
+    if window.is_ok_and(|w| w.trim().parse::<u64>().is_ok_and(|w| w > 0)) { Sharing::Whole } else { Sharing::Any }
+}
+
+impl Backend for Cells<'_> {
+    type State = SeqState;
+
+    fn copy(&mut self, from: Seq, to: Seq, start: usize, end: usize) -> Result<(), LlmError> {
+        if start == end {
+            return Ok(());
+        }
+        self.context.copy_kv_cache_seq(from, to, Some(small(start)?), Some(small(end)?)).map_err(|e| broken(&e))
+    }
+
+    fn remove(&mut self, seq: Seq, start: usize, end: usize) -> Result<(), LlmError> {
+        let seq = u32::try_from(seq).map_err(|e| broken(&e))?;
+        let end = if end == usize::MAX { None } else { Some(small(end)?) };
+        match self.context.clear_kv_cache_seq(Some(seq), Some(small(start)?), end) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(broken(&"a part of a sequence cannot be removed")),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
+    fn decode(&mut self, rows: &[Row]) -> Result<(), LlmError> {
+        self.batch.clear();
+        for row in rows {
+            let position = i32::try_from(row.position).map_err(|e| broken(&e))?;
+            self.batch.add(LlamaToken(row.token), position, &[row.seq], row.logits).map_err(|e| broken(&e))?;
+        }
+        self.context.decode(&mut self.batch).map_err(|e| broken(&e))
+    }
+
+    fn logits(&self, row: usize) -> &[f32] {
+        i32::try_from(row).map_or(&[], |row| self.context.get_logits_ith(row))
+    }
+
+    fn save(&mut self, seq: Seq) -> Result<(SeqState, usize), LlmError> {
+        let state = self.context.state_seq_get(seq, LlamaStateSeqFlags::empty()).map_err(|e| broken(&e))?;
+        let bytes = state.byte_len();
+        Ok((state, bytes))
+    }
+
+    fn restore(&mut self, state: &SeqState, seq: Seq) -> Result<(), LlmError> {
+        self.context.state_seq_set(state, seq).map_err(|e| broken(&e))
+    }
+
+    fn clear(&mut self) {
+        self.context.clear_kv_cache();
+    }
+}
+
+fn small(number: usize) -> Result<u32, LlmError> {
+    u32::try_from(number).map_err(|e| broken(&e))
+}
+
+fn broken(error: &dyn std::fmt::Display) -> LlmError {
+    LlmError::Crashed(format!("llama.cpp could not go on: {error}"))
+}

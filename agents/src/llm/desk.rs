@@ -1,0 +1,122 @@
+//! Between the process's messages and the batching engine: requests become tokens, and tokens become answers.
+
+use std::collections::HashMap;
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+
+use super::adapters::Adapters;
+use super::batched::{Batched, Counts, Outcome, Request, Sizes, Work};
+use super::cells::{Cells, sharing};
+use super::offload::Offload;
+use super::protocol::{Output, Task, Times};
+use super::reading::Reader;
+use super::template::Tokens;
+use super::{Generated, LlmError, Scores};
+
+/// Cells of the cache for each token of the longest request: room for several requests and for prefixes.
+const CELLS: u32 = 2;
+/// Rows of a batch. On a processor larger ones are not faster, and answers on the way wait longer.
+const BATCH: u32 = 512;
+/// Requests that may wait.
+const QUEUE: usize = 1_024;
+/// Most bytes of prefixes outside the cache.
+const HOST_BYTES: usize = 64 << 20;
+
+/// A model that works on all requests at once.
+pub struct Desk<'m> {
+    reader: Reader<'m>,
+    // Work holds what chooses tokens, which looks into the model.
+    engine: Batched<Cells<'m>, super::reading::Greedy<'m>>,
+    refused: HashMap<u64, LlmError>,
+}
+
+/// An answer, as it goes out.
+pub type Answer = (u64, Result<Output, LlmError>, Times);
+
+impl<'m> Desk<'m> {
+    /// Makes the context; `context` is the longest request and is cut to what the model was trained for.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when there is not enough memory or the template does not render.
+    pub fn new(backend: &LlamaBackend, model: &'m LlamaModel, context: u32, threads: i32, offload: Offload) -> Result<Self, LlmError> {
+        let context = context.min(model.n_ctx_train().max(256)).max(256);
+        let cells = Cells::new(backend, model, (context * CELLS, BATCH), threads, offload)?;
+        let (all, batch) = cells.sizes();
+        let limit = (context as usize).min(all);
+        let sizes = Sizes { cells: all, limit, batch, queue: QUEUE, host_bytes: HOST_BYTES };
+        let engine = Batched::new(cells, sizes, sharing(model));
+        Ok(Self { reader: Reader::new(model, limit)?, engine, refused: HashMap::new() })
+    }
+
+    /// Tokens of one request that fit.
+    pub fn limit(&self) -> usize {
+        self.engine.limit()
+    }
+
+    /// Takes a request in.
+    pub fn take(&mut self, id: u64, task: &Task) {
+        let incident = task.from().1.to_owned();
+        let read = match task {
+            Task::Score(request) => self
+                .reader
+                .score(request)
+                .map(|(tokens, options)| (tokens, Work::Score(options.iter().map(|o| o.iter().map(|t| t.0).collect()).collect()))),
+            Task::Generate(request) => self.reader.generate(request).map(|(tokens, pick, most)| (tokens, Work::Generate(most, pick))),
+            Task::Embed(_) | Task::Adapt(_) => Err(LlmError::Invalid("not work for a batch".to_owned())),
+        };
+        match read {
+            Ok((Tokens { shared, own }, work)) => {
+                let tokens = shared.iter().chain(&own).map(|t| t.0).collect();
+                self.engine.submit(Request { id, incident, tokens, shared: shared.len(), work });
+            }
+            Err(error) => drop(self.refused.insert(id, error)),
+        }
+    }
+
+    /// Changes to an adapter, or to none. Nothing may be at work.
+    ///
+    /// # Errors
+    /// As [`Adapters::set`].
+    pub fn adapt(&mut self, adapters: &mut Adapters, name: Option<&str>) -> Result<(), LlmError> {
+        self.engine.forget().adapt(adapters, name)
+    }
+
+    /// Nobody waits for this one any more.
+    pub fn cancel(&mut self, id: u64) {
+        self.engine.cancel(id);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn idle(&self) -> bool {
+        self.engine.idle() && self.refused.is_empty()
+    }
+
+    /// What has happened so far.
+    pub fn counts(&self) -> Counts {
+        self.engine.counts()
+    }
+
+    /// Evaluates a batch; returns what is answered. `began` hears of each request that starts to run.
+    pub fn step(&mut self, began: &mut dyn FnMut(u64)) -> Vec<Answer> {
+        let refused = self.refused.drain().map(|(id, error)| (id, Err(error), Times::default()));
+        let mut answers: Vec<Answer> = refused.collect();
+        for done in self.engine.step(began) {
+            let times = Times { queued_us: micros(done.queued), ran_us: micros(done.ran) };
+            let result = done.result.and_then(|outcome| match outcome {
+                Outcome::Scores(logprobs) => Scores::checked(logprobs, done.usage).map(Output::Scores),
+                Outcome::Tokens(tokens, finished) => {
+                    let tokens: Vec<LlamaToken> = tokens.into_iter().map(LlamaToken).collect();
+                    Ok(Output::Generated(Generated { text: self.reader.text(&tokens), finished, usage: done.usage }))
+                }
+            });
+            answers.push((done.id, result, times));
+        }
+        answers
+    }
+}
+
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,84 @@
+//! JSON schemas as grammars: what does not obey the schema cannot be generated. llama.cpp does the translation.
+
+use serde_json::Value;
+
+use super::LlmError;
+
+/// Largest schema in bytes, and deepest nesting: the translation is recursive.
+const LARGEST: usize = 64 << 10;
+const DEEPEST: usize = 64;
+
+/// The grammar (GBNF) of the JSON texts that obey a schema.
+///
+/// # Errors
+/// [`LlmError::Invalid`] for what is no schema, or too large a one.
+pub fn grammar(schema: &Value) -> Result<String, LlmError> {
+    let refuse = |why: &str| LlmError::Invalid(format!("the schema is not usable: {why}"));
+    if !schema.is_object() {
+        return Err(refuse("it is no object"));
+    }
+    if depth(schema) > DEEPEST {
+        return Err(refuse("it is nested too deeply"));
+    }
+    let text = schema.to_string();
+    if text.len() > LARGEST {
+        return Err(refuse("it is too large"));
+    }
+    llama_cpp_2::json_schema_to_grammar(&text).map_err(|e| refuse(&e.to_string()))
+}
+
+fn depth(value: &Value) -> usize {
+    // serde_json reads nothing deeper than 128, so that this recursion ends early.
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::grammar::{Fit, Grammar};
+    use super::*;
+
+    #[test]
+    fn only_texts_that_obey_the_schema_fit_the_grammar() {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "verdict": { "enum": ["supports", "refutes"] },
+                "share": { "type": "integer", "minimum": 0, "maximum": 100 },
+                "why": { "type": "array", "items": { "type": "string", "maxLength": 10 }, "maxItems": 2 },
+            },
+            "required": ["verdict", "share", "why"], "additionalProperties": false,
+        });
+        let grammar = Grammar::parse(&grammar(&schema).unwrap()).unwrap();
+        assert_eq!(grammar.fit(r#"{"verdict": "supports", "share": 70, "why": ["E1", "E2"]}"#), Fit::Whole);
+        assert_eq!(grammar.fit(r#"{"verdict": "supports", "sh"#), Fit::Beginning);
+        for wrong in [
+            r#"{"verdict": "perhaps", "share": 70, "why": []}"#,
+            r#"{"verdict": "refutes", "share": 101, "why": []}"#,
+            r#"{"verdict": "refutes", "share": 1, "why": ["a","b","c"]}"#,
+            r#"{"verdict": "refutes", "share": 1, "why": ["much too long"]}"#,
+            r#"{"verdict": "refutes"}"#,
+            "supports",
+        ] {
+            assert_eq!(grammar.fit(wrong), Fit::None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_schema_is_refused_in_one_line() {
+        let mut deep = json!({});
+        for _ in 0..100 {
+            deep = json!({ "type": "array", "items": deep });
+        }
+        let large = json!({ "enum": vec!["x".repeat(100); 1_000] });
+        for bad in [json!("string"), json!({ "type": 7 }), json!({ "$ref": "#/nowhere" }), json!({ "type": "nonsense" }), deep, large] {
+            let refused = grammar(&bad);
+            assert!(matches!(&refused, Err(LlmError::Invalid(why)) if !why.contains('\n')), "{bad:.60}: {refused:?}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `galen model bench`: how fast the engine is with a model, through the same process and messages as a diagnosis.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use futures_util::future::join_all;
+use serde_json::json;
+
+use galen_agents::llm::registry::{Registry, default_models_dir};
+use galen_agents::llm::{GenerateRequest, Generated, LlmError, LocalConfig, LocalProvider, Prompt, Provider, ScoreRequest, Usage};
+
+use super::Global;
+use crate::failure::Failure;
+use crate::output;
+
+/// Requests of the comparison with separate calls.
+const REQUESTS: usize = 24;
+/// Tokens that these have in common, of each one's own, and generated.
+const SHARED: usize = 800;
+const OWN: usize = 60;
+const GENERATED: u32 = 24;
+/// Rounds of what is measured several times; medians count.
+const ROUNDS: usize = 7;
+/// Tokens generated to measure the rate.
+const ANSWER: u32 = 64;
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Name in the registry
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// Threads
+    #[arg(long, default_value_t = 2)]
+    threads: u16,
+}
+
+struct Bench {
+    provider: Arc<LocalProvider>,
+    /// Tokens of one line of [`text`], times 100.
+    line: usize,
+}
+
+/// Lines that no two calls with different `seed` begin alike.
+fn text(seed: usize, lines: usize) -> String {
+    (0..lines).map(|i| format!("{}: {} sessions wait for a lock\n", seed * 1_000 + i, (seed * 31 + i * 7) % 90 + 10)).collect()
+}
+
+fn generate(shared: &str, own: &str, max_tokens: u32, grammar: Option<&str>) -> GenerateRequest {
+    let prompt = Prompt { shared: shared.to_owned(), own: format!("{own}Write a long story about this.") };
+    GenerateRequest {
+        agent: "bench".into(),
+        incident: String::new(),
+        prompt,
+        grammar: grammar.map(str::to_owned),
+        schema: None,
+        max_tokens,
+    }
+}
+
+impl Bench {
+    fn words(&self, seed: usize, tokens: usize) -> String {
+        text(seed, (tokens * 100 / self.line).max(1))
+    }
+
+    async fn timed(&self, requests: Vec<GenerateRequest>) -> Result<(f64, Usage), LlmError> {
+        let began = Instant::now();
+        let answers = join_all(requests.into_iter().map(|r| self.provider.generate(r))).await;
+        let seconds = began.elapsed().as_secs_f64();
+        let mut sum = Usage::default();
+        for Generated { usage, .. } in answers.into_iter().collect::<Result<Vec<_>, _>>()? {
+            sum.prompt_tokens += usage.prompt_tokens;
+            sum.reused_tokens += usage.reused_tokens;
+            sum.generated_tokens += usage.generated_tokens;
+        }
+        Ok((seconds, sum))
+    }
+
+    /// Tokens a second of `many` answers at once, their prompts apart, and the time of one token of one of them.
+    async fn decode(&self, many: usize, grammar: Option<&str>) -> Result<(f64, f64), LlmError> {
+        let ask = |max| (0..many).map(|i| generate("Tell stories.", &text(500 + i, 1), max, grammar)).collect::<Vec<_>>();
+        self.timed(ask(1)).await?;
+        let (short, _) = self.timed(ask(1)).await?;
+        let (long, usage) = self.timed(ask(ANSWER)).await?;
+        let tokens = usage.generated_tokens.saturating_sub(many as u64).max(1) as f64;
+        let seconds = (long - short).max(1e-9);
+        Ok((tokens / seconds, seconds / (tokens / many as f64)))
+    }
+
+    /// Seconds to score options behind a known prefix and an own part that is new.
+    async fn score(&self, options: &[String], seed: usize) -> Result<f64, LlmError> {
+        let options = options.to_vec();
+        let prompt = Prompt { shared: self.words(1, SHARED), own: self.words(seed, OWN) };
+        let began = Instant::now();
+        self.provider.score(ScoreRequest { agent: "bench".into(), incident: String::new(), prompt, options }).await?;
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    /// How much longer eight options take than evaluating the same prompt for one token: medians of nine pairs.
+    async fn eight_over_one(&self, option: impl Fn(usize) -> String, seed: usize) -> Result<f64, LlmError> {
+        let options: Vec<String> = (0..8).map(option).collect();
+        self.score(&options, seed).await?;
+        let (mut one, mut eight) = (Vec::new(), Vec::new());
+        for i in 1..10 {
+            let request = generate(&self.words(1, SHARED), &self.words(seed + 2 * i, OWN), 1, None);
+            one.push(self.timed(vec![request]).await?.0);
+            eight.push(self.score(&options, seed + 2 * i + 1).await?);
+        }
+        Ok(median(eight) / median(one))
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_json::Value, LlmError> {
+    let said = |what: &str| output::tell(&format!("measuring: {what}"));
+    said("loading");
+    let mut config = LocalConfig::new(path)?;
+    (config.exact, config.threads) = (false, args.threads.max(1));
+    config.request_timeout = std::time::Duration::from_secs(900);
+    let provider = Arc::new(LocalProvider::start(config).await?);
+    let mut bench = Bench { provider, line: 1_000 };
+    let (_, hundred) = bench.timed(vec![generate(&text(900, 100), "", 1, None)]).await?;
+    bench.line = usize::try_from(hundred.prompt_tokens).unwrap_or(1_000);
+
+    said("prompts");
+    let prefill: Vec<GenerateRequest> = vec![generate(&bench.words(901, SHARED), "", 1, None)];
+    let (seconds, usage) = bench.timed(prefill).await?;
+    let prefill_tps = usage.prompt_tokens as f64 / seconds;
+    said("answers");
+    let (before, before_ms) = bench.provider.metrics().unwrap_or_default().own_work();
+    let (mut alone, mut at_once, mut under_grammar) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        alone.push(bench.decode(1, None).await?);
+        at_once.push(bench.decode(8, None).await?);
+        // Everything is allowed: what a grammar costs, not what it forbids.
+        under_grammar.push(bench.decode(1, Some("root ::= [^\\x00]*")).await?);
+    }
+    let (after, after_ms) = bench.provider.metrics().unwrap_or_default().own_work();
+
+    said("options");
+    let letters = bench.eight_over_one(|i| char::from(b'A' + i as u8).to_string(), 300).await?;
+    let phrases = bench.eight_over_one(|i| format!("cause {i} of this"), 350).await?;
+
+    // Separate calls: each has another beginning, so that nothing is shared, and they come one after the other.
+    let mut apart = (0.0, Usage::default());
+    for i in 0..REQUESTS {
+        if i % 6 == 0 {
+            said(&format!("separate calls, {i} of {REQUESTS} done"));
+        }
+        let request = generate(&bench.words(1_000 + i, SHARED), &bench.words(2_000 + i, OWN), GENERATED, None);
+        let (seconds, usage) = bench.timed(vec![request]).await?;
+        apart.0 += seconds;
+        apart.1.prompt_tokens += usage.prompt_tokens;
+        apart.1.generated_tokens += usage.generated_tokens;
+    }
+    said(&format!("{REQUESTS} requests with a common beginning"));
+    let shared = bench.words(3_000, SHARED);
+    let together = (0..REQUESTS).map(|i| generate(&shared, &bench.words(4_000 + i, OWN), GENERATED, None)).collect();
+    let (seconds, usage) = bench.timed(together).await?;
+    Ok(json!({
+        "model": args.model,
+        "threads": args.threads,
+        "load_ms": bench.provider.load_ms(),
+        "prefill_tps": prefill_tps,
+        "decode_tps": median(alone.iter().map(|a| a.0).collect()),
+        "batch8_tps": median(at_once.iter().map(|a| a.0).collect()),
+        "prefix_tokens_ratio": usage.prompt_tokens as f64 / apart.1.prompt_tokens.max(1) as f64,
+        "prefix_wall_speedup": apart.0 / seconds,
+        "prefix_generated": [apart.1.generated_tokens, usage.generated_tokens],
+        "letters_8_over_1": letters,
+        "phrases_8_over_1": phrases,
+        "engine_ms_per_token": (after_ms - before_ms) / after.saturating_sub(before).max(1) as f64,
+        "grammar_us_per_token": median(alone.iter().zip(&under_grammar).map(|(plain, under)| (under.1 - plain.1) * 1e6).collect()),
+    }))
+}
+
+/// `galen model bench`.
+pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
+    let failed = |e: LlmError| Failure::model(e.to_string());
+    let registry = Registry::builtin().map_err(failed)?;
+    let path = registry.find(&args.model).map_err(failed)?.path(&default_models_dir());
+    let figures = measure(&args, path).await.map_err(failed)?;
+    if global.json {
+        output::line(&figures.to_string());
+        return Ok(());
+    }
+    for (name, value) in figures.as_object().into_iter().flatten() {
+        let value = value.as_f64().map_or_else(|| value.to_string(), |v| format!("{v:.3}"));
+        output::line(&format!("{name:<22} {value}"));
+    }
+    Ok(())
+}
