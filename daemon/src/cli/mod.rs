@@ -53,6 +53,9 @@ pub struct Cli {
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Memory of the GPU that the model may use, such as 8GiB: what goes where is printed before it loads
+    #[arg(long, global = true, value_name = "SIZE")]
+    vram: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -142,6 +145,7 @@ struct Global {
     json: bool,
     data_dir: Option<PathBuf>,
     config: Option<PathBuf>,
+    vram: Option<String>,
 }
 
 impl Global {
@@ -149,6 +153,10 @@ impl Global {
         let mut config = crate::config::Config::load(self.config.as_deref())?;
         if let Some(dir) = &self.data_dir {
             config.data_dir.clone_from(dir);
+        }
+        if let Some(vram) = &self.vram {
+            galen_agents::llm::plan::bytes(vram).map_err(|why| Failure::usage(format!("--vram: {why}")))?;
+            config.model.vram = Some(vram.clone());
         }
         Ok(config)
     }
@@ -159,7 +167,7 @@ impl Global {
 /// # Errors
 /// The failure that decides the exit code.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
-    let global = Global { json: cli.json, data_dir: cli.data_dir, config: cli.config };
+    let global = Global { json: cli.json, data_dir: cli.data_dir, config: cli.config, vram: cli.vram };
     let json_log = matches!(&cli.command, Command::Serve(args) if args.json_log() || cli.json);
     if !matches!(cli.command, Command::LlmWorker { .. }) {
         log(json_log, matches!(cli.command, Command::Serve(_)));

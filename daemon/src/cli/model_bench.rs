@@ -127,23 +127,35 @@ async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_jso
     bench.line = usize::try_from(hundred.prompt_tokens).unwrap_or(1_000);
 
     said("prompts");
-    let prefill: Vec<GenerateRequest> = vec![generate(&bench.words(901, SHARED), "", 1, None)];
-    let (seconds, usage) = bench.timed(prefill).await?;
-    let prefill_tps = usage.prompt_tokens as f64 / seconds;
+    let mut prefill = Vec::new();
+    for i in 0..ROUNDS {
+        let (seconds, usage) = bench.timed(vec![generate(&bench.words(901 + i, SHARED), "", 1, None)]).await?;
+        prefill.push(usage.prompt_tokens as f64 / seconds);
+    }
     said("answers");
-    let (before, before_ms) = bench.provider.metrics().unwrap_or_default().own_work();
+    let own_work = || bench.provider.metrics().unwrap_or_default().own_work();
+    let (mut steps, mut own_ms) = (0, 0.0);
     let (mut alone, mut at_once, mut under_grammar) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
+        let (before, before_ms) = own_work();
         alone.push(bench.decode(1, None).await?);
+        let (after, after_ms) = own_work();
+        (steps, own_ms) = (steps + after - before, own_ms + after_ms - before_ms);
         at_once.push(bench.decode(8, None).await?);
         // Everything is allowed: what a grammar costs, not what it forbids.
         under_grammar.push(bench.decode(1, Some("root ::= [^\\x00]*")).await?);
     }
-    let (after, after_ms) = bench.provider.metrics().unwrap_or_default().own_work();
 
     said("options");
     let letters = bench.eight_over_one(|i| char::from(b'A' + i as u8).to_string(), 300).await?;
-    let phrases = bench.eight_over_one(|i| format!("cause {i} of this"), 350).await?;
+    let phrase = |i: usize| format!("cause {i} of this");
+    let phrases = bench.eight_over_one(phrase, 350).await?;
+    let (two, eight): (Vec<String>, Vec<String>) = ((0..2).map(phrase).collect(), (0..8).map(phrase).collect());
+    let (mut of_two, mut of_eight) = (Vec::new(), Vec::new());
+    for i in 0..ROUNDS {
+        of_two.push(bench.score(&two, 400 + 2 * i).await?);
+        of_eight.push(bench.score(&eight, 401 + 2 * i).await?);
+    }
 
     // Separate calls: each has another beginning, so that nothing is shared, and they come one after the other.
     let mut apart = (0.0, Usage::default());
@@ -165,15 +177,16 @@ async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_jso
         "model": args.model,
         "threads": args.threads,
         "load_ms": bench.provider.load_ms(),
-        "prefill_tps": prefill_tps,
+        "prefill_tps": median(prefill),
         "decode_tps": median(alone.iter().map(|a| a.0).collect()),
         "batch8_tps": median(at_once.iter().map(|a| a.0).collect()),
         "prefix_tokens_ratio": usage.prompt_tokens as f64 / apart.1.prompt_tokens.max(1) as f64,
         "prefix_wall_speedup": apart.0 / seconds,
         "prefix_generated": [apart.1.generated_tokens, usage.generated_tokens],
-        "letters_8_over_1": letters,
-        "phrases_8_over_1": phrases,
-        "engine_ms_per_token": (after_ms - before_ms) / after.saturating_sub(before).max(1) as f64,
+        "letters_8_over_prompt": letters,
+        "phrases_8_over_prompt": phrases,
+        "phrases_8_over_2": median(of_eight) / median(of_two),
+        "engine_ms_per_token": own_ms / steps.max(1) as f64,
         "grammar_us_per_token": median(alone.iter().zip(&under_grammar).map(|(plain, under)| (under.1 - plain.1) * 1e6).collect()),
     }))
 }

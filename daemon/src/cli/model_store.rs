@@ -50,9 +50,6 @@ pub enum Action {
     /// Show how a model would be spread over a GPU
     Plan {
         name: String,
-        /// Memory of the GPU that may be used, such as 8GiB
-        #[arg(long, value_name = "SIZE")]
-        vram: String,
         /// Tokens of context
         #[arg(long, default_value_t = 4_096)]
         context: u64,
@@ -69,7 +66,7 @@ pub async fn run(global: &Global, action: Action) -> Result<(), Failure> {
         Action::Verify { name } => verify(global, &find(&name)?),
         Action::Remove { name, forget } => remove(global, &find(&name)?, forget),
         Action::Devices => show_devices(global).await,
-        Action::Plan { name, vram, context } => show_plan(global, &name, &vram, context),
+        Action::Plan { name, context } => show_plan(global, &name, context),
     }
 }
 
@@ -221,7 +218,8 @@ async fn show_devices(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show_plan(global: &Global, name: &str, vram: &str, context: u64) -> Result<(), Failure> {
+fn show_plan(global: &Global, name: &str, context: u64) -> Result<(), Failure> {
+    let vram = global.vram.as_deref().ok_or_else(|| Failure::usage("say how much memory the GPU has for it: --vram 8GiB"))?;
     let budget = plan::bytes(vram).map_err(|why| Failure::usage(format!("--vram: {why}")))?;
     let folder = default_models_dir();
     // A file is as good as a name: what a model would need can be seen before it is added.

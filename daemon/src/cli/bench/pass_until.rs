@@ -75,7 +75,7 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
     let mut by_case: Vec<Vec<Point>> = vec![Vec::new(); questions.len()];
     for name in &args.model {
         let parameters = registry.find(name).map_err(|e| Failure::model(e.to_string()))?.parameters as f64;
-        let sampled = sample(name, &questions, rule, &args).await?;
+        let sampled = sample(global, name, &questions, rule, &args).await?;
         let Some(pass) = pooled(&sampled.iter().map(|s| s.pass).collect::<Vec<_>>()) else { continue };
         tell(global, name, &sampled, &pass);
         for (case, s) in by_case.iter_mut().zip(&sampled) {
@@ -87,8 +87,8 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
     Ok(())
 }
 
-async fn sample(name: &str, questions: &[Question], rule: Rule, args: &PassUntilArgs) -> Result<Vec<Sampled>, Failure> {
-    let provider = engine::provider(name, None, 2, 300).await?;
+async fn sample(global: &Global, name: &str, questions: &[Question], rule: Rule, args: &PassUntilArgs) -> Result<Vec<Sampled>, Failure> {
+    let provider = engine::chosen(&global.load()?, name, 2, 300).await?;
     let mut asker = Asker::new(provider.as_ref());
     let mut sampled = Vec::new();
     for (index, question) in questions.iter().enumerate() {

@@ -75,7 +75,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     }
     let library = Arc::new(engine::library(&global.load()?.data_dir)?);
     let provider = match &args.model {
-        Some(name) => Some(engine::provider(name, None, 2, 120).await?),
+        Some(name) => Some(engine::chosen(&global.load()?, name, 2, 120).await?),
         None => None,
     };
     let options = Options { seed: args.seed, knowledge: !args.no_knowledge, replay: true, ..Options::default() };

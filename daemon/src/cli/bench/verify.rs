@@ -39,7 +39,7 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
     let options = header.pins.options.clone().unwrap_or_default();
     let model = header.pins.model.as_ref().map(|m| m.name.clone());
     let provider = match &model {
-        Some(name) => Some(engine::provider(name, None, 2, 120).await?),
+        Some(name) => Some(engine::chosen(&global.load()?, name, 2, 120).await?),
         None => None,
     };
     // Whether file names were labels does not change a report: both ways are tried to find the pinned definition.
