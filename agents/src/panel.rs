@@ -56,6 +56,7 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
     if candidates.len() < 2 {
         return Opinion::default();
     }
+    provider.reset();
     case.tell(Progress::Reviewing { cause: candidates[0].clone() });
     // Titles alone: a small model reads some 75 tokens a second, and the evidence says the rest.
     let titles: Vec<String> = candidates.iter().filter_map(|id| case.library.catalog.get(id)).map(|c| c.title.clone()).collect();

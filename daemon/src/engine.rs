@@ -191,7 +191,8 @@ pub async fn start(
     let mut config = LocalConfig::new(path)?;
     if let Some(vram) = vram {
         let budget = plan::bytes(vram).map_err(|why| LlmError::Unavailable(format!("model.vram: {why}")))?;
-        let plan = plan::plan(&gguf::read(&config.model_path)?, budget, config.context.into());
+        let times = if exact { 1 } else { galen_agents::llm::CELLS.into() };
+        let plan = plan::plan_cells(&gguf::read(&config.model_path)?, budget, config.context.into(), times);
         output::tell(&format!("{name}: {plan}"));
         config.exe_arguments.extend(plan.offload().arguments());
     }

@@ -12,7 +12,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::LlmError;
 use super::adapters::Adapters;
-use super::batched::{Backend, Row, SEQUENCES, Seq, Sharing};
+use super::batched::{Backend, Row, Seq, Sharing, sequences};
 use super::offload::Offload;
 
 /// A context and its batch.
@@ -40,7 +40,7 @@ impl<'m> Cells<'m> {
             .with_n_ubatch(batch)
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
-            .with_n_seq_max(SEQUENCES as u32)
+            .with_n_seq_max(u32::try_from(sequences(sharing(model))).unwrap_or(u32::MAX))
             .with_kv_unified(true);
         let context = model
             .new_context(backend, offload.context(params))
@@ -70,6 +70,10 @@ pub fn sharing(model: &LlamaModel) -> Sharing {
         return Sharing::None;
     }
     let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    // These have a window even where the file does not say how long it is.
+    if ["llama4", "gemma2", "gemma3", "gemma3n", "exaone4", "smallthinker", "gpt-oss"].contains(&architecture.as_str()) {
+        return Sharing::Whole;
+    }
     let window = model.meta_val_str(&format!("{architecture}.attention.sliding_window"));
     if window.is_ok_and(|w| w.trim().parse::<u64>().is_ok_and(|w| w > 0)) { Sharing::Whole } else { Sharing::Any }
 }

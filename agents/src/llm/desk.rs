@@ -16,7 +16,7 @@ use super::template::Tokens;
 use super::{Generated, LlmError, Scores};
 
 /// Cells of the cache for each token of the longest request: room for several requests and for prefixes.
-const CELLS: u32 = 2;
+pub const CELLS: u32 = 2;
 /// Rows of a batch. On a processor larger ones are not faster, and answers on the way wait longer.
 const BATCH: u32 = 512;
 /// Requests that may wait.

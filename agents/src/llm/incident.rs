@@ -32,6 +32,10 @@ impl Provider for OfIncident {
         self.inner.generate(request)
     }
 
+    fn reset(&self) {
+        self.inner.reset();
+    }
+
     fn embed(&self, mut request: EmbedRequest) -> Asking<'_, Embeddings> {
         request.incident.clone_from(&self.incident);
         self.inner.embed(request)

@@ -110,12 +110,6 @@ impl LocalProvider {
         self.vitals.load_ms.load(Ordering::Relaxed)
     }
 
-    /// Forgets past failures. Call it when a diagnosis begins: three failures in a row make the model unavailable
-    /// until then.
-    pub fn reset(&self) {
-        self.vitals.failures.store(0, Ordering::Relaxed);
-    }
-
     /// Changes to one of the adapters, or to none: requests that were asked before end as they began, those after it have the
     /// changed weights.
     ///
@@ -181,6 +175,11 @@ impl Provider for LocalProvider {
                 _ => Err(mixed_up()),
             }
         })
+    }
+
+    /// Three failures in a row make the model unavailable until this.
+    fn reset(&self) {
+        self.vitals.failures.store(0, Ordering::Relaxed);
     }
 
     fn metrics(&self) -> Option<EngineMetrics> {

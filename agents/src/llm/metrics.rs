@@ -44,6 +44,9 @@ impl EngineMetrics {
             return;
         };
         self.answered += 1;
+        // As a label may be: two names that look the same there are one.
+        let agent: String = agent.chars().filter(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(*c)).collect();
+        let agent = agent.as_str();
         let known = self.agents.contains_key(agent) || self.agents.len() < MOST_AGENTS;
         let sum = self.agents.entry(if known { agent } else { "others" }.to_owned()).or_default();
         sum.prompt_tokens += usage.prompt_tokens;
@@ -124,7 +127,6 @@ impl EngineMetrics {
         put("cache_hit_ratio", "gauge", format!("{hit:.4}"));
         out.push_str("# TYPE galen_llm_tokens_total counter\n");
         for (agent, usage) in &self.agents {
-            let agent: String = agent.chars().filter(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(*c)).collect();
             for (kind, tokens) in
                 [("prefilled", usage.prompt_tokens), ("reused", usage.reused_tokens), ("generated", usage.generated_tokens)]
             {

@@ -34,6 +34,7 @@ mod worker;
 
 pub use adapters::AdapterFile;
 pub use choose::{Ballot, Prior, ballot, choose, prior};
+pub use desk::CELLS;
 pub use incident::OfIncident;
 pub use local::{LocalConfig, LocalProvider};
 pub use metrics::{AgentTokens, EngineMetrics};
@@ -212,6 +213,8 @@ pub trait Provider: Send + Sync {
     fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated>;
     /// Turns texts into vectors.
     fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings>;
+    /// Forgets past failures: a diagnosis begins, and a model that was given up is tried again.
+    fn reset(&self) {}
     /// What its engine has done so far, where it has one of its own.
     fn metrics(&self) -> Option<EngineMetrics> {
         None

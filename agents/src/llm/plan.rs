@@ -65,8 +65,13 @@ struct Needs {
 
 /// Plans for `budget` bytes of GPU memory and `context` tokens, cut to what the model was trained for.
 pub fn plan(header: &Header, budget: u64, context: u64) -> Plan {
+    plan_cells(header, budget, context, 1)
+}
+
+/// As [`plan`], with a cache of so many times the context: the daemon keeps prefixes beside what is at work.
+pub fn plan_cells(header: &Header, budget: u64, context: u64, times: u64) -> Plan {
     let trained = header.architecture_number("context_length").unwrap_or(context);
-    let context = context.min(trained).max(1);
+    let context = context.min(trained).max(1) * times.clamp(1, 16);
     let needs = Needs::of(header, context);
     let full = needs.place(budget, context, Cache::F16);
     if full.whole || !needs.blocks {

@@ -73,6 +73,10 @@ impl Provider for Recorder {
         })
     }
 
+    fn reset(&self) {
+        self.inner.reset();
+    }
+
     fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
         Box::pin(async {
             let answer = self.inner.embed(request.clone()).await;

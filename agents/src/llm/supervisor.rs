@@ -22,6 +22,8 @@ use super::{EngineMetrics, LlmError, ModelIdentity, gguf};
 const MOST_FAILURES: u32 = 3;
 /// Pause before the first restart; doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Failures within this time are one: a broken batch fails all that are in it.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// Time for the process to say that it dropped a request; after that it hangs.
 const DROP: Duration = Duration::from_secs(15);
 /// Requests in the process at most.
@@ -111,6 +113,8 @@ pub struct Supervisor {
     vitals: Arc<Vitals>,
     process: Option<Process>,
     open: BTreeMap<u64, Open>,
+    /// When a failure was counted last: what fails together failed once.
+    last_failure: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -128,7 +132,7 @@ struct Tail(Arc<Mutex<VecDeque<String>>>);
 impl Supervisor {
     /// A supervisor without a process yet.
     pub fn new(config: LocalConfig, vitals: Arc<Vitals>) -> Self {
-        Self { config, vitals, process: None, open: BTreeMap::new() }
+        Self { config, vitals, process: None, open: BTreeMap::new(), last_failure: None }
     }
 
     /// Works until the queue closes. `dropped` names requests that nobody waits for any more; `started` hears which
@@ -168,7 +172,7 @@ impl Supervisor {
                 let busy = !self.open.is_empty();
                 tokio::select! {
                     message = next(process), if busy => self.hear(message).await,
-                    id = dropped.recv() => if let Some(id) = id { self.drop_request(id).await },
+                    Some(id) = dropped.recv() => self.drop_request(id).await,
                     job = queue.recv(), if !leaving => match job {
                         Some(job) => self.take(job).await,
                         None => break,
@@ -218,11 +222,13 @@ impl Supervisor {
                 if let Some(counts) = counts {
                     self.vitals.metrics().engine(counts);
                 }
-                if let Some(Open { task, reply: Some(reply), .. }) = self.open.remove(&id) {
+                let open = self.open.remove(&id);
+                // Also when nobody waits for it any more: the process has changed.
+                if let (Some(adapter), Ok(_)) = (open.as_ref().and_then(|o| o.task.adapt.clone()), &result) {
+                    self.config.adapter = adapter;
+                }
+                if let Some(Open { task, reply: Some(reply), .. }) = open {
                     self.book(&task, &result, times);
-                    if let (Some(adapter), Ok(_)) = (task.adapt, &result) {
-                        self.config.adapter = adapter;
-                    }
                     // An answer that refuses is an answer: the process is well.
                     match &result {
                         Err(e @ (LlmError::Crashed(_) | LlmError::Unavailable(_) | LlmError::Timeout(_))) => self.failed(e),
@@ -267,7 +273,7 @@ impl Supervisor {
     async fn drop_request(&mut self, id: u64) {
         let Some(open) = self.open.get_mut(&id).filter(|o| o.reply.is_some()) else { return };
         open.reply = None;
-        open.deadline = Instant::now() + DROP.min(self.config.request_timeout.max(Duration::from_secs(2)));
+        open.deadline = Instant::now() + DROP.max(self.config.request_timeout);
         if let Some(process) = &mut self.process
             && !matches!(timeout(DROP, process.send(&ToWorker::Cancel { id })).await, Ok(Ok(())))
         {
@@ -282,7 +288,9 @@ impl Supervisor {
         for id in late {
             let Some(open) = self.open.get_mut(&id) else { continue };
             let Some(reply) = open.reply.take() else {
-                self.fail_open(&LlmError::Crashed("the process hung and was ended".to_owned()));
+                let hung = LlmError::Crashed("the process hung and was ended".to_owned());
+                self.failed(&hung);
+                self.fail_open(&hung);
                 self.end().await;
                 return;
             };
@@ -294,7 +302,7 @@ impl Supervisor {
                 let _ = timeout(DROP, process.send(&ToWorker::Cancel { id })).await;
             }
             if let Some(open) = self.open.get_mut(&id) {
-                open.deadline = now + DROP.min(self.config.request_timeout.max(Duration::from_secs(2)));
+                open.deadline = now + DROP.max(self.config.request_timeout);
             }
             let _ = reply.send(Err(error));
         }
@@ -323,7 +331,12 @@ impl Supervisor {
         }
     }
 
-    fn failed(&self, error: &LlmError) {
+    fn failed(&mut self, error: &LlmError) {
+        let now = Instant::now();
+        if self.last_failure.is_some_and(|last| now - last < TOGETHER) {
+            return;
+        }
+        self.last_failure = Some(now);
         let failures = self.vitals.failures.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::warn!(%error, failures, "model request failed");
     }

@@ -39,6 +39,10 @@ impl Provider for Within {
         Box::pin(self.in_time(self.inner.generate(request)))
     }
 
+    fn reset(&self) {
+        self.inner.reset();
+    }
+
     fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
         Box::pin(self.in_time(self.inner.embed(request)))
     }

@@ -1,7 +1,7 @@
 //! The model's own process: requests as JSON lines on stdin, answers on what was stdout. llama.cpp may abort the
 //! process, print, or run for minutes; here it can do so without harm to the daemon.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
@@ -189,33 +189,43 @@ fn one_by_one(engine: &mut Engine<'_>, others: &mut Others<'_>, inbox: &Inbox, a
 
 /// All requests at once, a batch at a time. A change of adapters waits for those before it, and those after it wait for it.
 fn together(desk: &mut Desk<'_>, others: &mut Others<'_>, inbox: &Inbox, answers: &mut File) -> io::Result<i32> {
-    let mut change: Option<(Asked, Option<String>)> = None;
+    let mut later: VecDeque<Asked> = VecDeque::new();
     loop {
-        let mut asked = if desk.idle() && change.is_none() { inbox.work.recv().ok() } else { None };
-        if asked.is_none() && desk.idle() && change.is_none() {
-            return Ok(0);
+        if desk.idle() && later.is_empty() {
+            let Ok(first) = inbox.work.recv() else { return Ok(0) };
+            later.push_back(first);
         }
-        while change.is_none() {
-            let Some(next) = asked.take().or_else(|| inbox.work.try_recv().ok()) else { break };
-            match &next.task {
-                Task::Adapt(name) => change = Some((next.clone(), name.clone())),
-                Task::Embed(request) => {
-                    let began = Instant::now();
-                    say(answers, &FromWorker::Began { id: next.id })?;
-                    let result = others.embed(request, &|| inbox.stopped(next.id)).map(Output::Embeddings);
-                    say_other(answers, &next, began, result, desk)?;
-                }
-                task => desk.take(next.id, task),
+        // Taken before the requests are: what is cancelled has come already.
+        let gone = inbox.cancellations();
+        later.extend(inbox.work.try_iter());
+        for id in gone {
+            match later.iter().position(|asked| asked.id == id).and_then(|place| later.remove(place)) {
+                Some(asked) => say_other(answers, &asked, Instant::now(), Err(cancelled()), desk)?,
+                None => desk.cancel(id),
             }
         }
-        if let Some((asked, name)) = change.take_if(|_| desk.idle()) {
-            let name = name.as_deref();
-            let (began, result) = (Instant::now(), others.adapt(name, |adapters| desk.adapt(adapters, name)).map(|()| Output::Adapted));
-            say_other(answers, &asked, began, result, desk)?;
-            continue;
-        }
-        for id in inbox.cancellations() {
-            desk.cancel(id);
+        while let Some(asked) = later.pop_front() {
+            let began = Instant::now();
+            match &asked.task {
+                Task::Adapt(_) if !desk.idle() => {
+                    later.push_front(asked);
+                    break;
+                }
+                Task::Adapt(name) => {
+                    let name = name.as_deref();
+                    let result = others.adapt(name, |adapters| desk.adapt(adapters, name)).map(|()| Output::Adapted);
+                    say_other(answers, &asked, began, result, desk)?;
+                }
+                Task::Embed(request) => {
+                    say(answers, &FromWorker::Began { id: asked.id })?;
+                    let result = others.embed(request, &|| inbox.stopped(asked.id)).map(Output::Embeddings);
+                    inbox.forget(asked.id);
+                    say_other(answers, &asked, began, result, desk)?;
+                    // One of these between two batches: others wait for their answers.
+                    break;
+                }
+                task => desk.take(asked.id, task),
+            }
         }
         let mut said = Ok(());
         let done = desk.step(&mut |id| said = say(answers, &FromWorker::Began { id }));
@@ -265,7 +275,6 @@ fn say(answers: &mut File, message: &FromWorker) -> io::Result<()> {
 }
 
 /// A request that came.
-#[derive(Clone)]
 struct Asked {
     id: u64,
     task: Task,

@@ -1,10 +1,12 @@
 //! When a request may begin, and room for it: prefixes are evicted, copied out to memory and in again, and a prefix
 //! that another request is just evaluating is waited for.
 
+use std::time::Duration;
+
 use super::queue::Turn;
 use super::radix::{NodeId, Place, ROOT, Seq, Sharing, common};
 use super::run::{Run, Stage};
-use super::{Backend, Batched, LEAST_HOST, LEAST_WAIT, LlmError, MOST_NODES, MOST_RUNNING, Pick, Waiting, room};
+use super::{Backend, Batched, Done, LEAST_HOST, LEAST_WAIT, LlmError, MOST_NODES, MOST_RUNNING, Pick, Usage, Waiting, room};
 
 impl<B: Backend, P: Pick> Batched<B, P> {
     /// Lets in what can be placed, fairly.
@@ -33,9 +35,15 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             self.counts.waited += waits;
             let Some(waiting) = next else { return Ok(()) };
             let (id, incident) = (waiting.request.id, waiting.request.incident.clone());
-            match self.begin(waiting)? {
-                None => began(id),
-                Some(waiting) => {
+            let queued = waiting.since.elapsed();
+            match self.begin(waiting) {
+                Err(error) => {
+                    let result = Err(error.clone());
+                    self.done.push(Done { id, result, usage: Usage::default(), queued, ran: Duration::ZERO });
+                    return Err(error);
+                }
+                Ok(None) => began(id),
+                Ok(Some(waiting)) => {
                     let charged = waiting.request.tokens.len() + room(&waiting.request, self.sizes.limit);
                     self.queue.put_back(&incident, waiting, charged as u64);
                     return Ok(());
@@ -78,12 +86,14 @@ impl<B: Backend, P: Pick> Batched<B, P> {
     /// The longest known prefix, made resident and cut to size: its last node and its length.
     fn reach(&mut self, tokens: &[i32]) -> Result<(NodeId, usize), LlmError> {
         let found = self.tree.find(tokens);
-        let (mut tip, mut reuse) = (ROOT, 0);
-        for node in found.path {
-            if self.place_of(node).is_none() && !self.bring_in(tip, node)? {
-                return Ok((tip, reuse));
-            }
-            (tip, reuse) = (node, self.tree.span(node).1);
+        // The whole path is held: room for its beginning must not be made of its end.
+        let end = found.path.last().copied();
+        end.into_iter().for_each(|node| self.tree.lock(node));
+        let reached = self.bring_path(&found.path);
+        end.into_iter().for_each(|node| self.tree.unlock(node));
+        let (tip, reuse) = reached?;
+        if tip != end.unwrap_or(ROOT) {
+            return Ok((tip, reuse));
         }
         if let Some((node, at)) = found.partial
             && let Some(from) = self.place_of(node)
@@ -103,16 +113,30 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         Ok((tip, reuse))
     }
 
-    /// Copies a node in from memory, if there is room.
+    /// Makes nodes resident from the first on, as many as there is room for: the last of them and its length.
+    fn bring_path(&mut self, path: &[NodeId]) -> Result<(NodeId, usize), LlmError> {
+        let (mut tip, mut reuse) = (ROOT, 0);
+        for node in path.iter().copied() {
+            if self.place_of(node).is_none() && !self.bring_in(tip, node)? {
+                break;
+            }
+            (tip, reuse) = (node, self.tree.span(node).1);
+        }
+        Ok((tip, reuse))
+    }
+
+    /// Copies a locked node in from memory, if there is room.
     fn bring_in(&mut self, parent: NodeId, node: NodeId) -> Result<bool, LlmError> {
         let (start, end) = self.tree.span(node);
-        self.tree.lock(node);
-        let room = self.make_room(end - start);
-        let seq = if matches!(room, Ok(true)) { self.node_seq() } else { Ok(None) };
-        self.tree.unlock(node);
-        room?;
         debug_assert!(parent == ROOT || self.place_of(parent).is_some());
-        let (Some(seq), Some((state, bytes))) = (seq?, self.host.remove(&node)) else { return Ok(false) };
+        if !self.host.contains_key(&node) || !self.make_room(end - start)? {
+            return Ok(false);
+        }
+        let Some(seq) = self.node_seq()? else { return Ok(false) };
+        let Some((state, bytes)) = self.host.remove(&node) else {
+            self.free.push(seq);
+            return Ok(false);
+        };
         self.host_bytes -= bytes;
         self.backend.restore(&state, seq)?;
         self.counts.restored += 1;
@@ -146,7 +170,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         let Some(seq) = self.place_of(node) else { return Ok(false) };
         let (start, end) = self.tree.span(node);
         self.counts.evicted += 1;
-        let saved = if end - start >= LEAST_HOST && self.sizes.host_bytes > 0 { Some(self.backend.save(seq)?) } else { None };
+        let saved = if end - start >= LEAST_HOST && self.sizes.host_bytes > 0 { self.backend.save(seq).ok() } else { None };
         self.backend.remove(seq, 0, usize::MAX)?;
         self.free.push(seq);
         self.tree.moved(node, Place::Host);
@@ -177,8 +201,11 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             && let Some(mark) = run.due()
         {
             let tokens = run.tokens.get(..mark).unwrap_or_default().to_vec();
-            let (seq, before) = (run.seq, run.tip);
+            let (seq, before, in_tree) = (run.seq, run.tip, run.in_tree);
             let (tip, known) = self.reach(&tokens)?;
+            if known < in_tree {
+                continue;
+            }
             self.tree.lock(tip);
             let unknown = mark - known;
             let cut = self.tree.find(&tokens).partial.is_some();

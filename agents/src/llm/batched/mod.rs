@@ -25,8 +25,10 @@ const MOST_RUNNING: usize = 24;
 const MOST_BRANCHES: usize = 32;
 /// Prefixes kept in the cache.
 const MOST_NODES: usize = 120;
-/// Sequences that a backend must have.
-pub const SEQUENCES: usize = MOST_RUNNING + MOST_BRANCHES + MOST_NODES;
+/// Sequences that a backend must have: where nothing is shared, none for prefixes (a running state costs memory for each).
+pub fn sequences(sharing: Sharing) -> usize {
+    MOST_RUNNING + MOST_BRANCHES + if sharing == Sharing::None { 0 } else { MOST_NODES }
+}
 /// Most option tokens of one request evaluated together: each needs a row of logits as long as the vocabulary.
 pub const GROUP_TOKENS: usize = 128;
 /// Waiting for another request's prefix pays from this many tokens.
@@ -200,7 +202,7 @@ struct Waiting<P> {
 impl<B: Backend, P: Pick> Batched<B, P> {
     /// An engine without requests.
     pub fn new(backend: B, sizes: Sizes, sharing: Sharing) -> Self {
-        let free = (0..SEQUENCES).rev().filter_map(|s| Seq::try_from(s).ok()).collect();
+        let free = (0..sequences(sharing)).rev().filter_map(|s| Seq::try_from(s).ok()).collect();
         Self {
             backend,
             sizes: Sizes { limit: sizes.limit.min(sizes.cells), ..sizes },
@@ -278,12 +280,16 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         let mut rows = Vec::with_capacity(self.sizes.batch);
         let mut parts = Vec::new();
         let mut branches = MOST_BRANCHES;
-        // Answers on the way first, then prompts fill what is left of the batch.
+        // Each answer on the way has its row; options and prompts fill what is left of the batch.
+        let mut answers = self.running.iter().filter(|r| matches!(r.stage, Stage::Answer(_))).count();
         for (place, run) in self.running.iter_mut().enumerate() {
             let start = rows.len();
             match &run.stage {
-                Stage::Answer(token) => rows.push(Row { token: *token, position: run.length, seq: run.seq, logits: true }),
-                Stage::Options(group) if group.len() <= branches && rows.len() + run.group_tokens() <= self.sizes.batch => {
+                Stage::Answer(token) => {
+                    answers -= 1;
+                    rows.push(Row { token: *token, position: run.length, seq: run.seq, logits: true });
+                }
+                Stage::Options(group) if group.len() <= branches && rows.len() + answers + run.group_tokens() <= self.sizes.batch => {
                     branches -= group.len();
                     run.branch(&mut self.backend, &mut self.free, &mut rows)?;
                 }
@@ -293,7 +299,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         }
         for (place, run) in self.running.iter_mut().enumerate().filter(|(_, r)| r.stage == Stage::Prompt) {
             let start = rows.len();
-            run.prompt_rows(self.sizes.batch - start, self.sharing, &mut rows);
+            run.prompt_rows(self.sizes.batch.saturating_sub(start), self.sharing, &mut rows);
             if rows.len() > start {
                 parts.push((place, start, rows.len()));
             }
@@ -347,7 +353,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         }
         self.backend.clear();
         self.tree = Prefixes::new(self.sharing);
-        self.free = (0..SEQUENCES).rev().filter_map(|s| Seq::try_from(s).ok()).collect();
+        self.free = (0..sequences(self.sharing)).rev().filter_map(|s| Seq::try_from(s).ok()).collect();
         self.reserved = 0;
         self.host.clear();
         self.host_bytes = 0;

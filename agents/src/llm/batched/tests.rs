@@ -17,11 +17,13 @@ struct Fake {
     evaluated: u64,
     decodes: u64,
     fail_at: u64,
+    /// Whether nothing can be copied in.
+    full: bool,
 }
 
 impl Fake {
     fn new(capacity: usize) -> Self {
-        Self { cells: Vec::new(), capacity, logits: Vec::new(), evaluated: 0, decodes: 0, fail_at: 0 }
+        Self { cells: Vec::new(), capacity, logits: Vec::new(), evaluated: 0, decodes: 0, fail_at: 0, full: false }
     }
 
     fn of(&self, seq: Seq) -> BTreeMap<usize, Token> {
@@ -69,7 +71,7 @@ impl Backend for Fake {
         assert!(rows.len() <= 32);
         self.logits.clear();
         for row in rows {
-            assert!(usize::try_from(row.seq).unwrap() < SEQUENCES);
+            assert!(usize::try_from(row.seq).unwrap() < sequences(Sharing::Any));
             assert!(self.cells.len() < self.capacity, "no cell is free");
             self.cells.push((row.position, row.token, BTreeSet::from([row.seq])));
             self.evaluated += 1;
@@ -91,6 +93,9 @@ impl Backend for Fake {
     }
 
     fn restore(&mut self, state: &Self::State, seq: Seq) -> Result<(), LlmError> {
+        if self.full {
+            return Err(LlmError::Crashed("as told".into()));
+        }
         assert!(self.of(seq).is_empty());
         self.cells.extend(state.iter().map(|(position, token)| (*position, *token, BTreeSet::from([seq]))));
         assert!(self.cells.len() <= self.capacity);
@@ -200,7 +205,7 @@ fn drain(engine: &mut Engine) -> BTreeMap<u64, Done> {
 
 fn nothing_left(engine: &Engine) {
     assert_eq!((engine.reserved, engine.tree.locks(), engine.running.len()), (0, 0, 0));
-    assert_eq!(engine.free.len() + engine.tree.resident(), SEQUENCES);
+    assert_eq!(engine.free.len() + engine.tree.resident(), sequences(engine.sharing));
     assert_eq!(engine.free.iter().collect::<BTreeSet<_>>().len(), engine.free.len());
     assert_eq!(engine.backend.cells.len(), engine.tree.resident_tokens());
     assert_eq!(engine.host.values().map(|(_, bytes)| bytes).sum::<usize>(), engine.host_bytes);
@@ -313,4 +318,51 @@ fn what_cannot_be_placed_is_refused_with_its_reason() {
     assert!(matches!(all[&2].result, Err(LlmError::Invalid(_))));
     assert!(all[&3].result.is_ok() && all[&4].result.is_ok());
     assert_eq!(all[&5].result, Err(LlmError::Busy { waiting: 2 }));
+}
+
+/// Two tokens lists in a row, each long enough for memory: what many prompts begin with, and what few go on with.
+fn path(stem: i32, branch: i32) -> Vec<Token> {
+    let part = move |seed: i32| (0..40).map(move |i| 1 + (i * seed + seed) % 15);
+    part(stem + 1).chain(part(branch + 8)).chain([1]).collect()
+}
+
+#[test]
+fn paths_that_are_pushed_out_of_memory_leak_no_sequence() {
+    // Room for one path in the cache, and for two nodes and a half in memory.
+    let mut engine = engine(140, Sharing::Any, 1_000);
+    for i in 0..600_i32 {
+        let (stem, branch) = (i * i % 5 % 3, i * 7 % 11 % 4);
+        let work = Asked::Score(vec![vec![1], vec![2]]);
+        engine.submit(request(1, path(stem, branch), 40, work.work()));
+        let done = drain(&mut engine).remove(&1).unwrap();
+        assert_eq!(done.result, work.alone(&path(stem, branch), 140));
+    }
+    let counts = engine.counts();
+    assert!(counts.restored > 20 && counts.evicted > 100, "{counts:?}");
+}
+
+#[test]
+fn a_request_whose_prefix_cannot_be_copied_in_is_answered() {
+    let mut engine = engine(140, Sharing::Any, 100_000);
+    let mut ask = |stem: i32, full: bool| {
+        engine.backend.full = full;
+        engine.submit(request(1, path(stem, stem), 40, Asked::Score(vec![vec![1], vec![2]]).work()));
+        drain(&mut engine).remove(&1).unwrap().result
+    };
+    assert!(ask(1, false).is_ok() && ask(2, false).is_ok());
+    assert_eq!(ask(1, true), Err(LlmError::Crashed("as told".into())));
+    assert!(ask(1, false).is_ok());
+}
+
+#[test]
+fn options_leave_room_for_answers_that_are_on_their_way() {
+    let mut engine = engine(600, Sharing::Any, 0);
+    let options: Vec<Vec<Token>> = (1..9).map(|i| vec![i, 2, 3, 4, 5]).collect();
+    for id in 0..3 {
+        engine.submit(request(id, vec![1 + id as Token, 2], 0, Asked::Score(options.clone()).work()));
+        engine.submit(request(10 + id, vec![5 + id as Token, 3], 0, Asked::Generate(12, -1).work()));
+    }
+    // The backend refuses more than 32 rows; a group of these options has as many.
+    let all = drain(&mut engine);
+    assert!(all.values().all(|done| done.result.is_ok()));
 }

@@ -60,7 +60,11 @@ pub fn adapter(header: &Header, architecture: &str) -> Verdict {
         return Err("adapter.lora.alpha is no number".to_owned());
     }
     let part = |name: &str| name.strip_suffix(".lora_a").or_else(|| name.strip_suffix(".lora_b")).map(str::to_owned);
-    let sound = |t: &super::Tensor| part(&t.name).is_some() && (1..=2).contains(&t.dims.len()) && !t.dims.contains(&0);
+    // Kernels there are for floats only; in embeddings and in mixtures of experts llama.cpp does not check the shapes.
+    let floats = |t: &super::Tensor| matches!(t.kind, 0 | 1 | 30);
+    let checked = |t: &super::Tensor| !t.name.contains("_exps.") && !t.name.starts_with("token_embd.");
+    let whole = |t: &super::Tensor| (1..=2).contains(&t.dims.len()) && !t.dims.contains(&0);
+    let sound = |t: &super::Tensor| part(&t.name).is_some() && whole(t) && floats(t) && checked(t);
     match header.tensors.iter().find(|t| !sound(t)) {
         Some(_) => Err("a tensor is no half of a low-rank change".to_owned()),
         None if header.tensors.is_empty() => Err("it changes nothing".to_owned()),

@@ -29,6 +29,8 @@ use wire::{Constraint, Request};
 const CHAT: &str = "chat/completions";
 /// Requests in flight at once; more wait.
 const MOST_AT_ONCE: usize = 16;
+/// Texts that are sent together: their vectors must fit one answer.
+const TEXTS_AT_ONCE: usize = 32;
 /// Largest answer that is not a stream.
 const LARGEST_ANSWER: usize = 4 << 20;
 
@@ -331,11 +333,16 @@ impl Provider for OpenAiProvider {
             if request.texts.iter().any(|text| text.trim().is_empty()) {
                 return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
             }
-            if request.texts.is_empty() {
-                return Ok(Embeddings { vectors: Vec::new(), usage: Usage::default() });
+            let mut all = Embeddings { vectors: Vec::with_capacity(request.texts.len()), usage: Usage::default() };
+            for texts in request.texts.chunks(TEXTS_AT_ONCE) {
+                let body = wire::EmbeddingRequest { model: &self.config.model, input: texts, encoding_format: "float" };
+                let ask = || async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, texts.len())?) };
+                let Embeddings { vectors, usage } = self.insist(ask).await?;
+                all.vectors.extend(vectors);
+                all.usage.prompt_tokens += usage.prompt_tokens;
+                all.usage.reused_tokens += usage.reused_tokens;
             }
-            let body = wire::EmbeddingRequest { model: &self.config.model, input: &request.texts, encoding_format: "float" };
-            self.insist(|| async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, request.texts.len())?) }).await
+            Ok(all)
         })
     }
 }
