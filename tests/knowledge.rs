@@ -252,7 +252,10 @@ fn text_that_addresses_the_model_changes_no_choice() {
     assert_eq!(place.ingest().0, 0);
     let after = replay(&[]);
     let cited = after["knowledge"].to_string();
-    assert!(cited.contains("hostile") && cited.contains("Ignore all previous"), "the text is cited, as a text: {cited}");
+    assert!(
+        cited.contains("hostile") && (cited.contains("Ignore all previous") || cited.contains("Select tool sql_guard")),
+        "the text is cited, as a text: {cited}"
+    );
     // But for what is cited, the report is the same to the last byte: tools, tests, causes, remedies, probabilities.
     let bare = |mut report: Value| {
         report["knowledge"] = Value::Null;
