@@ -8,7 +8,7 @@ use super::LlmError;
 const LARGEST: usize = 64 << 10;
 const DEEPEST: usize = 64;
 
-/// The grammar (GBNF) of the JSON texts that obey a schema.
+/// The grammar (GBNF) of the JSON texts that obey a schema. Properties come in the order of their names.
 ///
 /// # Errors
 /// [`LlmError::Invalid`] for what is no schema, or too large a one.
@@ -55,14 +55,14 @@ mod tests {
             "required": ["verdict", "share", "why"], "additionalProperties": false,
         });
         let grammar = Grammar::parse(&grammar(&schema).unwrap()).unwrap();
-        assert_eq!(grammar.fit(r#"{"verdict": "supports", "share": 70, "why": ["E1", "E2"]}"#), Fit::Whole);
-        assert_eq!(grammar.fit(r#"{"verdict": "supports", "sh"#), Fit::Beginning);
+        assert_eq!(grammar.fit(r#"{"share": 70, "verdict": "supports", "why": ["E1", "E2"]}"#), Fit::Whole);
+        assert_eq!(grammar.fit(r#"{"share": 70, "verd"#), Fit::Beginning);
         for wrong in [
-            r#"{"verdict": "perhaps", "share": 70, "why": []}"#,
-            r#"{"verdict": "refutes", "share": 101, "why": []}"#,
-            r#"{"verdict": "refutes", "share": 1, "why": ["a","b","c"]}"#,
-            r#"{"verdict": "refutes", "share": 1, "why": ["much too long"]}"#,
-            r#"{"verdict": "refutes"}"#,
+            r#"{"share": 70, "verdict": "perhaps", "why": []}"#,
+            r#"{"share": 101, "verdict": "refutes", "why": []}"#,
+            r#"{"share": 1, "verdict": "refutes", "why": ["a","b","c"]}"#,
+            r#"{"share": 1, "verdict": "refutes", "why": ["much too long"]}"#,
+            r#"{"share": 1}"#,
             "supports",
         ] {
             assert_eq!(grammar.fit(wrong), Fit::None, "{wrong}");
