@@ -113,7 +113,7 @@ pub struct Supervisor {
     vitals: Arc<Vitals>,
     process: Option<Process>,
     open: BTreeMap<u64, Open>,
-    /// When a failure was counted last: what fails together failed once.
+    /// When the process answered with a failure last: what fails together failed once.
     last_failure: Option<Instant>,
 }
 
@@ -231,7 +231,11 @@ impl Supervisor {
                     self.book(&task, &result, times);
                     // An answer that refuses is an answer: the process is well.
                     match &result {
-                        Err(e @ (LlmError::Crashed(_) | LlmError::Unavailable(_) | LlmError::Timeout(_))) => self.failed(e),
+                        Err(e @ (LlmError::Crashed(_) | LlmError::Unavailable(_) | LlmError::Timeout(_))) => {
+                            if self.last_failure.replace(now).is_none_or(|last| now - last > TOGETHER) {
+                                self.failed(e);
+                            }
+                        }
                         _ => self.vitals.failures.store(0, Ordering::Relaxed),
                     }
                     let _ = reply.send(result);
@@ -285,6 +289,7 @@ impl Supervisor {
     async fn expire(&mut self) {
         let now = Instant::now();
         let late: Vec<u64> = self.open.iter().filter(|(_, o)| o.deadline <= now).map(|(id, _)| *id).collect();
+        let mut counted = false;
         for id in late {
             let Some(open) = self.open.get_mut(&id) else { continue };
             let Some(reply) = open.reply.take() else {
@@ -295,7 +300,9 @@ impl Supervisor {
                 return;
             };
             let error = LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX));
-            self.failed(&error);
+            if !std::mem::replace(&mut counted, true) {
+                self.failed(&error);
+            }
             if self.given_up() {
                 self.end().await;
             } else if let Some(process) = &mut self.process {
@@ -331,12 +338,7 @@ impl Supervisor {
         }
     }
 
-    fn failed(&mut self, error: &LlmError) {
-        let now = Instant::now();
-        if self.last_failure.is_some_and(|last| now - last < TOGETHER) {
-            return;
-        }
-        self.last_failure = Some(now);
+    fn failed(&self, error: &LlmError) {
         let failures = self.vitals.failures.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::warn!(%error, failures, "model request failed");
     }
