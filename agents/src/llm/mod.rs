@@ -18,6 +18,7 @@ pub mod offload;
 pub mod openai;
 mod pins;
 pub mod plan;
+mod process;
 mod protocol;
 pub mod quantise;
 mod reading;

@@ -1,0 +1,197 @@
+//! The model's process: started with few variables of its surroundings, spoken to in lines of JSON, its last words kept.
+
+use std::collections::VecDeque;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use super::LlmError;
+use super::local::LocalConfig;
+use super::protocol::{FromWorker, ToWorker};
+
+/// Lines of the process's stderr that an error quotes at most.
+const TAIL_LINES: usize = 8;
+/// Characters kept of each such line.
+const TAIL_WIDTH: usize = 200;
+/// Variables that the process gets, by prefix: what the libraries need, and none of the daemon's secrets.
+const ENVIRONMENT: [&str; 17] = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "GGML_",
+    "LLAMA_",
+    "OMP_",
+    "GOMP_",
+    "CUDA_",
+    "NVIDIA_",
+    "VK_",
+    "HIP_",
+    "ROCR_",
+    "HSA_",
+    "XDG_",
+];
+
+/// A process that runs.
+#[derive(Debug)]
+pub struct Process {
+    /// It.
+    pub child: Child,
+    /// What it says beside messages.
+    pub tail: Tail,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// The last lines of stderr.
+#[derive(Debug, Clone, Default)]
+pub struct Tail(Arc<Mutex<VecDeque<String>>>);
+
+impl Process {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`LlmError::Unavailable`] when it cannot be started.
+    pub fn spawn(config: &LocalConfig) -> Result<Self, LlmError> {
+        let refuse = |e: &dyn std::fmt::Display| LlmError::Unavailable(format!("{} does not start: {e}", config.exe.display()));
+        let mut command = Command::new(&config.exe);
+        command
+            .args(&config.exe_arguments)
+            .arg("--model")
+            .arg(&config.model_path)
+            .args(["--threads", &config.threads.to_string()])
+            .args(["--context", &config.context.to_string()])
+            .args(["--parent", &std::process::id().to_string()])
+            .env_clear()
+            // Waiting threads spin for some microseconds, then give the processor back. Spinning for long is some ten times
+            // slower beside a busy server (137-231 s instead of 17-21 s beside six busy processes on 2 cores); not at all costs
+            // a sleep at every step of every layer: 37 tokens a second instead of 152, and 15 instead of 31 beside four.
+            .env("OMP_WAIT_POLICY", "passive")
+            .env("GOMP_SPINCOUNT", "1000")
+            .envs(std::env::vars_os().filter(|(name, _)| harmless(&name.to_string_lossy())))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            // A group of its own: Ctrl-C in the terminal is the daemon's to handle.
+            .process_group(0);
+        if config.exact {
+            command.arg("--exact");
+        }
+        for adapter in &config.adapters {
+            command.arg("--adapter").arg(adapter.argument());
+        }
+        if let Some(name) = &config.adapter {
+            command.args(["--adapt", name]);
+        }
+        if let Some(limit) = config.memory_limit {
+            command.args(["--memory-limit", &limit.to_string()]);
+        }
+        let mut child = command.spawn().map_err(|e| refuse(&e))?;
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+            return Err(refuse(&"its streams are missing"));
+        };
+        let tail = Tail::default();
+        tokio::spawn(tail.clone().follow(stderr));
+        Ok(Self { child, stdin, lines: BufReader::new(stdout).lines(), tail })
+    }
+
+    /// Tells it something.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub async fn send(&mut self, message: &ToWorker) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.stdin.write_all(&line).await?;
+        self.stdin.flush().await
+    }
+
+    /// What it says next; cancel-safe.
+    ///
+    /// # Errors
+    /// It is gone, or says what is no message.
+    pub async fn receive(&mut self) -> std::io::Result<FromWorker> {
+        receive(&mut self.lines).await
+    }
+
+    /// How it ended and its last words.
+    pub async fn obituary(&mut self) -> String {
+        let status = timeout(Duration::from_millis(500), self.child.wait()).await;
+        let how = match status {
+            Ok(Ok(status)) => describe(status),
+            _ => "its pipe is closed".to_owned(),
+        };
+        format!(": {how}{}", self.tail.quote())
+    }
+}
+
+/// Cancel-safe: a line that is half read stays with the reader.
+async fn receive(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<FromWorker> {
+    let line = lines.next_line().await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+impl Tail {
+    async fn follow(self, stderr: impl AsyncRead + Unpin) {
+        let mut lines = BufReader::new(stderr).split(b'\n');
+        while let Ok(Some(line)) = lines.next_segment().await {
+            let line: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).take(TAIL_WIDTH).collect();
+            tracing::debug!(target: "galen_agents::llm::worker", "{line}");
+            let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if tail.len() == TAIL_LINES {
+                tail.pop_front();
+            }
+            tail.push_back(line);
+        }
+    }
+
+    /// The last lines in brackets; nothing where there are none.
+    pub fn quote(&self) -> String {
+        let tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = tail.iter().filter(|l| l.chars().any(char::is_alphanumeric)).cloned().collect::<Vec<_>>().join(" | ");
+        if text.is_empty() { text } else { format!(" ({text})") }
+    }
+}
+
+fn harmless(name: &str) -> bool {
+    ENVIRONMENT.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("killed by signal {signal}"),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_the_environment_stay_with_the_daemon() {
+        for name in ["PGPASSWORD", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "GALEN_TOKEN"] {
+            assert!(!harmless(name), "{name}");
+        }
+        assert!(harmless("LD_LIBRARY_PATH") && harmless("CUDA_VISIBLE_DEVICES"));
+    }
+
+    #[tokio::test]
+    async fn the_tail_keeps_the_last_lines_short_and_printable() {
+        let tail = Tail::default();
+        let text: String = (0..50).map(|i| format!("line {i} \u{1b}[31m{}\n", "x".repeat(500))).collect();
+        tail.clone().follow(text.as_bytes()).await;
+        let quote = tail.quote();
+        assert!(quote.contains("line 49") && !quote.contains("line 41 ") && !quote.contains('\u{1b}'));
+        assert!(quote.chars().count() < TAIL_LINES * (TAIL_WIDTH + 5));
+    }
+}
