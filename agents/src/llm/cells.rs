@@ -12,7 +12,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::LlmError;
 use super::adapters::Adapters;
-use super::batched::{Backend, Row, Seq, Sharing, sequences};
+use super::batched::{BRANCHES, Backend, Row, Seq, Sharing, sequences};
 use super::offload::Offload;
 
 /// A context and its batch.
@@ -45,7 +45,7 @@ impl<'m> Cells<'m> {
         let context = model
             .new_context(backend, offload.context(params))
             .map_err(|e| LlmError::Unavailable(format!("no context of {cells} tokens: {e}")))?;
-        Ok(Self { context, batch: LlamaBatch::new(batch as usize, 1) })
+        Ok(Self { context, batch: LlamaBatch::new(batch as usize, BRANCHES as i32) })
     }
 
     /// Tokens that fit, and rows of a batch.
@@ -100,9 +100,13 @@ impl Backend for Cells<'_> {
 
     fn decode(&mut self, rows: &[Row]) -> Result<(), LlmError> {
         self.batch.clear();
+        let mut seqs = Vec::with_capacity(BRANCHES);
         for row in rows {
             let position = i32::try_from(row.position).map_err(|e| broken(&e))?;
-            self.batch.add(LlamaToken(row.token), position, &[row.seq], row.logits).map_err(|e| broken(&e))?;
+            seqs.clear();
+            seqs.push(row.seq);
+            seqs.extend(&row.also);
+            self.batch.add(LlamaToken(row.token), position, &seqs, row.logits).map_err(|e| broken(&e))?;
         }
         self.context.decode(&mut self.batch).map_err(|e| broken(&e))
     }

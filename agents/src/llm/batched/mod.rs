@@ -23,6 +23,8 @@ use super::{LlmError, Usage};
 const MOST_RUNNING: usize = 24;
 /// Options of all requests that are evaluated in one step.
 const MOST_BRANCHES: usize = 32;
+/// Options of one request that are evaluated in one step: so many sequences a row may belong to.
+pub const BRANCHES: usize = MOST_BRANCHES / 2;
 /// Prefixes kept in the cache.
 const MOST_NODES: usize = 120;
 /// Sequences that a backend must have: where nothing is shared, none for prefixes (a running state costs memory for each).
@@ -37,7 +39,7 @@ const LEAST_WAIT: usize = 16;
 const LEAST_HOST: usize = 32;
 
 /// One token to evaluate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// The token.
     pub token: Token,
@@ -45,6 +47,8 @@ pub struct Row {
     pub position: usize,
     /// The sequence that it continues.
     pub seq: Seq,
+    /// Others that it continues too: they hold the same tokens up to here.
+    pub also: Vec<Seq>,
     /// Whether its logits are wanted.
     pub logits: bool,
 }
@@ -287,11 +291,11 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             match &run.stage {
                 Stage::Answer(token) => {
                     answers -= 1;
-                    rows.push(Row { token: *token, position: run.length, seq: run.seq, logits: true });
+                    rows.push(Row { token: *token, position: run.length, seq: run.seq, also: Vec::new(), logits: true });
                 }
                 Stage::Options(group) if group.len() <= branches && rows.len() + answers + run.group_tokens() <= self.sizes.batch => {
                     branches -= group.len();
-                    run.branch(&mut self.backend, &mut self.free, &mut rows)?;
+                    run.branch(&mut self.backend, &mut self.free, self.sharing, &mut rows)?;
                 }
                 _ => continue,
             }
@@ -383,7 +387,7 @@ fn room<P>(request: &Request<P>, limit: usize) -> usize {
         // The last token of an answer is never evaluated, and an answer ends where the context does.
         Work::Generate(most, _) => (*most).min(limit.saturating_sub(request.tokens.len())).max(1),
         Work::Score(options) => {
-            run::groups(options, MOST_BRANCHES / 2, GROUP_TOKENS).iter().map(|g| run::group_tokens(options, g)).max().unwrap_or(0)
+            run::groups(options, BRANCHES, GROUP_TOKENS).iter().map(|g| run::group_tokens(options, g)).max().unwrap_or(0)
         }
     }
 }

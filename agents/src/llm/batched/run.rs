@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::radix::{NodeId, Seq, Sharing, Token};
-use super::{Backend, GROUP_TOKENS, LlmError, MOST_BRANCHES, Next, Outcome, Pick, Row, Usage, Waiting, Work};
+use super::{BRANCHES, Backend, GROUP_TOKENS, LlmError, Next, Outcome, Pick, Row, Usage, Waiting, Work};
 
 /// Where a run is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Run<P> {
     sums: Vec<f64>,
     groups: Vec<Vec<usize>>,
     branches: Vec<Seq>,
+    /// Row of each evaluated token of each option at work, counted from its first row.
+    places: Vec<Vec<usize>>,
     /// Lengths at which the prompt is put into the tree, in falling order.
     marks: Vec<usize>,
     /// Tokens of its sequence whose cells are the tree's.
@@ -69,6 +71,7 @@ impl<P: Pick> Run<P> {
             sums: Vec::new(),
             groups: Vec::new(),
             branches: Vec::new(),
+            places: Vec::new(),
             marks: Vec::new(),
             in_tree: reuse,
         }
@@ -102,12 +105,12 @@ impl<P: Pick> Run<P> {
         }
         for position in self.length..end {
             let Some(token) = self.tokens.get(position).copied() else { break };
-            rows.push(Row { token, position, seq: self.seq, logits: position + 1 == self.tokens.len() });
+            rows.push(Row { token, position, seq: self.seq, also: Vec::new(), logits: position + 1 == self.tokens.len() });
         }
         self.length = end;
     }
 
-    /// Tokens of the options at work.
+    /// Tokens of the options at work, at most.
     pub fn group_tokens(&self) -> usize {
         match (&self.work, &self.stage) {
             (Work::Score(options), Stage::Options(group)) => group_tokens(options, group),
@@ -115,17 +118,35 @@ impl<P: Pick> Run<P> {
         }
     }
 
-    /// Rows of the options at work, each in a sequence of its own.
-    pub fn branch<B: Backend>(&mut self, backend: &mut B, free: &mut Vec<Seq>, rows: &mut Vec<Row>) -> Result<(), LlmError> {
+    /// Rows of the options at work, each in a sequence of its own. What several begin with is one row of all of them.
+    pub fn branch<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        free: &mut Vec<Seq>,
+        sharing: Sharing,
+        rows: &mut Vec<Row>,
+    ) -> Result<(), LlmError> {
         let (Work::Score(options), Stage::Options(group)) = (&self.work, &self.stage) else { return Ok(()) };
+        let first = rows.len();
+        self.places.clear();
         for option in group.iter().filter_map(|i| options.get(*i)) {
             let Some(seq) = free.pop() else { return Err(LlmError::Crashed("no sequence is free".to_owned())) };
             self.branches.push(seq);
             backend.copy(self.seq, seq, 0, self.length)?;
+            let mut places: Vec<usize> = Vec::with_capacity(option.len());
             let but_last = option.split_last().map_or(&[][..], |(_, rest)| rest);
-            for (position, token) in (self.length..).zip(but_last) {
-                rows.push(Row { token: *token, position, seq, logits: true });
+            for (depth, token) in but_last.iter().enumerate() {
+                // The row of an option before that is the same up to this token; a state that runs cannot be in two.
+                let same = |other: &&Vec<usize>| other.get(..depth) == Some(&places[..]);
+                let rows_there = self.places.iter().filter(same).filter_map(|other| other.get(depth).copied());
+                let twin = rows_there.filter(|_| sharing != Sharing::None).find(|at| rows[first + at].token == *token);
+                match twin {
+                    Some(at) => rows[first + at].also.push(seq),
+                    None => rows.push(Row { token: *token, position: self.length + depth, seq, also: Vec::new(), logits: true }),
+                }
+                places.push(twin.unwrap_or(rows.len() - 1 - first));
             }
+            self.places.push(places);
         }
         Ok(())
     }
@@ -155,18 +176,16 @@ impl<P: Pick> Run<P> {
                 self.answer(backend.logits(start))
             }
             Stage::Options(group) => {
-                let mut row = start;
                 if let Work::Score(options) = &self.work {
-                    for i in group {
-                        for next in options.get(i).into_iter().flat_map(|o| o.iter().skip(1)) {
+                    for (i, places) in group.into_iter().zip(&self.places) {
+                        for (next, row) in options.get(i).into_iter().flat_map(|o| o.iter().skip(1)).zip(places) {
                             if let Some(sum) = self.sums.get_mut(i) {
-                                *sum += log_softmax(backend.logits(row), &[*next]).first().copied().unwrap_or(f64::NAN);
+                                *sum += log_softmax(backend.logits(start + row), &[*next]).first().copied().unwrap_or(f64::NAN);
                             }
-                            row += 1;
                         }
                     }
                 }
-                self.usage.prompt_tokens += (row - start) as u64;
+                self.usage.prompt_tokens += (end - start) as u64;
                 self.end_branches(backend, free)?;
                 Ok(self.next_group())
             }
@@ -177,7 +196,7 @@ impl<P: Pick> Run<P> {
         let Work::Score(options) = &self.work else { return self.answer(logits) };
         let first: Vec<Token> = options.iter().filter_map(|o| o.first().copied()).collect();
         self.sums = log_softmax(logits, &first);
-        self.groups = groups(options, MOST_BRANCHES / 2, GROUP_TOKENS);
+        self.groups = groups(options, BRANCHES, GROUP_TOKENS);
         self.groups.reverse();
         Ok(self.next_group())
     }

@@ -73,9 +73,12 @@ impl Backend for Fake {
         for row in rows {
             assert!(usize::try_from(row.seq).unwrap() < sequences(Sharing::Any));
             assert!(self.cells.len() < self.capacity, "no cell is free");
-            self.cells.push((row.position, row.token, BTreeSet::from([row.seq])));
+            let seqs: BTreeSet<Seq> = [row.seq].into_iter().chain(row.also.iter().copied()).collect();
+            assert_eq!(seqs.len(), row.also.len() + 1, "a sequence is named twice");
+            self.cells.push((row.position, row.token, seqs));
             self.evaluated += 1;
             let seen = self.of(row.seq);
+            assert!(row.also.iter().all(|other| self.of(*other) == seen), "sequences of one row hold different tokens");
             assert!(seen.keys().copied().eq(0..=row.position), "positions are not consecutive: {:?}", seen.keys());
             self.logits.push(if row.logits { logits_of(seen.into_values()) } else { Vec::new() });
         }
@@ -288,6 +291,22 @@ fn what_prompts_have_in_common_is_evaluated_once() {
     let billed: u64 = all.values().map(|d| d.usage.prompt_tokens).sum();
     assert_eq!(billed, engine.backend.evaluated);
     assert!(engine.counts().waited > 0);
+}
+
+#[test]
+fn what_options_begin_with_is_evaluated_once() {
+    let options: Vec<Vec<Token>> = (1..9).map(|i| vec![1, 2, i, 3, 4]).chain([vec![1, 2], vec![5, 2, 1]]).collect();
+    let ask = |sharing| {
+        let mut engine = engine(600, sharing, 0);
+        engine.submit(request(1, vec![1, 2, 3], 0, Asked::Score(options.clone()).work()));
+        let done = drain(&mut engine).remove(&1).unwrap();
+        assert_eq!(done.result, Asked::Score(options.clone()).alone(&[1, 2, 3], 600));
+        assert_eq!(done.usage.prompt_tokens, engine.backend.evaluated);
+        engine.backend.evaluated
+    };
+    // The prompt, the two tokens that nine have in common, two of eight, and two of the last.
+    assert_eq!(ask(Sharing::Any), 3 + 2 + 8 * 2 + 2);
+    assert_eq!(ask(Sharing::None), 3 + 8 * 4 + 1 + 2);
 }
 
 #[test]
