@@ -45,6 +45,15 @@ kinds! {
 }
 
 impl Failure {
+    /// Says which file it is about, unless it does already.
+    pub fn of(mut self, path: &Path) -> Self {
+        let name = path.display().to_string();
+        if !self.message.contains(&name) {
+            self.message = format!("{name}: {}", self.message);
+        }
+        self
+    }
+
     /// A file or folder that cannot be written or made, and what to do about it.
     pub fn write(path: &Path, error: &io::Error) -> Self {
         let advice = match error.kind() {
@@ -53,6 +62,32 @@ impl Failure {
             _ => "",
         };
         Self::fault(format!("cannot write {}: {error}{advice}", path.display()))
+    }
+}
+
+/// Things left out of many, each told on standard error when it happened.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// How many.
+    pub count: usize,
+    /// The gravest exit code among them.
+    code: u8,
+}
+
+impl LeftOut {
+    /// Takes note of one.
+    pub fn add(&mut self, failure: &Failure) {
+        self.count += 1;
+        self.code = self.code.max(failure.code);
+    }
+
+    /// How the whole ends: `what` says what could not be done with them.
+    ///
+    /// # Errors
+    /// Something was left out.
+    pub fn end(&self, of: usize, what: &str) -> Result<(), Failure> {
+        let told = || format!("{} of {of} {what}; each is named above", self.count);
+        if self.count == 0 { Ok(()) } else { Err(Failure { code: self.code, message: told() }) }
     }
 }
 

@@ -11,6 +11,7 @@ mod http;
 mod lab;
 mod living;
 mod output;
+mod parallel;
 mod private;
 mod proposer;
 mod recording;

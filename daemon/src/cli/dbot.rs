@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use futures_util::stream::{self, StreamExt};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use galen_agents::driver::Library;
 use galen_agents::evaluation::{Score, dbot};
 use galen_tools::store::file;
 
 use super::{Global, replay};
-use crate::failure::Failure;
+use crate::failure::{Failure, LeftOut};
 use crate::lab::dbot as lab;
-use crate::{engine, output};
+use crate::{engine, output, parallel};
 
 /// Cases of the quick suite.
 const QUICK: usize = 40;
@@ -136,23 +136,23 @@ pub struct BenchDbotArgs {
 pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure> {
     let library = engine::library(&global.load()?.data_dir)?;
     let files = replay::expand(std::slice::from_ref(&args.dir))?;
-    let mut results = stream::iter(files.iter().map(|path| one(path, &library))).buffered(usize::from(args.jobs));
-    let (mut cases, mut failed) = (Vec::new(), 0);
-    while let Some(result) = results.next().await {
+    let runtime = Handle::current();
+    let (mut cases, mut left_out) = (Vec::new(), LeftOut::default());
+    let work = |path: &PathBuf| runtime.block_on(one(path, &library));
+    parallel::in_order(&files, usize::from(args.jobs), work, |path, result| {
         match result {
             Ok(case) => cases.push(case),
             Err(failure) => {
-                failed += 1;
-                eprintln!("galen: {failure}");
+                let failure = failure.of(path);
+                left_out.add(&failure);
+                output::tell(&format!("galen: {failure}"));
             }
         }
-    }
+        Ok(())
+    })?;
     let folder = args.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     print(global, &cases, &dbot::scores(&cases, args.part.as_deref().unwrap_or(&folder)));
-    if failed > 0 {
-        return Err(Failure::input(format!("{failed} of {} captures could not be scored; each is named above", files.len())));
-    }
-    Ok(())
+    left_out.end(files.len(), "captures could not be scored")
 }
 
 async fn one(path: &Path, library: &Library) -> Result<dbot::Case, Failure> {

@@ -1,21 +1,21 @@
 //! `galen replay`: recorded incidents, offline, the same bytes every time.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
-use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::runtime::Handle;
 
-use galen_agents::driver::{Diagnosis, Library, Options, diagnose};
-use galen_agents::llm::Provider;
+use galen_agents::driver::{Diagnosis, Options, diagnose};
 use galen_agents::report::{html, terminal};
 use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::Global;
-use crate::failure::Failure;
-use crate::{engine, output};
+use crate::failure::{Failure, LeftOut};
+use crate::{engine, output, parallel};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -60,7 +60,6 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     if let Some(file) = &args.signatures {
         library = engine::with_signatures(library, file)?;
     }
-    let library = Arc::new(library);
     let provider = match &args.model {
         Some(name) => Some(engine::chosen(&global.load()?, name, 2, args.model_timeout).await?),
         None => None,
@@ -75,50 +74,62 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     }
     // A model answers in the order it is asked; one capture at a time keeps its answers the same.
     let jobs = if provider.is_some() { 1 } else { usize::from(args.jobs) };
-    let work = files.iter().cloned().map(|path| {
-        let (library, provider, options) = (Arc::clone(&library), provider.clone(), options.clone());
-        tokio::spawn(async move { one(&path, &library, provider, &options).await })
-    });
-    let mut results = stream::iter(work).buffered(jobs);
-    let (mut failed, mut at) = (0, 0);
-    while let Some(result) = results.next().await {
-        let path = &files[at];
-        at += 1;
+    let (runtime, single) = (Handle::current(), files.len() == 1);
+    let work = |path: &PathBuf| {
+        let capture = file::read(path)?;
+        let diagnosis = runtime.block_on(diagnose(&capture, &library, &Recorded(&capture), provider.clone(), &options, &|_| {}));
+        rendered(global, args.html.is_some(), &diagnosis)
+    };
+    let mut left_out = LeftOut::default();
+    let mut pages = Pages::default();
+    parallel::in_order(&files, jobs, work, |path, result| {
         bar.inc(1);
-        match result.map_err(|e| Failure::fault(e.to_string())).and_then(|r| r) {
-            Ok(diagnosis) => bar.suspend(|| print(global, &args, path, &diagnosis))?,
-            Err(failure) if files.len() == 1 => return Err(failure),
+        match result {
+            Ok((text, page)) => {
+                if let Some((dir, page)) = args.html.as_ref().zip(page) {
+                    let file = dir.join(pages.name(path));
+                    std::fs::write(&file, page).map_err(|e| Failure::write(&file, &e))?;
+                }
+                bar.suspend(|| output::text(&text));
+            }
+            Err(failure) if single => return Err(failure),
             Err(failure) => {
-                failed += 1;
-                bar.suspend(|| eprintln!("galen: {failure}"));
+                let failure = failure.of(path);
+                left_out.add(&failure);
+                bar.suspend(|| output::tell(&format!("galen: {failure}")));
             }
         }
-    }
+        Ok(())
+    })?;
     bar.finish_and_clear();
-    if failed > 0 {
-        return Err(Failure::input(format!("{failed} of {} captures could not be read; each is named above", files.len())));
-    }
-    Ok(())
+    left_out.end(files.len(), "captures could not be read")
 }
 
-async fn one(path: &Path, library: &Library, provider: Option<Arc<dyn Provider>>, options: &Options) -> Result<Diagnosis, Failure> {
-    let owned = path.to_owned();
-    let capture = tokio::task::spawn_blocking(move || file::read(&owned)).await.map_err(|e| Failure::fault(e.to_string()))??;
-    Ok(diagnose(&capture, library, &Recorded(&capture), provider, options, &|_| {}).await)
-}
-
-fn print(global: &Global, args: &ReplayArgs, path: &Path, diagnosis: &Diagnosis) -> Result<(), Failure> {
-    if let Some(dir) = &args.html {
-        let page = dir.join(path.with_extension("html").file_name().unwrap_or_default());
-        let text = html::render(&diagnosis.report, &diagnosis.tree);
-        std::fs::write(&page, text).map_err(|e| Failure::write(&page, &e))?;
-    }
+/// What is printed of a diagnosis, and its page where one is wanted.
+fn rendered(global: &Global, paged: bool, diagnosis: &Diagnosis) -> Result<(String, Option<String>), Failure> {
+    let page = paged.then(|| html::render(&diagnosis.report, &diagnosis.tree));
     if global.json {
-        output::line(&serde_json::to_string(&diagnosis.report).map_err(|e| Failure::fault(e.to_string()))?);
-    } else {
-        output::text(&terminal::render(&diagnosis.report, output::colours(), output::width()));
+        let json = serde_json::to_string(&diagnosis.report).map_err(|e| Failure::fault(e.to_string()))?;
+        return Ok((json + "\n", page));
     }
-    Ok(())
+    Ok((terminal::render(&diagnosis.report, output::colours(), output::width()), page))
+}
+
+/// Names of pages: the captures', with a number where folders hold captures of the same name.
+#[derive(Default)]
+struct Pages(HashMap<OsString, usize>);
+
+impl Pages {
+    fn name(&mut self, capture: &Path) -> OsString {
+        let mut name = capture.file_stem().unwrap_or_default().to_owned();
+        let seen = self.0.entry(name.clone()).or_default();
+        *seen += 1;
+        if *seen > 1 {
+            name.push(format!("-{seen}"));
+        }
+        name.push(".html");
+        name
+    }
 }
 
 /// Files as given, folders as all `*.galen` below them in order of name. Symbolic links to folders are not followed.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 
 use galen_agents::driver::{Library, Options, diagnose};
 use galen_agents::evaluation::calibration::calibration;
@@ -25,8 +25,8 @@ use super::out::Out;
 use super::suite::{Case, Suite, Which, answer, hex};
 use super::{measure, pins};
 use crate::cli::Global;
-use crate::failure::Failure;
-use crate::{engine, output};
+use crate::failure::{Failure, LeftOut};
+use crate::{engine, output, parallel};
 
 #[derive(Debug, Args)]
 #[command(after_help = "SUITE is a folder of captures with labels (in the capture, or beside it in NAME.answer.json), or a file:
@@ -73,7 +73,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     if suite.cases.is_empty() {
         return Err(Failure::input(format!("{} has no case in the {} half", args.suite.display(), args.half.word())));
     }
-    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let library = engine::library(&global.load()?.data_dir)?;
     let provider = match &args.model {
         Some(name) => Some(engine::chosen(&global.load()?, name, 2, 120).await?),
         None => None,
@@ -91,28 +91,26 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     let out = Out::open(&args.out, &header)?;
     // A model answers in the order it is asked; one capture at a time keeps its answers the same.
     let jobs = if provider.is_some() { 1 } else { usize::from(args.jobs) };
-    let worker = Worker { library, provider, options };
-    let failed = work(suite, &worker, jobs, out).await?;
+    let worker = Worker { runtime: Handle::current(), library, provider, options };
+    let left_out = work(suite, &worker, jobs, out)?;
     summary(global, &args.out)?;
-    if failed > 0 {
-        return Err(Failure::input(format!("{failed} of {} cases were left out; each is named above", header.cases)));
-    }
-    Ok(())
+    left_out.end(header.cases, "cases were left out")
 }
 
 /// What every diagnosis of a run shares.
-#[derive(Clone)]
 pub struct Worker {
+    /// Where diagnoses wait for the model.
+    pub runtime: Handle,
     /// Causes, knowledge, signals.
-    pub library: Arc<Library>,
+    pub library: Library,
     /// The model, if any.
     pub provider: Option<Arc<dyn Provider>>,
     /// Options.
     pub options: Options,
 }
 
-/// Diagnoses what is not finished yet, in order, and writes it. Returns how many cases could not be used.
-async fn work(suite: Suite, worker: &Worker, jobs: usize, mut out: Out) -> Result<usize, Failure> {
+/// Diagnoses what is not finished yet, in order, and writes it. Returns what could not be used.
+fn work(suite: Suite, worker: &Worker, jobs: usize, mut out: Out) -> Result<LeftOut, Failure> {
     let done: BTreeSet<(String, String)> = out.done.cases.iter().map(|c| (c.dataset.clone(), c.case.clone())).collect();
     let known: Vec<(String, String)> = out.done.failed.clone();
     let duplicates = suite.duplicates();
@@ -128,36 +126,29 @@ async fn work(suite: Suite, worker: &Worker, jobs: usize, mut out: Out) -> Resul
         .map(|(i, c)| (c, duplicates.get(&i).map(|first| format!("the same capture as {first}"))))
         .collect();
     bar.inc(done.len() as u64);
-    let mut results = stream::iter(open.into_iter().map(|(case, twin)| {
-        let worker = worker.clone();
-        let id = case.id.clone();
-        tokio::spawn(async move {
-            match twin {
-                Some(why) => (id, Err(why)),
-                None => (id, one(&case, &worker).await),
-            }
-        })
-    }))
-    .buffered(jobs);
-    let mut failed = 0;
-    while let Some(result) = results.next().await {
-        let (case, result) = result.map_err(|e| Failure::fault(e.to_string()))?;
+    let work = |(case, twin): &(Case, Option<String>)| match twin {
+        Some(why) => Err(Failure::input(why)),
+        None => one(case, worker).map_err(Failure::input),
+    };
+    let mut left_out = LeftOut::default();
+    parallel::in_order(&open, jobs, work, |(case, _), result| {
         bar.inc(1);
         match result {
             Ok(line) => out.write(&Line::Case(Box::new(line)))?,
-            Err(why) => {
-                failed += 1;
-                bar.suspend(|| eprintln!("galen: {case}: {why}"));
-                let line = (case, why);
+            Err(failure) => {
+                left_out.add(&failure);
+                let line = (case.id.clone(), failure.to_string());
+                bar.suspend(|| output::tell(&format!("galen: {}: {}", line.0, line.1)));
                 if !known.contains(&line) {
                     out.write(&Line::Failed { case: line.0, why: line.1 })?;
                 }
             }
         }
-    }
+        Ok(())
+    })?;
     bar.finish_and_clear();
     out.finish()?;
-    Ok(failed)
+    Ok(left_out)
 }
 
 /// A diagnosis as the run sees it.
@@ -175,15 +166,15 @@ pub struct Seen {
 ///
 /// # Errors
 /// One line: the capture cannot be read.
-pub async fn see(case: &Case, worker: &Worker) -> Result<Seen, String> {
-    let path = case.path.clone();
-    let read = tokio::task::spawn_blocking(move || file::read(&path)).await.map_err(|e| e.to_string())?;
+pub fn see(case: &Case, worker: &Worker) -> Result<Seen, String> {
+    let read = file::read(&case.path);
     // The case is named already: the file's name would stand there twice.
     let shown = format!("{}: ", case.path.display());
     let mut capture = read.map_err(|e| e.to_string().replacen(&shown, "", 1))?;
     let labels = std::mem::take(&mut capture.manifest.labels);
     let started = Instant::now();
-    let diagnosis = diagnose(&capture, &worker.library, &Recorded(&capture), worker.provider.clone(), &worker.options, &|_| {}).await;
+    let (prober, provider) = (Recorded(&capture), worker.provider.clone());
+    let diagnosis = worker.runtime.block_on(diagnose(&capture, &worker.library, &prober, provider, &worker.options, &|_| {}));
     let wall_ms = started.elapsed().as_secs_f64() * 1000.0;
     let json = serde_json::to_string(&diagnosis.report).map_err(|e| e.to_string())?;
     Ok(Seen { sha256: hex(&Sha256::digest(json)), report: diagnosis.report, labels, span: capture.span(), wall_ms })
@@ -193,8 +184,8 @@ pub async fn see(case: &Case, worker: &Worker) -> Result<Seen, String> {
 ///
 /// # Errors
 /// One line: the capture cannot be read, or its label cannot be used.
-async fn one(case: &Case, worker: &Worker) -> Result<CaseLine, String> {
-    let seen = see(case, worker).await?;
+fn one(case: &Case, worker: &Worker) -> Result<CaseLine, String> {
+    let seen = see(case, worker)?;
     let catalog = &worker.library.catalog;
     let right = answer(case, &seen.labels, &|id| id == "healthy" || catalog.get(id).is_some())?;
     let mut line = measure::case_line(&seen.report, right, &worker.library.chunks);

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use futures_util::stream::{self, StreamExt};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use galen_agents::evaluation::compare::differing_pins;
 use galen_agents::evaluation::record::{CaseLine, Header, Run};
@@ -16,7 +15,7 @@ use super::run::{Worker, read, see};
 use super::suite::{Case, Suite, Which};
 use crate::cli::Global;
 use crate::failure::Failure;
-use crate::{engine, output};
+use crate::{engine, output, parallel};
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -35,7 +34,7 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
     let run = read(&args.run)?;
     let header = &run.header;
     let place = args.suite.clone().unwrap_or_else(|| PathBuf::from(&header.suite_path));
-    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let library = engine::library(&global.load()?.data_dir)?;
     let options = header.pins.options.clone().unwrap_or_default();
     let model = header.pins.model.as_ref().map(|m| m.name.clone());
     let provider = match &model {
@@ -56,9 +55,9 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
         ..Run::default()
     };
     let changed = differing_pins(&run, &now);
-    let worker = Worker { library, provider, options };
+    let worker = Worker { runtime: Handle::current(), library, provider, options };
     let jobs = if worker.provider.is_some() { 1 } else { usize::from(args.jobs) };
-    let differing = again(&run, suite, &worker, jobs).await?;
+    let differing = again(&run, suite, &worker, jobs)?;
     tell(global, &run, &changed, &differing)
 }
 
@@ -71,29 +70,27 @@ fn which(header: &Header) -> Which {
 }
 
 /// Diagnoses every finished case again; one line for each that is not the same.
-async fn again(run: &Run, suite: Suite, worker: &Worker, jobs: usize) -> Result<Vec<String>, Failure> {
+fn again(run: &Run, suite: Suite, worker: &Worker, jobs: usize) -> Result<Vec<String>, Failure> {
     let mut cases: BTreeMap<(String, String), Case> = suite.cases.into_iter().map(|c| ((c.dataset.clone(), c.id.clone()), c)).collect();
     let pairs: Vec<(CaseLine, Option<Case>)> =
         run.cases.iter().map(|c| (c.clone(), cases.remove(&(c.dataset.clone(), c.case.clone())))).collect();
-    let mut results = stream::iter(pairs.into_iter().map(|(known, case)| {
-        let worker = worker.clone();
-        tokio::spawn(async move { check(&known, case.as_ref(), &worker).await.map(|why| format!("{}: {why}", known.case)) })
-    }))
-    .buffered(jobs);
+    let work = |(known, case): &(CaseLine, Option<Case>)| Ok(check(known, case.as_ref(), worker));
     let mut differing = Vec::new();
-    while let Some(result) = results.next().await {
-        differing.extend(result.map_err(|e| Failure::fault(e.to_string()))?);
-    }
+    parallel::in_order(&pairs, jobs, work, |(known, _), why: Result<Option<String>, Failure>| {
+        let why = why.unwrap_or_else(|failure| Some(failure.to_string()));
+        differing.extend(why.map(|why| format!("{}: {why}", known.case)));
+        Ok(())
+    })?;
     Ok(differing)
 }
 
 /// Why a case is not the same; none when it is.
-async fn check(known: &CaseLine, case: Option<&Case>, worker: &Worker) -> Option<String> {
+fn check(known: &CaseLine, case: Option<&Case>, worker: &Worker) -> Option<String> {
     let Some(case) = case else { return Some("its capture is gone".into()) };
     if case.sha256.as_deref() != Some(known.capture_sha256.as_str()) {
         return Some("its capture was changed".into());
     }
-    match see(case, worker).await {
+    match see(case, worker) {
         Err(why) => Some(why),
         Ok(seen) => (seen.sha256 != known.report_sha256).then(|| "its report differs".into()),
     }
