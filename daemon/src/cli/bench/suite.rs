@@ -7,7 +7,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use galen_agents::evaluation::record::Answer;
-use galen_agents::evaluation::split::{Half, half_of};
+use galen_agents::evaluation::split::{Half, half_of_capture};
+use galen_tools::store::file::manifest;
 
 use crate::cli::replay;
 use crate::failure::Failure;
@@ -156,10 +157,12 @@ fn dataset(name: &str, path: &Path, label_from_name: bool) -> Result<Vec<Case>, 
     let files = replay::expand(&[path.to_path_buf()])?;
     let case = |file: &PathBuf| {
         let id = file.strip_prefix(root).unwrap_or(file).with_extension("").to_string_lossy().into_owned();
+        let bytes = std::fs::read(file).ok();
+        let stated = bytes.as_deref().and_then(|bytes| manifest(bytes).ok()?.half);
         Case {
-            half: half_of(name, &id),
+            half: half_of_capture(stated, file),
             dataset: name.to_owned(),
-            sha256: std::fs::read(file).ok().map(|bytes| hex(&Sha256::digest(bytes))),
+            sha256: bytes.map(|bytes| hex(&Sha256::digest(bytes))),
             answer: sidecar(&file.with_extension("answer.json")),
             path: file.clone(),
             label_from_name,
