@@ -1,6 +1,6 @@
 //! A suite: labelled captures in data sets, each case with its answer, its half and the digest of its file.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -10,6 +10,7 @@ use galen_agents::evaluation::record::Answer;
 use galen_agents::evaluation::split::{Half, half_of_capture};
 use galen_tools::store::file::manifest;
 
+use super::resume::Wanted;
 use crate::cli::replay;
 use crate::failure::Failure;
 
@@ -133,22 +134,18 @@ impl Suite {
         hex(&hasher.finalize())
     }
 
-    /// For each case that has the same capture as an earlier one, the id of that one.
-    pub fn duplicates(&self) -> BTreeMap<usize, String> {
-        let mut first: BTreeMap<&str, &Case> = BTreeMap::new();
-        let mut found = BTreeMap::new();
-        for (index, case) in self.cases.iter().enumerate() {
-            let Some(digest) = case.sha256.as_deref() else { continue };
-            match first.get(digest) {
-                Some(known) => {
-                    found.insert(index, known.id.clone());
-                }
-                None => {
-                    first.insert(digest, case);
-                }
+    /// The cases; those that have the same capture as an earlier one say so.
+    pub fn without_twins(self) -> Vec<Wanted> {
+        let mut first: HashMap<String, String> = HashMap::new();
+        let mut seen = |case: &Case| {
+            let digest = case.sha256.clone()?;
+            if let Some(known) = first.get(&digest) {
+                return Some(format!("the same capture as {known}"));
             }
-        }
-        found
+            first.insert(digest, case.id.clone());
+            None
+        };
+        self.cases.into_iter().map(|case| (seen(&case), case)).map(|(twin, case)| (case, twin)).collect()
     }
 }
 
