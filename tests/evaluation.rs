@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use galen_tools::store::file;
 use serde_json::Value;
 
-use crate::support::{galen, lines, repository, run};
+use crate::support::{cramped, galen, lines, repository, run};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -132,10 +133,107 @@ fn captures_that_cannot_be_used_cost_a_line_each_and_the_rest_is_finished() {
     }
     let all = timeless(&out);
     assert_eq!(all.iter().filter(|l| l["line"] == "case").count(), 7, "{error}");
-    // What was damaged and is repaired is finished by the next run; nothing is done or said twice.
+    // Nothing is done or said twice.
     let before = std::fs::read_to_string(&out).unwrap();
     let (code, _, _) = bench_run(&suite, &out, &["--labels-from-names"]);
     assert_eq!((code, std::fs::read_to_string(&out).unwrap()), (5, before));
+}
+
+#[test]
+fn repaired_captures_do_not_keep_a_run_from_going_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = examples(folder.path());
+    let (out, undisturbed) = (folder.path().join("run.jsonl"), folder.path().join("whole.jsonl"));
+    let (damaged, changed) = (suite.join("missing_index.galen"), suite.join("bulk_delete.galen"));
+    let bytes = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(bench_run(&suite, &out, &["--labels-from-names"]).0, 5);
+    let first = timeless(&out);
+    std::fs::write(&damaged, &bytes).unwrap();
+    // A finished case is recorded again: other bytes under its name.
+    let mut capture = file::read(&changed).unwrap();
+    capture.events.clear();
+    capture.alerts.clear();
+    capture.manifest.memory_bytes = Some(1e9);
+    file::write(&capture, &changed).unwrap();
+    let (code, _, error) = bench_run(&suite, &out, &["--labels-from-names"]);
+    assert_eq!(code, 0, "{error}");
+    assert!(error.contains("1 finished cases are diagnosed again"), "{error}");
+    assert_eq!(bench_run(&suite, &undisturbed, &["--labels-from-names"]).0, 0);
+    let sorted = |path: &Path| {
+        let mut all = timeless(path);
+        // That it failed at first stays in the file; the case that stands below it counts.
+        all.retain(|l| l["line"] != "failed");
+        all.sort_by_key(|l| l["case"].as_str().unwrap_or_default().to_owned());
+        all
+    };
+    assert!(sorted(&out) == sorted(&undisturbed), "header and cases are those of an undisturbed run");
+    let kept = |all: &[Value]| {
+        all.iter()
+            .filter(|l| l["line"] == "case" && l["case"] != "bulk_delete" && l["case"] != "missing_index")
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&first), kept(&timeless(&out)));
+    assert_eq!(run(&["bench", "verify", text(&out)]).0, 0);
+    // A case that the suite no longer has is no reason to lose what was measured of it.
+    std::fs::remove_file(&changed).unwrap();
+    let before = std::fs::read_to_string(&out).unwrap();
+    let (code, _, error) = bench_run(&suite, &out, &["--labels-from-names"]);
+    assert!(code == 2 && error.contains("not in this suite, such as bulk_delete"), "{error}");
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), before);
+}
+
+#[test]
+fn learnt_signatures_are_pinned() {
+    let folder = tempfile::tempdir().unwrap();
+    let (suite, out, data) = (examples(folder.path()), folder.path().join("run.jsonl"), folder.path().join("data"));
+    let bench = |more: &[&str]| run(&[&["--data-dir", text(&data), "bench"], more].concat());
+    assert_eq!(bench(&["run", text(&suite), "--labels-from-names", "--out", text(&out)]).0, 0);
+    std::fs::create_dir_all(&data).unwrap();
+    let learnt = r#"format = 1
+galen_version = "0"
+source = "made up"
+novel_above = 0.25
+novel_above_onset = 0.25
+[spread]
+tps = [0.5, 0.5]
+[[class]]
+name = "missing_index"
+causes = ["missing_index"]
+cases = 1
+ratio = [2.0, 0.5]
+[class.effects]
+tps = 0.5
+[class.onset]
+tps = 0.5
+"#;
+    std::fs::write(data.join("signatures.toml"), learnt).unwrap();
+    let (_, told, error) = bench(&["verify", text(&out)]);
+    assert!(told.contains("pin differs: signatures_sha256: "), "{told} {error}");
+    let (code, _, error) = bench(&["run", text(&suite), "--labels-from-names", "--out", text(&out)]);
+    assert!(code == 2 && error.contains("belongs to another run"), "{error}");
+}
+
+#[test]
+fn a_file_s_name_says_nothing_to_a_diagnosis() {
+    let folder = tempfile::tempdir().unwrap();
+    for capture in ["missing_index", "healthy", "bulk_delete"] {
+        let told: Vec<String> = ["healthy", "disk_full", "x"]
+            .iter()
+            .map(|name| {
+                let copy = folder.path().join(name).with_extension("galen");
+                std::fs::copy(repository("examples/captures").join(capture).with_extension("galen"), &copy).unwrap();
+                let (code, out, error) = run(&["replay", "--json", text(&copy)]);
+                assert_eq!(code, 0, "{error}");
+                let mut report = lines(&out).remove(0);
+                assert_eq!(report["capture"], *name);
+                report.as_object_mut().unwrap().remove("capture");
+                report.to_string()
+            })
+            .collect();
+        assert!(told[0] == told[1] && told[0] == told[2], "{capture}: {told:#?}");
+    }
 }
 
 #[test]
@@ -169,15 +267,8 @@ fn a_full_disk_keeps_what_is_finished() {
     let folder = tempfile::tempdir().unwrap();
     let suite = many(folder.path(), 40);
     let out = folder.path().join("run.jsonl");
-    // Files that cannot grow beyond some blocks of 512 bytes: what a full disk does.
-    let limited = std::process::Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$0\" \"$@\""])
-        .arg(galen().get_program())
-        .args(["bench", "run", text(&suite), "--no-model", "--out", text(&out)])
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&limited.stderr).into_owned();
-    assert_eq!(limited.status.code(), Some(70), "{error}");
+    let (code, _, error) = cramped(24, &["bench", "run", text(&suite), "--no-model", "--out", text(&out)]);
+    assert_eq!(code, 70, "{error}");
     assert!(error.contains("finished cases in it are kept"), "{error}");
     let kept = lines(&std::fs::read_to_string(&out).unwrap()).len();
     assert!((2..41).contains(&kept), "{kept} whole lines");
@@ -213,9 +304,28 @@ fn halves_share_nothing_and_the_test_half_is_not_learnt_from() {
     };
     let (learn, test) = (half("learn"), half("test"));
     assert_eq!(learn.len() + test.len(), 9);
-    assert!(test.contains(&"missing_index".to_owned()) && learn.contains(&"healthy".to_owned()), "{learn:?} {test:?}");
-    let (code, _, error) = run(&["model", "calibrate", text(&suite.join("missing_index.galen"))]);
+    assert!(test.contains(&"healthy".to_owned()) && learn.contains(&"missing_index".to_owned()), "{learn:?} {test:?}");
+    let (code, _, error) = run(&["model", "calibrate", text(&suite.join("healthy.galen"))]);
     assert!(code == 5 && error.contains("in the test half"), "{code} {error}");
+}
+
+#[test]
+fn with_a_model_one_capture_is_diagnosed_at_a_time_and_the_run_says_so() {
+    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+        eprintln!("skipped: GALEN_NO_MODEL=1");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (suite, out) = (folder.path().join("suite"), folder.path().join("run.jsonl"));
+    std::fs::create_dir(&suite).unwrap();
+    // Nothing to ask the model about: the header is written all the same.
+    std::fs::write(suite.join("a.galen"), "no capture").unwrap();
+    for (jobs, told) in [("3", true), ("1", false)] {
+        let (code, _, error) = run(&["bench", "run", text(&suite), "--model", "smollm2-135m", "--jobs", jobs, "--out", text(&out)]);
+        assert_eq!((code, error.contains("one capture is diagnosed at a time")), (5, told), "{error}");
+        assert_eq!(lines(&std::fs::read_to_string(&out).unwrap())[0]["jobs"], 1);
+        std::fs::remove_file(&out).unwrap();
+    }
 }
 
 #[test]

@@ -52,6 +52,16 @@ fn a_recorded_case_is_labelled_kept_and_guarded() {
     assert_eq!((code, lines(&out)[0]["state"].as_str()), (0, Some("kept")), "{error}");
     assert_eq!(std::fs::read(&case).unwrap(), before);
 
+    let out = folder.path().to_str().unwrap();
+    let (code, _, error) =
+        run(&["lab", "record", "--scenario", "workers_take_turns", "--baseline", "4s", "--duration", "6s", "--out", out, "--json"]);
+    assert_eq!((code, error.lines().count()), (2, 1), "{error}");
+    assert!(error.contains("phases.anomaly.secs: 5 / 6") && error.contains("workers_take_turns-1.galen"), "{error}");
+    assert_eq!(std::fs::read(&case).unwrap(), before);
+
+    let (code, _, error) = run(&["lab", "record", "--scenario", "workers_take_turns", "--server-bin", "7", "--out", out]);
+    assert_eq!((code, error.contains("PostgreSQL 7 is not installed"), error.lines().count()), (2, true, 1), "{error}");
+
     let lock = std::fs::File::open(folder.path().join(".lock")).unwrap();
     lock.lock().unwrap();
     let (code, _, error) = record(folder.path());

@@ -1,8 +1,16 @@
 //! Learning from labelled captures through the real binary: held-back captures are refused, and what was learnt is used.
 
-use galen_agents::evaluation::split::{Half, half_of};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use crate::support::{bench, lines, run};
+use galen_agents::evaluation::split::{Half, half_of, half_of_capture};
+use galen_tools::store::file;
+
+use crate::support::{bench, cramped, lines, run};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
 
 /// A recording of 24 attributes; four of them, from `first` on, rise between second 50 and 80.
 fn recording(seed: usize, first: usize) -> String {
@@ -30,7 +38,7 @@ fn what_is_held_back_is_never_learnt_from_and_what_was_learnt_names_the_cause() 
     std::fs::write(path("labels.toml"), labels).unwrap();
     assert_eq!(run(&["import", "dbsherlock", &path("in"), "-o", &path("cases")]).0, 0);
     let name = |case: usize| format!("case-{case:05}");
-    let held: Vec<usize> = (1..=60usize).filter(|c| half_of("dbsherlock", &name(*c)) == Half::Test).collect();
+    let held: Vec<usize> = (1..=60usize).filter(|c| half_of_capture(None, Path::new(&name(*c))) == Half::Test).collect();
     assert!(held.len() > 15 && held.len() < 45, "{held:?}");
 
     let (code, out, error) = run(&["learn", &path("cases"), "--labels", &path("labels.toml"), "-o", &path("s.toml"), "--json"]);
@@ -42,7 +50,7 @@ fn what_is_held_back_is_never_learnt_from_and_what_was_learnt_names_the_cause() 
     assert_eq!((code, error.lines().count(), error.contains("test half")), (2, 1, true), "{error}");
     assert!(!folder.path().join("x.toml").exists());
     let (code, _, error) = run(&["learn", &path("cases"), "-o", &path("x.toml")]);
-    assert_eq!((code, error.contains("no single label")), (5, true), "without labels there is nothing to learn: {error}");
+    assert_eq!((code, error.contains("without a single label")), (5, true), "without labels there is nothing to learn: {error}");
 
     let ours = held.iter().find(|c| *c % 3 == 1).copied().unwrap();
     let capture = path(&format!("cases/{}.galen", name(ours)));
@@ -58,6 +66,172 @@ fn what_is_held_back_is_never_learnt_from_and_what_was_learnt_names_the_cause() 
     std::fs::write(path("s.toml"), "format = 1\nnonsense = 2\n").unwrap();
     let (code, _, error) = run(&["replay", &capture, "--signatures", &path("s.toml")]);
     assert_eq!((code, error.lines().count()), (3, 1), "{error}");
+}
+
+/// Imports so many made-up recordings that follow no published rule, each labelled for `bench run`, and a file of labels for
+/// `learn` that gives each a class of its own.
+fn labelled(folder: &Path, count: usize) -> (PathBuf, PathBuf) {
+    let (input, cases, labels) = (folder.join("in"), folder.join("cases"), folder.join("labels.toml"));
+    std::fs::create_dir(&input).unwrap();
+    let mut classes = String::new();
+    for case in 1..=count {
+        std::fs::write(input.join(format!("{case:02}.csv")), recording(case, 0)).unwrap();
+        classes.push_str(&format!("case-{case:05} = \"class-{case:05}\"\n"));
+    }
+    std::fs::write(&labels, classes).unwrap();
+    assert_eq!(run(&["import", "dbsherlock", text(&input), "-o", text(&cases)]).0, 0);
+    for case in 1..=count {
+        std::fs::write(cases.join(format!("case-{case:05}.answer.json")), r#"{"causes":["cpu_contention"]}"#).unwrap();
+    }
+    (cases, labels)
+}
+
+#[test]
+fn what_is_learnt_from_is_never_in_the_test_half_whatever_the_folder_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cases, labels) = labelled(folder.path(), 16);
+    let numbers = |key: &str, out: &str| -> BTreeSet<String> {
+        lines(out).iter().filter_map(|l| Some(l[key].as_str()?.split_once('-')?.1.to_owned())).collect()
+    };
+    let halves = |cases: &Path| {
+        let (code, out, error) =
+            run(&["learn", text(cases), "--labels", text(&labels), "-o", text(&folder.path().join("s.toml")), "--json"]);
+        assert_eq!(code, 0, "{error}");
+        let tested = folder.path().join(format!("{}.jsonl", cases.file_name().unwrap().to_str().unwrap()));
+        let (code, _, error) = run(&["bench", "run", text(cases), "--half", "test", "--out", text(&tested)]);
+        assert_eq!(code, 0, "{error}");
+        (numbers("class", &out), numbers("case", &std::fs::read_to_string(&tested).unwrap()))
+    };
+    let (learnt, tested) = halves(&cases);
+    assert!(learnt.len() > 3 && tested.len() > 3 && learnt.is_disjoint(&tested), "{learnt:?} {tested:?}");
+    assert_eq!(learnt.len() + tested.len(), 16);
+    let renamed = folder.path().join("renamed");
+    std::fs::rename(&cases, &renamed).unwrap();
+    assert_eq!(halves(&renamed), (learnt, tested.clone()));
+    let held = renamed.join(format!("case-{}.galen", tested.first().unwrap()));
+    let (code, _, error) = run(&["model", "calibrate", text(&held)]);
+    assert!(code == 5 && error.contains("in the test half"), "{code} {error}");
+    assert_eq!(run(&["learn", text(&renamed), "--dataset", "other"]).0, 2, "no other name of the set lets a case through");
+}
+
+#[test]
+fn an_imported_recording_has_the_half_that_was_published_and_nothing_else_of_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let import = |input: &Path, out: &str| {
+        let out = folder.path().join(out);
+        let (code, _, error) = run(&["import", "dbsherlock", text(input), "-o", text(&out)]);
+        assert_eq!(code, 0, "{error}");
+        out
+    };
+    let root = folder.path().join("published");
+    let mut halves = Vec::new();
+    for (class, number) in [("cpu_saturation", 1), ("cpu_saturation", 2), ("db_backup", 1), ("db_backup", 2), ("lock_contention", 3)] {
+        let place = root.join("single").join(class);
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::write(place.join(format!("{number:02}.csv")), recording(1, 0)).unwrap();
+        halves.push(half_of("dbsherlock_single", &format!("{class}/{number:02}")));
+    }
+    assert!(halves.contains(&Half::Learn) && halves.contains(&Half::Test));
+    let out = import(&root.join("single"), "out");
+    let at = |case: usize| out.join(format!("case-{case:05}.galen"));
+    let found: Vec<Half> = (1..=5).map(|case| file::read(&at(case)).unwrap().manifest.half.unwrap()).collect();
+    assert_eq!(found, halves);
+    // The same recording under another class, in the same half, gives the same capture: no name of a class is in it.
+    let two: Vec<usize> = (0..5).filter(|i| halves[*i] == halves[0]).take(2).collect();
+    let copy = |case: usize| {
+        let mut capture = file::read(&at(case + 1)).unwrap();
+        capture.manifest.name = "x".into();
+        capture
+    };
+    assert_eq!(copy(two[0]), copy(two[1]));
+    assert!(!format!("{:?}", copy(0)).contains("cpu_saturation"));
+    let elsewhere = import(&root.join("single/db_backup/01.csv"), "one.galen");
+    assert_eq!(file::read(&elsewhere).unwrap().manifest.half, Some(halves[2]));
+    std::fs::create_dir(folder.path().join("mine")).unwrap();
+    std::fs::write(folder.path().join("mine/01.csv"), recording(1, 0)).unwrap();
+    let mine = import(&folder.path().join("mine/01.csv"), "mine.galen");
+    assert_eq!(file::read(&mine).unwrap().manifest.half, None, "a recording of somebody else follows no published rule");
+    let suite = folder.path().join("run.jsonl");
+    for case in 1..=5 {
+        std::fs::write(at(case).with_extension("answer.json"), r#"{"causes":["cpu_contention"]}"#).unwrap();
+    }
+    let (code, _, error) = run(&["bench", "run", text(&out), "--half", "test", "--out", text(&suite)]);
+    let tested: Vec<String> =
+        lines(&std::fs::read_to_string(&suite).unwrap()).iter().filter_map(|l| Some(l["case"].as_str()?.to_owned())).collect();
+    let wanted = (1..=5).filter(|case| halves[case - 1] == Half::Test).map(|case| format!("case-{case:05}")).collect::<Vec<_>>();
+    assert_eq!((code, tested), (0, wanted), "{error}");
+}
+
+#[test]
+fn a_capture_that_cannot_be_read_costs_a_line_and_the_rest_is_learnt() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cases, labels) = labelled(folder.path(), 16);
+    let learn = |out: &Path| run(&["learn", text(&cases), "--labels", text(&labels), "-o", text(out), "--json"]);
+    let (out, draft) = (folder.path().join("s.toml"), folder.path().join("s.new"));
+    std::fs::write(&draft, "somebody's own file").unwrap();
+    let (code, whole, error) = learn(&out);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(std::fs::read_to_string(&draft).unwrap(), "somebody's own file", "a draft has a name of its own");
+    let (first, learnt) = (lines(&whole)[0]["class"].as_str().unwrap().replace("class", "case"), lines(&whole).len());
+    let damaged = cases.join(first).with_extension("galen");
+    let bytes = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, &bytes[..bytes.len() / 2]).unwrap();
+    let (code, rest, error) = learn(&out);
+    assert_eq!((code, lines(&rest).len()), (5, learnt - 1), "{error}");
+    let named: Vec<&str> = error.lines().filter(|l| l.contains(text(&damaged))).collect();
+    assert!(named.len() == 1 && named[0].contains("cut off or altered"), "{error}");
+    assert!(error.contains("1 of 16 captures could not be read"), "{error}");
+}
+
+#[test]
+fn an_import_ends_when_the_disk_is_full_and_keeps_what_it_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    std::fs::create_dir(&input).unwrap();
+    for case in 1..=4 {
+        std::fs::write(input.join(format!("{case:02}.csv")), recording(case, 0)).unwrap();
+    }
+    std::fs::write(input.join("02.csv"), "no table").unwrap();
+    // The third is too large for what this disk takes.
+    let large: String = (0..30_000u64).map(|s| format!("{s},{},{}\n", s * s * 7_919 % 10_007, s * s * 104_729 % 100_003)).collect();
+    std::fs::write(input.join("03.csv"), format!("Epoch,a,b\n{large}")).unwrap();
+    let out = folder.path().join("out");
+    let (code, told, error) = cramped(24, &["import", "dbsherlock", text(&input), "-o", text(&out)]);
+    assert_eq!(code, 70, "{error}");
+    assert!(error.contains("02.csv") && error.contains("2 inputs were finished before: make room"), "{error}");
+    assert_eq!(told.lines().count(), 1);
+    let left: Vec<_> = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["case-00001.galen"], "nothing is tried after it, and no draft is left");
+    file::read(&out.join("case-00001.galen")).unwrap();
+}
+
+#[test]
+fn a_recording_that_cannot_be_used_costs_the_benchmark_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cases = Vec::new();
+    for (kind, class, first) in [("single", "CPU Saturation", 0), ("single", "DB Backup", 8), ("single", "Lock Contention", 16)] {
+        let place = folder.path().join(kind).join(class);
+        std::fs::create_dir_all(&place).unwrap();
+        for number in 1..=4usize {
+            std::fs::write(place.join(format!("{number:02}.csv")), recording(number * 10 + first, first)).unwrap();
+            let rows: Vec<usize> = (50..80).collect();
+            let file = format!("{kind}/{class}/{number:02}.csv");
+            cases.push(serde_json::json!({"kind": kind, "class": class, "file": file, "abnormal_rows": rows}));
+        }
+    }
+    std::fs::write(folder.path().join("manifest.json"), serde_json::json!({"period_seconds": 1, "cases": cases}).to_string()).unwrap();
+    std::fs::write(folder.path().join("single/DB Backup/02.csv"), "Epoch,x\n1,one\n").unwrap();
+    let (code, out, error) = run(&["bench", "dbsherlock", text(folder.path()), "--json"]);
+    assert_eq!(code, 5, "{error}");
+    assert!(error.contains("DB Backup/02.csv: ") && error.contains("1 of 12 recordings could not be used"), "{error}");
+    let rows = lines(&out);
+    assert!(rows.iter().any(|r| r["task"] == "top1" && r["dataset"] == "dbsherlock_single/leave_one_out" && r["cases"] == 11), "{rows:?}");
+    let (code, out, error) = run(&["learn", text(folder.path()), "-o", text(&folder.path().join("s.toml")), "--json"]);
+    assert_eq!(code, 5, "{error}");
+    assert!(!lines(&out).is_empty() && error.contains("1 of 12 captures could not be read"), "{error}");
+    std::fs::remove_dir_all(folder.path().join("single")).unwrap();
+    let (code, out, error) = run(&["bench", "dbsherlock", text(folder.path()), "--json"]);
+    assert_eq!((code, out.as_str()), (5, ""), "{error}");
 }
 
 #[test]

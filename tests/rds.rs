@@ -132,6 +132,26 @@ fn said(report: &Value) -> String {
 }
 
 #[test]
+fn a_scenario_that_cannot_be_read_costs_a_line_and_the_others_are_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = Incident::new(5).metric("CPUUtilization", 22.0, 96.0);
+    for name in ["a", "b", "c"] {
+        good.write(&folder.path().join(name));
+        std::fs::write(folder.path().join(name).join("answer.yml"), "root_cause_category: resource_exhaustion\n").unwrap();
+    }
+    std::fs::write(folder.path().join("a/metric-data.json"), "{").unwrap();
+    std::fs::remove_file(folder.path().join("b/answer.yml")).unwrap();
+    let (code, out, error) = run(&["bench", "rds", folder.path().to_str().unwrap(), "--json"]);
+    assert_eq!(code, 5, "{error}");
+    assert!(
+        error.contains("/a: ") && error.contains("b/answer.yml: ") && error.contains("2 of 3 scenarios could not be scored"),
+        "{error}"
+    );
+    let told = lines(&out);
+    assert_eq!(told.iter().filter_map(|v| v["scenario"].as_str()).collect::<Vec<_>>(), ["c"]);
+}
+
+#[test]
 fn lag_behind_a_table_rewrite_names_the_ddl_and_clears_the_report_query() {
     let report = Incident::new(5)
         .metric("TransactionLogsGeneration", 2.4e6, 8.8e7)

@@ -25,6 +25,14 @@ pub fn run(arguments: &[&str]) -> (i32, String, String) {
     (status.code().unwrap_or(-1), String::from_utf8_lossy(&stdout).into(), String::from_utf8_lossy(&stderr).into())
 }
 
+/// As [`run`], with files that cannot grow beyond some blocks of 512 bytes: what a full disk does.
+pub fn cramped(blocks: u32, arguments: &[&str]) -> (i32, String, String) {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")).arg(galen().get_program());
+    let Output { status, stdout, stderr } = shell.args(arguments).stdin(Stdio::null()).output().unwrap();
+    (status.code().unwrap_or(-1), String::from_utf8_lossy(&stdout).into(), String::from_utf8_lossy(&stderr).into())
+}
+
 /// JSON lines of standard output.
 pub fn lines(stdout: &str) -> Vec<Value> {
     stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

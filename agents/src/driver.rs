@@ -222,7 +222,7 @@ impl<'a> Case<'a> {
         progress: &'a (dyn Fn(Progress) + Send + Sync),
     ) -> Self {
         let mut board = Board::default();
-        board.publish(detector_observation(detection, capture));
+        board.publish(detector_observation(detection));
         Self {
             capture,
             library,
@@ -442,10 +442,11 @@ fn symptoms(cause: &Cause, abnormal: &BTreeSet<(&str, bool)>, followed: &BTreeSe
 }
 
 /// What the detector found, as an observation like any other.
-fn detector_observation(detection: &Detection, capture: &Capture) -> Observation {
+fn detector_observation(detection: &Detection) -> Observation {
     let mut observation = Observation {
         tool: "detector".into(),
-        invocation: format!("detector capture={}", capture.manifest.name),
+        // Not the capture's name: whoever called the file so may have known what was wrong.
+        invocation: "detector".into(),
         window: detection.window,
         signals: detection.abnormal.iter().take(4).map(|a| a.signal.clone()).collect(),
         ..Observation::default()

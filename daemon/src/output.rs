@@ -68,6 +68,21 @@ pub fn writable(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes a file in one step: whoever reads it sees the old or the new one, and two writers do not mix. Makes its folder.
+///
+/// # Errors
+/// A fault, with the path and what to do.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let fail = |e: std::io::Error| Failure::write(path, &e);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(fail)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    let mut draft = tempfile::Builder::new().prefix(".galen-").permissions(mode).tempfile_in(folder).map_err(fail)?;
+    draft.write_all(bytes).and_then(|()| draft.as_file().sync_all()).map_err(fail)?;
+    draft.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
+}
+
 /// Columns of the terminal, 100 where there is none.
 pub fn width() -> usize {
     std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).filter(|c| (40..=400).contains(c)).unwrap_or(100)

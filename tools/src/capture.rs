@@ -46,6 +46,26 @@ pub struct Capture {
     pub bill: Vec<ProbeCost>,
 }
 
+/// What a labelled capture may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Half {
+    /// Ratios, signatures and skill may be learnt from it.
+    Learn,
+    /// Only to be scored.
+    Test,
+}
+
+impl Half {
+    /// `learn` or `test`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Learn => "learn",
+            Self::Test => "test",
+        }
+    }
+}
+
 /// Head of a capture.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -73,6 +93,10 @@ pub struct Manifest {
     pub missing: Vec<Missing>,
     /// Wall time of the diagnosis that was made when this was live, milliseconds.
     pub diagnosed_in_ms: Option<u64>,
+    /// The half that it belongs to, where an importer knows the rule that its benchmark published. A diagnosis never
+    /// reads this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half: Option<Half>,
 }
 
 /// A gap in what Galen could see.

@@ -134,8 +134,13 @@ fn named(case: &CaseLine) -> Vec<String> {
 /// Pins that differ, by their path, with both values: `options.seed: 7 / 9`.
 pub fn differing_pins(before: &Run, after: &Run) -> Vec<String> {
     let value = |run: &Run| serde_json::to_value(&run.header.pins).unwrap_or_default();
+    differing(&value(before), &value(after))
+}
+
+/// What differs between two objects, by its path, with both values.
+pub fn differing(old: &Value, new: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    differences("", &value(before), &value(after), &mut found);
+    differences("", old, new, &mut found);
     found
 }
 

@@ -154,12 +154,13 @@ fn details(index: usize, name: &str, run: &Run) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluation::record::FailedCase;
     use crate::evaluation::score_fixture::{case, run};
 
     fn two() -> Vec<(String, Run)> {
         let good = run(vec![case("a", &["missing_index"], &["missing_index"]), case("b", &["healthy"], &["healthy"])]);
         let mut bad = run(vec![case("a", &["missing_index"], &["table_bloat"]), case("b", &["healthy"], &["deadlocks"])]);
-        bad.failed.push(("<c>".into(), "cut off".into()));
+        bad.failed.push(FailedCase { dataset: "d".into(), case: "<c>".into(), why: "cut off".into() });
         vec![("bad<script>".into(), bad), ("good".into(), good)]
     }
 

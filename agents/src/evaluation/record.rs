@@ -1,5 +1,7 @@
 //! The file of a run: JSON lines, first a header that pins everything, then one line a case.
 
+use std::collections::{BTreeMap, HashSet};
+
 use serde::{Deserialize, Serialize};
 
 use galen_tools::model::{Culprit, CulpritKind, Window};
@@ -21,12 +23,19 @@ pub enum Line {
     /// A finished case.
     Case(Box<CaseLine>),
     /// A case that could not be read or is not usable, and why.
-    Failed {
-        /// Id of the case.
-        case: String,
-        /// One line.
-        why: String,
-    },
+    Failed(FailedCase),
+}
+
+/// A case that could not be read or is not usable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FailedCase {
+    /// Data set; empty in files of early releases.
+    #[serde(default)]
+    pub dataset: String,
+    /// Id of the case.
+    pub case: String,
+    /// Why, in one line.
+    pub why: String,
 }
 
 /// All that is needed to compute the run again.
@@ -40,7 +49,7 @@ pub struct Header {
     pub machine: Machine,
     /// Folder or file of the suite, as given.
     pub suite_path: String,
-    /// Captures at a time.
+    /// Captures that were diagnosed at a time: one where a model took part.
     pub jobs: u16,
     /// Cases in the chosen half.
     pub cases: usize,
@@ -65,6 +74,9 @@ pub struct Pins {
     pub signals_sha256: String,
     /// SHA-256 over the measured skill of models.
     pub skill_sha256: String,
+    /// SHA-256 over the learnt signatures; empty in files of early releases.
+    #[serde(default)]
+    pub signatures_sha256: String,
     /// The model, if one takes part.
     pub model: Option<ModelPin>,
     /// Options of the diagnoses, with the seed.
@@ -139,6 +151,9 @@ pub struct CaseLine {
     pub capture_sha256: String,
     /// What is right.
     pub answer: Answer,
+    /// The file's name was to say what is right, had nothing else done so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub label_from_name: bool,
     /// How the diagnosis ended.
     pub status: Status,
     /// Root causes named, most probable first.
@@ -194,8 +209,8 @@ pub struct Run {
     pub header: Header,
     /// Finished cases in the order of the file.
     pub cases: Vec<CaseLine>,
-    /// Cases that failed: id and why, the last word of each.
-    pub failed: Vec<(String, String)>,
+    /// Cases that failed and were not finished later, the last word of each.
+    pub failed: Vec<FailedCase>,
     /// Bytes of whole lines: what lies behind was cut off.
     pub whole: usize,
 }
@@ -207,6 +222,9 @@ impl Run {
     /// One line with the number of the line that is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut run = Self::default();
+        let mut finished = HashSet::new();
+        // By data set and id, with the place of the line.
+        let mut failed: BTreeMap<(String, String), (usize, FailedCase)> = BTreeMap::new();
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         for (number, line) in text[..whole].lines().enumerate() {
             let at = |why: String| format!("line {}: {why}", number + 1);
@@ -218,19 +236,24 @@ impl Run {
                 (0, Line::Run(header)) => run.header = *header,
                 (0, _) => return Err(at("a run begins with its header".into())),
                 (_, Line::Run(_)) => return Err(at("a second header".into())),
-                (_, Line::Case(case)) if run.cases.iter().any(|known| known.case == case.case && known.dataset == case.dataset) => {
-                    return Err(at(format!("case {} stands there twice", case.case)));
-                }
                 (_, Line::Case(case)) => {
-                    run.failed.retain(|(id, _)| *id != case.case);
+                    let key = (case.dataset.clone(), case.case.clone());
+                    failed.remove(&key);
+                    // Early releases did not say of which data set.
+                    failed.remove(&(String::new(), case.case.clone()));
+                    if !finished.insert(key) {
+                        return Err(at(format!("case {} stands there twice", case.case)));
+                    }
                     run.cases.push(*case);
                 }
-                (_, Line::Failed { case, why }) => {
-                    run.failed.retain(|(id, _)| *id != case);
-                    run.failed.push((case, why));
+                (_, Line::Failed(case)) => {
+                    failed.insert((case.dataset.clone(), case.case.clone()), (number, case));
                 }
             }
         }
+        let mut failed: Vec<_> = failed.into_values().collect();
+        failed.sort_by_key(|(number, _)| *number);
+        run.failed = failed.into_iter().map(|(_, case)| case).collect();
         if whole == 0 {
             return Err("it holds no whole line".into());
         }
@@ -251,10 +274,28 @@ mod tests {
         Line::Case(Box::new(CaseLine { case: id.into(), ..CaseLine::default() }))
     }
 
+    fn failed(dataset: &str, id: &str) -> Line {
+        Line::Failed(FailedCase { dataset: dataset.into(), case: id.into(), why: "cut off".into() })
+    }
+
+    #[test]
+    fn a_case_that_fails_is_forgotten_when_it_is_finished_and_not_when_its_namesake_is() {
+        let header = Line::Run(Box::new(Header { format: FORMAT, ..Header::default() }));
+        let of = |dataset: &str| Line::Case(Box::new(CaseLine { case: "x".into(), dataset: dataset.into(), ..CaseLine::default() }));
+        let mut lines = vec![header, failed("b", "x"), failed("a", "x"), failed("b", "x"), of("b")];
+        let run = Run::parse(&text(&lines)).unwrap();
+        assert_eq!(run.failed.iter().map(|f| f.dataset.as_str()).collect::<Vec<_>>(), ["a"]);
+        lines.push(of("a"));
+        assert_eq!(Run::parse(&text(&lines)).unwrap().failed, []);
+        let early = text(&lines[..1]) + "{\"line\":\"failed\",\"case\":\"x\",\"why\":\"w\"}\n";
+        assert_eq!(Run::parse(&early).unwrap().failed.len(), 1);
+        assert_eq!(Run::parse(&(early + &text(&[of("a")]))).unwrap().failed, []);
+    }
+
     #[test]
     fn a_run_is_read_back_without_what_was_cut_off() {
         let header = Line::Run(Box::new(Header { format: FORMAT, ..Header::default() }));
-        let failed = Line::Failed { case: "b".into(), why: "cut off".into() };
+        let failed = failed("", "b");
         let whole = text(&[header.clone(), case("a"), failed]);
         let run = Run::parse(&format!("{whole}{{\"line\":\"ca")).unwrap();
         assert_eq!((run.cases.len(), run.failed.len(), run.whole), (1, 1, whole.len()));

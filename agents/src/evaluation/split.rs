@@ -1,26 +1,18 @@
-//! Held-back halves: every labelled case is for learning or for testing, by its name alone and for ever.
+//! Held-back halves: every labelled case is for learning or for testing, by one rule and for ever.
 
-use serde::{Deserialize, Serialize};
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 
-/// What a labelled case may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Half {
-    /// Ratios, signatures and skill may be learnt from it.
-    Learn,
-    /// Only to be scored.
-    Test,
-}
+pub use galen_tools::capture::Half;
 
-impl Half {
-    /// `learn` or `test`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Learn => "learn",
-            Self::Test => "test",
-        }
-    }
+/// Data set by which captures are split that follow no published rule.
+const CAPTURES: &str = "captures";
+
+/// The half of a capture: the one that its manifest states, else that of its file's stem. The folder does not count, so
+/// that a suite is split alike wherever it lies and whatever reads it.
+pub fn half_of_capture(stated: Option<Half>, file: &Path) -> Half {
+    stated.unwrap_or_else(|| half_of(CAPTURES, &file.file_stem().unwrap_or_default().to_string_lossy()))
 }
 
 /// The half of a case: the lowest bit of the first byte of SHA-256 over `dataset:case`, 0 for learning.
@@ -44,6 +36,11 @@ mod tests {
         assert_eq!(half_of("dbsherlock_single", "cpu_saturation/01"), Half::Test);
         let test = (0..2000).filter(|i| half_of("d", &format!("case-{i}")) == Half::Test).count();
         assert!((900..1100).contains(&test), "{test}");
+        // `printf captures:healthy | sha256sum`: 0b; missing_index: 14.
+        let half = |stated, file: &str| half_of_capture(stated, Path::new(file));
+        assert_eq!((half(None, "a/healthy.galen"), half(None, "b/c/healthy.galen")), (Half::Test, Half::Test));
+        assert_eq!(half(None, "a/missing_index.galen"), Half::Learn);
+        assert_eq!(half(Some(Half::Learn), "a/healthy.galen"), Half::Learn);
         assert!((0..100).any(|i| half_of("a", &i.to_string()) != half_of("b", &i.to_string())), "the data set counts");
     }
 }

@@ -12,7 +12,7 @@ use galen_tools::store::file;
 
 use super::{Global, replay};
 use crate::failure::{Failure, LeftOut};
-use crate::lab::dbot as lab;
+use crate::lab::{Otherwise, dbot as lab};
 use crate::{engine, output, parallel};
 
 /// Cases of the quick suite.
@@ -29,7 +29,7 @@ const PUBLISHED: (f64, f64) = (0.754, 0.655);
 pub struct DbotArgs {
     /// Specifications, one JSON object a line
     file: PathBuf,
-    /// Folder of the captures; finished ones are kept
+    /// Folder of the captures; finished ones are kept, and refused where they were recorded otherwise
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// The quick suite: forty specifications, in proportion to workloads and labels
@@ -70,7 +70,8 @@ pub async fn record(global: &Global, args: DbotArgs) -> Result<(), Failure> {
         failed.set(failed.get() + usize::from(matches!(outcome, lab::Outcome::Failed(_))));
         told(global, spec, outcome);
     });
-    recording.await.map_err(|e| Failure::target(format!("{e:#}")))?;
+    let refused = |e: anyhow::Error| Failure { code: if e.is::<Otherwise>() { 2 } else { 4 }, message: format!("{e:#}") };
+    recording.await.map_err(refused)?;
     if args.diagnose {
         bench(global, &BenchDbotArgs { dir: args.out, part: None, jobs: args.jobs }).await?;
     }

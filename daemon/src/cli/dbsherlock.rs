@@ -15,7 +15,7 @@ use galen_tools::probe::Recorded;
 use galen_tools::signals::SignalTable;
 
 use super::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, LeftOut};
 use crate::output;
 
 /// Options of the benchmark.
@@ -25,7 +25,7 @@ use crate::output;
   galen bench dbsherlock /data/dbsherlock --k 3 --json
 
 DIR holds manifest.json and the recordings it names (CSV, perhaps gzipped). `test`: learnt from one half of the single
-cases, tested on the other. `leave_one_out`: each case tested with what all others teach; its own class then has one case
+cases, tested on the other; the lowest bit of the first byte of SHA-256 over `dbsherlock_single:CLASS/NUMBER` decides. `leave_one_out`: each case tested with what all others teach; its own class then has one case
 less. The placebo is the same method fed only rows from before the anomaly.")]
 pub struct DbsherlockArgs {
     /// Folder of the benchmark
@@ -35,9 +35,17 @@ pub struct DbsherlockArgs {
     k: u16,
 }
 
-/// Runs the benchmark and prints one row a figure.
+/// Runs the benchmark and prints one row a figure. A recording that cannot be used costs a line and the exit code.
 pub async fn dbsherlock(global: &Global, args: &DbsherlockArgs) -> Result<(), Failure> {
-    let recordings = load(&args.dir).map_err(Failure::input)?;
+    let (recordings, flaws) = load(&args.dir).map_err(Failure::input)?;
+    let (listed, mut left_out) = (recordings.len() + flaws.len(), LeftOut::default());
+    for flaw in flaws.into_iter().map(Failure::input) {
+        output::tell(&format!("galen: {flaw}"));
+        left_out.add(&flaw);
+    }
+    if recordings.is_empty() {
+        return Err(Failure::input(format!("{}: none of the {listed} recordings in its manifest can be used", args.dir.display())));
+    }
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}") {
         bar.set_style(style);
@@ -63,7 +71,7 @@ pub async fn dbsherlock(global: &Global, args: &DbsherlockArgs) -> Result<(), Fa
     if !global.json {
         notes();
     }
-    Ok(())
+    left_out.end(listed, "recordings could not be used")
 }
 
 fn line(row: &Row) -> String {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use galen_tools::capture::Capture;
+use galen_agents::evaluation::dbsherlock::published_half;
+use galen_tools::capture::{Capture, Half};
 use galen_tools::sources::{dbot, dbsherlock};
-use galen_tools::store::file;
+use galen_tools::store::{StoreErrorKind, file};
 
 use super::{Global, rds};
-use crate::failure::Failure;
+use crate::failure::{FAULT, Failure, LeftOut};
 use crate::output;
 
 /// Largest file read, bytes.
@@ -24,7 +25,8 @@ const MOST_BYTES: u64 = 64 << 20;
   galen import rds incident/ -o incident.galen
 
 A folder stands for all files of the format below it. Captures of a folder are numbered in the order of the files'
-paths: a path may tell what was wrong, and a diagnosis must not know.")]
+paths: a path may tell what was wrong, and a diagnosis must not know. Recordings that lie as DBSherlock publishes them
+(`single/CLASS/NUMBER.csv.gz`, `compound/...`) are given the half, for learning or testing, of its published rule.")]
 pub struct ImportArgs {
     /// Format of the input
     format: ImportFormat,
@@ -138,7 +140,8 @@ fn below(folder: &Path, endings: &[&str], files: &mut Vec<PathBuf>) -> Result<()
     Ok(())
 }
 
-/// Imports each input; one that cannot be read costs a line and the exit code.
+/// Imports each input; one that cannot be read costs a line and the exit code. What cannot be written ends it: the next
+/// could not be written either.
 pub fn import(global: &Global, args: &ImportArgs) -> Result<(), Failure> {
     let jobs = jobs(args)?;
     if jobs.is_empty() {
@@ -147,35 +150,55 @@ pub fn import(global: &Global, args: &ImportArgs) -> Result<(), Failure> {
     if jobs[0].out != args.out {
         std::fs::create_dir_all(&args.out).map_err(|e| Failure::write(&args.out, &e))?;
     }
-    let mut failed = 0;
-    for Job { input, out } in &jobs {
-        match one(args.format, input, out) {
+    let mut left_out = LeftOut::default();
+    for (done, Job { input, out }) in jobs.iter().enumerate() {
+        let imported = one(args.format, input, out).and_then(|capture| write(&capture, out, done).map(|()| capture.series.len()));
+        match imported {
             Ok(signals) if global.json => output::line(&json!({"in": input, "out": out, "signals": signals}).to_string()),
             Ok(signals) => output::line(&format!("{}: {signals} signals", out.display())),
-            Err(failure) if jobs.len() == 1 => return Err(failure),
+            Err(failure) if jobs.len() == 1 || failure.code == FAULT => return Err(failure),
             Err(failure) => {
-                failed += 1;
-                eprintln!("galen: {failure}");
+                left_out.add(&failure);
+                output::tell(&format!("galen: {failure}"));
             }
         }
     }
-    if failed > 0 { Err(Failure::input(format!("{failed} of {} inputs could not be imported", jobs.len()))) } else { Ok(()) }
+    left_out.end(jobs.len(), "inputs could not be imported")
 }
 
-fn one(format: ImportFormat, input: &Path, out: &Path) -> Result<usize, Failure> {
+fn one(format: ImportFormat, input: &Path, out: &Path) -> Result<Capture, Failure> {
     let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", input.display()));
     let name = out.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     if matches!(format, ImportFormat::Rds) && input.is_dir() {
-        let capture = rds::read(input, &name)?;
-        file::write(&capture, out)?;
-        return Ok(capture.series.len());
+        return rds::read(input, &name);
     }
     let size = std::fs::metadata(input).map_err(|e| fail(&e))?.len();
     if size > MOST_BYTES {
         return Err(fail(&format!("{size} bytes is more than the {MOST_BYTES} that an import reads")));
     }
     let bytes = std::fs::read(input).map_err(|e| fail(&e))?;
-    let capture = format.read(&bytes, &name).map_err(|e| fail(&e))?;
-    file::write(&capture, out)?;
-    Ok(capture.series.len())
+    let mut capture = format.read(&bytes, &name).map_err(|e| fail(&e))?;
+    capture.manifest.half = published(format, input);
+    Ok(capture)
+}
+
+/// The half that a benchmark's published rule gives to a file. The path says it; nothing of the path gets into the capture.
+fn published(format: ImportFormat, input: &Path) -> Option<Half> {
+    if !matches!(format, ImportFormat::Dbsherlock) {
+        return None;
+    }
+    let half = |path: std::io::Result<PathBuf>| published_half(&path.ok()?);
+    half(std::path::absolute(input)).or_else(|| half(input.canonicalize()))
+}
+
+/// Writes a capture; `done` inputs were finished before it.
+fn write(capture: &Capture, out: &Path, done: usize) -> Result<(), Failure> {
+    file::write(capture, out).map_err(|error| match error.kind {
+        // The capture contradicts itself: the input's flaw, and no reason to stop.
+        StoreErrorKind::Damaged => error.into(),
+        StoreErrorKind::DiskFull => {
+            Failure::fault(format!("{error}; {done} inputs were finished before: make room and run the same command again"))
+        }
+        _ => Failure::fault(format!("{error}; {done} inputs were finished before: choose another place with --out")),
+    })
 }

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::lab::batch::{self, Case, Step};
 use crate::lab::check::{self, Checked, Standing};
 use crate::lab::suite::Suite;
-use crate::lab::{self, Cluster, Folder, Parameters, Phase, Phases, Recorded, Run, Scenario};
+use crate::lab::{self, Cluster, Folder, Otherwise, Parameters, Phase, Phases, Recorded, Run, Scenario};
 use crate::signals::Signals;
 use crate::{engine, output};
 
@@ -103,7 +103,8 @@ struct RunArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each case is NAME.galen, which `galen replay` reads, and NAME.answer.json, which no diagnosis opens. A case that is
-there already is kept, so that an interrupted run goes on where it stopped."
+there already is kept, so that an interrupted run goes on where it stopped; one that was recorded by another release, or
+with other parameters, phases or another server, is refused."
 )]
 struct RecordArgs {
     /// Suite of scenarios; see `galen lab list --suites`
@@ -205,7 +206,7 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     };
     let recorded = recorded.map_err(lab_failure)?;
     if let Some(folder) = &folder {
-        folder.save(&scenario.fault.name, &recorded).map_err(|e| Failure::fault(format!("{e:#}")))?;
+        folder.save(&scenario.fault.name, &recorded.capture, &recorded.answer).map_err(|e| Failure::fault(format!("{e:#}")))?;
     }
     let capture = &recorded.capture;
     let options = Options { replay: true, ..Options::default() };
@@ -289,13 +290,15 @@ fn lab_failure(error: anyhow::Error) -> Failure {
 
 async fn record(global: &Global, args: RecordArgs) -> Result<(), Failure> {
     let cases = cases(&args)?;
+    // Asked for a server that is not here, nothing may pass for recorded on it.
+    batch::server(args.shape.server_bin.as_deref()).map_err(usage)?;
     let folder = Folder::open(&args.out).map_err(usage)?;
     let most = batch::most_jobs();
     let jobs = args.jobs.unwrap_or(most).clamp(1, most.max(std::thread::available_parallelism().map_or(1, usize::from)));
     let board = Board::new(global.json, &cases, jobs);
     let outcome = batch::run(&folder, &cases, jobs, args.shape.server_bin, &|step| board.show(&step)).await;
     board.bar.finish_and_clear();
-    let outcome = outcome.map_err(|error| Failure::fault(format!("{error:#}")))?;
+    let outcome = outcome.map_err(|error| if error.is::<Otherwise>() { usage(error) } else { Failure::fault(format!("{error:#}")) })?;
     eprintln!("{} recorded, {} kept, {} failed in {}", outcome.recorded, outcome.kept, outcome.failed, folder.path().display());
     match outcome.failed {
         0 => Ok(()),

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use galen_agents::evaluation::dbsherlock;
-use galen_agents::evaluation::split::{Half, half_of};
+use galen_agents::evaluation::split::{Half, half_of_capture};
 use galen_agents::signature::{Case, Signatures, learn_from, moved};
 use galen_knowledge::catalog::Catalog;
 use galen_tools::detect::{DetectOptions, detect};
@@ -15,7 +15,7 @@ use galen_tools::signals::SignalTable;
 use galen_tools::store::file;
 
 use super::{Global, replay};
-use crate::failure::Failure;
+use crate::failure::{Failure, LeftOut};
 use crate::{engine, output};
 
 #[derive(Debug, Args)]
@@ -26,8 +26,9 @@ use crate::{engine, output};
   galen replay incident.galen --signatures signatures.toml
 
 A labels file holds lines `capture = \"class\"`: a cause id of the catalog, or a name of your own. A capture without
-exactly one label teaches nothing. Half of every data set is held back for testing, told by the name of the set and of the
-capture alone: captures of that half are left out of folders and refused where they are named.")]
+exactly one label teaches nothing. Half of all captures is held back for testing: the half that a benchmark's published
+rule gives them where they were imported from one, else told by the file's name alone, in whatever folder it lies.
+`galen bench run --half test` runs the same. Captures of that half are left out of folders and refused where they are named.")]
 pub struct LearnArgs {
     /// Labelled captures, folders of them, or a folder of DBSherlock's recordings with its manifest
     #[arg(required = true, value_name = "FILE|DIR")]
@@ -38,9 +39,6 @@ pub struct LearnArgs {
     /// Labels by name of the capture, for captures that carry none
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Name of the data set, which decides on the halves [default: where a capture comes from, such as `live`]
-    #[arg(long, value_name = "NAME")]
-    dataset: Option<String>,
     /// Most cases a class is learnt from
     #[arg(long, default_value_t = 1000)]
     k: usize,
@@ -51,30 +49,69 @@ pub struct LearnArgs {
 struct Gathered {
     cases: Vec<Case>,
     sources: Vec<String>,
+    read: usize,
     held_back: usize,
     unlabelled: usize,
     undetected: usize,
+    left_out: LeftOut,
 }
 
-/// `galen learn`.
+impl Gathered {
+    fn count(&mut self, lesson: Result<Lesson, Failure>) {
+        self.read += 1;
+        match lesson {
+            Ok(Lesson::Case(case, source)) => {
+                self.cases.push(case);
+                self.sources.push(source);
+            }
+            Ok(Lesson::HeldBack) => self.held_back += 1,
+            Ok(Lesson::Unlabelled) => self.unlabelled += 1,
+            Ok(Lesson::Undetected) => self.undetected += 1,
+            Err(failure) => {
+                output::tell(&format!("galen: {failure}"));
+                self.left_out.add(&failure);
+            }
+        }
+    }
+
+    fn not_learnt_from(&self) -> String {
+        let Self { held_back, unlabelled, undetected, left_out, .. } = self;
+        let unread = if left_out.count > 0 { format!(", {} that cannot be read", left_out.count) } else { String::new() };
+        format!("{held_back} held back for testing, {unlabelled} without a single label, {undetected} without an anomaly{unread}")
+    }
+}
+
+/// What a capture teaches, or why it teaches nothing.
+enum Lesson {
+    /// A case, and where it comes from.
+    Case(Case, String),
+    HeldBack,
+    Unlabelled,
+    Undetected,
+}
+
+/// What tells a capture's class and effects.
+struct Teacher {
+    labels: BTreeMap<String, String>,
+    catalog: Catalog,
+    table: SignalTable,
+}
+
+/// `galen learn`. A capture that cannot be read costs a line and the exit code.
 pub fn learn(global: &Global, args: &LearnArgs) -> Result<(), Failure> {
     let labels = args.labels.as_deref().map(read_labels).transpose()?.unwrap_or_default();
-    let table = SignalTable::builtin();
-    let catalog = Catalog::builtin().map_err(|e| Failure::fault(e.to_string()))?;
+    let teacher = Teacher { labels, catalog: engine::builtin()?, table: SignalTable::builtin() };
     let mut gathered = Gathered::default();
     for path in &args.paths {
         if dbsherlock::is_dataset(path) {
-            recordings(path, &table, &mut gathered)?;
+            recordings(path, &teacher.table, &mut gathered)?;
         } else {
-            captures(path, args, &labels, &catalog, &table, &mut gathered)?;
+            captures(path, &teacher, &mut gathered)?;
         }
     }
     keep_first(&mut gathered.cases, args.k);
     if gathered.cases.is_empty() {
-        return Err(Failure::input(format!(
-            "nothing to learn from: {} captures are held back for testing, {} have no single label, in {} nothing abnormal is found",
-            gathered.held_back, gathered.unlabelled, gathered.undetected
-        )));
+        return Err(Failure::input(format!("nothing to learn from: {}", gathered.not_learnt_from())));
     }
     gathered.sources.sort();
     gathered.sources.dedup();
@@ -83,9 +120,9 @@ pub fn learn(global: &Global, args: &LearnArgs) -> Result<(), Failure> {
         Some(out) => out.clone(),
         None => global.load()?.data_dir.join(engine::SIGNATURES_FILE),
     };
-    write(&learnt, &out)?;
+    output::replace(&out, learnt.to_toml().map_err(Failure::fault)?.as_bytes())?;
     tell(global, &learnt, &gathered, &out);
-    Ok(())
+    gathered.left_out.end(gathered.read, "captures could not be read")
 }
 
 fn read_labels(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
@@ -94,62 +131,48 @@ fn read_labels(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
     toml::from_str(&text).map_err(|e| fail(&e))
 }
 
-/// The learn half of DBSherlock's recordings with one cause.
+/// The learn half of DBSherlock's recordings with one cause, by the published rule.
 fn recordings(dir: &Path, table: &SignalTable, gathered: &mut Gathered) -> Result<(), Failure> {
-    for recording in dbsherlock::load(dir).map_err(Failure::input)? {
-        if recording.dataset != dbsherlock::SINGLE {
-            continue;
-        }
-        if recording.half == Half::Test {
-            gathered.held_back += 1;
-            continue;
-        }
-        match dbsherlock::learnable(&recording, table) {
-            Some(case) => gathered.cases.push(case),
-            None => gathered.undetected += 1,
-        }
+    let (recordings, flaws) = dbsherlock::load(dir).map_err(Failure::input)?;
+    flaws.into_iter().for_each(|flaw| gathered.count(Err(Failure::input(flaw))));
+    for recording in recordings.iter().filter(|r| r.dataset == dbsherlock::SINGLE) {
+        gathered.count(Ok(match recording.half {
+            Half::Test => Lesson::HeldBack,
+            Half::Learn => {
+                dbsherlock::learnable(recording, table).map_or(Lesson::Undetected, |case| Lesson::Case(case, dbsherlock::SINGLE.to_owned()))
+            }
+        }));
     }
-    gathered.sources.push(dbsherlock::SINGLE.to_owned());
     Ok(())
 }
 
-fn captures(
-    path: &Path,
-    args: &LearnArgs,
-    labels: &BTreeMap<String, String>,
-    catalog: &Catalog,
-    table: &SignalTable,
-    gathered: &mut Gathered,
-) -> Result<(), Failure> {
+fn captures(path: &Path, teacher: &Teacher, gathered: &mut Gathered) -> Result<(), Failure> {
     let named = !path.is_dir();
-    for path in replay::expand(&[path.to_owned()])? {
-        let capture = file::read(&path)?;
-        let name = &capture.manifest.name;
-        let dataset = args.dataset.clone().unwrap_or_else(|| capture.manifest.origin.clone());
-        if half_of(&dataset, name) == Half::Test {
-            if named {
-                return Err(Failure::usage(format!(
-                    "{} is held back: capture {name:?} is in the test half of data set {dataset:?}, and what is tested is never learnt from",
-                    path.display()
-                )));
-            }
-            gathered.held_back += 1;
-            continue;
+    for file in replay::expand(&[path.to_owned()])? {
+        let lesson = teacher.lesson(&file).map_err(|failure| failure.of(&file));
+        if named && matches!(lesson, Ok(Lesson::HeldBack)) {
+            return Err(Failure::usage(format!("{} is in the test half, and what is tested is never learnt from", file.display())));
         }
-        let Some(class) = class_of(labels.get(name), &capture.manifest.labels) else {
-            gathered.unlabelled += 1;
-            continue;
-        };
-        let found = detect(&capture, table, &DetectOptions::default());
-        let Some((window, baseline)) = found.window.zip(found.baseline) else {
-            gathered.undetected += 1;
-            continue;
-        };
-        let causes = if catalog.get(&class).is_some() { vec![class.clone()] } else { dbsherlock::class_causes(&class) };
-        gathered.cases.push(Case { class, causes, moved: moved(&capture, baseline, window, table) });
-        gathered.sources.push(dataset);
+        gathered.count(lesson);
     }
     Ok(())
+}
+
+impl Teacher {
+    fn lesson(&self, path: &Path) -> Result<Lesson, Failure> {
+        let capture = file::read(path)?;
+        if half_of_capture(capture.manifest.half, path) == Half::Test {
+            return Ok(Lesson::HeldBack);
+        }
+        let Some(class) = class_of(self.labels.get(&capture.manifest.name), &capture.manifest.labels) else {
+            return Ok(Lesson::Unlabelled);
+        };
+        let found = detect(&capture, &self.table, &DetectOptions::default());
+        let Some((window, baseline)) = found.window.zip(found.baseline) else { return Ok(Lesson::Undetected) };
+        let causes = if self.catalog.get(&class).is_some() { vec![class.clone()] } else { dbsherlock::class_causes(&class) };
+        let case = Case { class, causes, moved: moved(&capture, baseline, window, &self.table) };
+        Ok(Lesson::Case(case, capture.manifest.origin))
+    }
 }
 
 /// The one label of a capture; `healthy` is the absence of a cause.
@@ -172,16 +195,6 @@ fn keep_first(cases: &mut Vec<Case>, k: usize) {
     });
 }
 
-fn write(learnt: &Signatures, out: &Path) -> Result<(), Failure> {
-    let text = learnt.to_toml().map_err(Failure::fault)?;
-    let fail = |e: std::io::Error| Failure::write(out, &e);
-    if let Some(folder) = out.parent().filter(|f| !f.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(fail)?;
-    }
-    let draft = out.with_extension("new");
-    std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, out)).map_err(fail)
-}
-
 fn tell(global: &Global, learnt: &Signatures, gathered: &Gathered, out: &Path) {
     for class in &learnt.class {
         output::line(&if global.json {
@@ -197,12 +210,10 @@ fn tell(global: &Global, learnt: &Signatures, gathered: &Gathered, out: &Path) {
         });
     }
     eprintln!(
-        "{} classes from {} captures of the learn half written to {}; left out: {} held back, {} without a single label, {} without an anomaly",
+        "{} classes from {} captures of the learn half written to {}; left out: {}",
         learnt.class.len(),
         gathered.cases.len(),
         out.display(),
-        gathered.held_back,
-        gathered.unlabelled,
-        gathered.undetected
+        gathered.not_learnt_from()
     );
 }

@@ -15,7 +15,7 @@ use galen_tools::store::file;
 
 use super::bench::suite::Suite;
 use super::{Global, density, distil, model_bench, model_store};
-use crate::failure::Failure;
+use crate::failure::{Failure, LeftOut};
 use crate::{engine, output};
 
 #[derive(Debug, Args)]
@@ -91,10 +91,7 @@ fn keep(global: &Global, sha256: &str, stat: SkillStat) -> Result<(), Failure> {
     let task = galen_agents::panel::TASK.to_owned();
     skills.overlay(Skills { models: vec![Skill { model_sha256: sha256.to_owned(), tasks: [(task, stat)].into() }] });
     let text = skills.to_toml().map_err(model_failure)?;
-    let whole = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(path.with_extension("new"), text));
-    whole
-        .and_then(|()| std::fs::rename(path.with_extension("new"), &path))
-        .map_err(|e| Failure::config(format!("cannot write {}: {e}; choose another folder with --data-dir", path.display())))?;
+    output::replace(&path, text.as_bytes())?;
     eprintln!("written to {}", path.display());
     Ok(())
 }
@@ -117,7 +114,7 @@ async fn quantize(global: &Global, entry: &Model, to: &str) -> Result<(), Failur
     Ok(())
 }
 
-/// The captures that may be learnt from, of the halves that names decide; those of the test half are left out, and
+/// The captures that may be learnt from (`split.rs`); those of the test half are left out, and
 /// named when they were all there is.
 fn learnable(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let (mut learn, mut held_back) = (Vec::new(), Vec::new());
@@ -145,8 +142,16 @@ async fn calibrate(global: &Global, paths: &[PathBuf], name: &str, write: bool) 
     let provider = engine::chosen(&global.load()?, name, 2, 120).await?;
     let options = Options { replay: true, ..Options::default() };
     let (mut asked, mut right) = (0, 0);
-    for path in captures {
-        let capture = file::read(&path)?;
+    let mut left_out = LeftOut::default();
+    for path in &captures {
+        let capture = match file::read(path).map_err(Failure::from) {
+            Ok(capture) => capture,
+            Err(failure) => {
+                output::tell(&format!("galen: {failure}"));
+                left_out.add(&failure);
+                continue;
+            }
+        };
         let labels = capture.manifest.labels.clone();
         if labels.iter().all(|l| l == "healthy") {
             continue;
@@ -179,5 +184,5 @@ async fn calibrate(global: &Global, paths: &[PathBuf], name: &str, write: bool) 
     } else {
         format!("{name}: {right} of {asked} right among 4 options; a vote counts with a likelihood ratio of {ratio:.2}")
     });
-    Ok(())
+    left_out.end(captures.len(), "captures could not be read")
 }

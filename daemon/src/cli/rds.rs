@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use galen_agents::driver::{Options, diagnose};
+use galen_agents::driver::{Library, Options, diagnose};
 use galen_agents::evaluation::Score;
 use galen_agents::evaluation::rds::{Answer, Case, Rules, Verdict, baseline, scores, verdicts};
 use galen_tools::capture::Capture;
@@ -12,7 +12,7 @@ use galen_tools::probe::Recorded;
 use galen_tools::sources::rds;
 
 use super::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, LeftOut};
 use crate::{engine, output};
 
 /// Most files of one incident, and most bytes of all of them.
@@ -78,27 +78,40 @@ pub fn read(folder: &Path, name: &str) -> Result<Capture, Failure> {
 }
 
 /// `galen bench rds`: imports, diagnoses and scores every scenario below a folder by its own `answer.yml`, which only the
-/// scoring opens.
+/// scoring opens. A scenario that cannot be read costs a line and the exit code.
 pub async fn bench(global: &Global, root: &Path) -> Result<Vec<Score>, Failure> {
     let library = engine::library(&global.load()?.data_dir)?;
-    let options = Options { replay: true, ..Options::default() };
-    let mut cases = Vec::new();
-    for (at, folder) in incidents(root)?.into_iter().enumerate() {
-        let capture = read(&folder, &format!("case-{:05}", at + 1))?;
-        let diagnosis = diagnose(&capture, &library, &Recorded(&capture), None, &options, &|_| {}).await;
-        let key = folder.join("answer.yml");
-        let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", key.display()));
-        let rules = Rules::parse(&std::fs::read_to_string(&key).map_err(|e| fail(&e))?).map_err(|e| fail(&e))?;
-        let scenario = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        cases.push(Case { scenario, rules, answer: Answer::of(&diagnosis.report), baseline: baseline(&capture) });
+    let folders = incidents(root)?;
+    let (mut cases, mut left_out) = (Vec::new(), LeftOut::default());
+    for (at, folder) in folders.iter().enumerate() {
+        match scenario(folder, at, &library).await {
+            Ok(case) => cases.push(case),
+            Err(failure) => {
+                output::tell(&format!("galen: {failure}"));
+                left_out.add(&failure);
+            }
+        }
     }
-    if cases.is_empty() {
+    if folders.is_empty() {
         return Err(Failure::input(format!("{} holds no folder with JSON files", root.display())));
     }
     let told = verdicts(&cases);
     let measured = scores(&cases, &told);
     print(global, &told, &measured)?;
+    left_out.end(folders.len(), "scenarios could not be scored")?;
     Ok(measured)
+}
+
+/// Diagnoses one scenario, and only then opens its key.
+async fn scenario(folder: &Path, at: usize, library: &Library) -> Result<Case, Failure> {
+    let options = Options { replay: true, ..Options::default() };
+    let capture = read(folder, &format!("case-{:05}", at + 1))?;
+    let diagnosis = diagnose(&capture, library, &Recorded(&capture), None, &options, &|_| {}).await;
+    let key = folder.join("answer.yml");
+    let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", key.display()));
+    let rules = Rules::parse(&std::fs::read_to_string(&key).map_err(|e| fail(&e))?).map_err(|e| fail(&e))?;
+    let scenario = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Case { scenario, rules, answer: Answer::of(&diagnosis.report), baseline: baseline(&capture) })
 }
 
 fn print(global: &Global, told: &[Verdict], measured: &[Score]) -> Result<(), Failure> {

@@ -1,12 +1,15 @@
 //! Recording many scenarios, several at a time within what the machine has, each on a server of its own.
 
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::StreamExt;
 use futures_util::stream;
+use serde_json::{Value, json};
 
+use super::binaries;
 use super::cluster::{Cluster, ClusterOptions};
 use super::folder::{Folder, is_full};
 use super::run::{Phase, Recorded, Run, record};
@@ -69,7 +72,8 @@ pub async fn fresh(scenario: &Scenario, run: &Run, bin_dir: Option<PathBuf>, on_
 /// Records every case that is not finished yet, at most `jobs` at a time. Dropping the future stops all servers.
 ///
 /// # Errors
-/// A disk that is full ends the batch; finished cases stay. A case that fails for another reason is a [`Step::Failed`].
+/// [`Otherwise`](super::folder::Otherwise) where a finished case was recorded with something else; nothing is recorded then. A
+/// disk that is full ends the batch; finished cases stay. A case that fails for another reason is a [`Step::Failed`].
 pub async fn run(
     folder: &Folder,
     cases: &[Case],
@@ -78,14 +82,10 @@ pub async fn run(
     tell: &dyn Fn(Step<'_>),
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut open = Vec::new();
-    for case in cases {
-        if folder.finished(&case.name).is_some() {
-            outcome.kept += 1;
-            tell(Step::Kept(&case.name));
-        } else {
-            open.push(case);
-        }
+    let (kept, open) = finished(folder, cases, bin_dir.as_deref())?;
+    for name in kept {
+        outcome.kept += 1;
+        tell(Step::Kept(name));
     }
     let mut work = stream::iter(open)
         .map(|case| {
@@ -98,7 +98,7 @@ pub async fn run(
         })
         .buffer_unordered(jobs.max(1));
     while let Some((case, began, recorded)) = work.next().await {
-        match recorded.and_then(|recorded| folder.save(&case.name, &recorded)) {
+        match recorded.and_then(|it| folder.save(&case.name, &it.capture, &it.answer)) {
             Ok(_) => {
                 outcome.recorded += 1;
                 tell(Step::Saved(&case.name, began.elapsed()));
@@ -119,6 +119,50 @@ pub async fn run(
         }
     }
     Ok(outcome)
+}
+
+/// `server_version_num` of the server that a batch would run on; none where there is no server, or it does not say.
+///
+/// # Errors
+/// There is no server in the folder, or of the major version, that was asked for.
+pub fn server(bin_dir: Option<&Path>) -> anyhow::Result<Option<i32>> {
+    match binaries::find_bin_dir(bin_dir) {
+        Err(error) if bin_dir.is_some() => Err(error),
+        found => Ok(found.ok().and_then(|dir| binaries::version_num(&dir))),
+    }
+}
+
+/// Names of the cases that are finished, and the others.
+fn finished<'c>(folder: &Folder, cases: &'c [Case], bin_dir: Option<&Path>) -> anyhow::Result<(Vec<&'c str>, Vec<&'c Case>)> {
+    let version = OnceCell::new();
+    let version = || *version.get_or_init(|| server(bin_dir).ok().flatten());
+    let (mut kept, mut open) = (Vec::new(), Vec::new());
+    for case in cases {
+        match folder.finished(&case.name) {
+            Some(answer) => {
+                folder.agrees(&case.name, &answer, &case.asked(version()))?;
+                kept.push(case.name.as_str());
+            }
+            None => open.push(case),
+        }
+    }
+    Ok((kept, open))
+}
+
+impl Case {
+    /// What the answer of this case says when it is recorded now; what is not known of the server is left out.
+    fn asked(&self, version: Option<i32>) -> Value {
+        let (fault, mut parameters) = (&self.scenario.fault, self.scenario.fault.parameters.clone());
+        parameters.extend(self.run.parameters.iter().map(|(key, value)| (key.clone(), *value)));
+        let mut asked = json!({
+            "scenario": fault.name, "schema": fault.schema, "causes": fault.causes, "parameters": parameters,
+            "phases": self.run.phases, "seed": self.run.seed, "galen_version": env!("CARGO_PKG_VERSION"),
+        });
+        if let Some(version) = version {
+            asked["server_version_num"] = version.into();
+        }
+        asked
+    }
 }
 
 /// How many clusters this machine carries at a time: one for two CPUs, and for each gigabyte that is available.

@@ -50,6 +50,20 @@ pub fn installed() -> Vec<(u32, PathBuf)> {
     found
 }
 
+/// `server_version_num` of the server in this folder; none where it does not say.
+pub fn version_num(bin_dir: &Path) -> Option<i32> {
+    let output = Command::new(bin_dir.join("postgres")).arg("--version").output().ok()?;
+    number_of(&String::from_utf8(output.stdout).ok()?)
+}
+
+/// 150020 of `postgres (PostgreSQL) 15.20 (Debian ...)`.
+fn number_of(version: &str) -> Option<i32> {
+    let mut parts = version.split_once("(PostgreSQL) ")?.1.split_whitespace().next()?.splitn(2, '.');
+    let digits = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<i32>().ok();
+    let major = digits(parts.next()?)?;
+    Some(major * 10_000 + parts.next().map_or(Some(0), digits)?)
+}
+
 /// Where `scripts/servers.sh` puts servers. Root's home is closed to the user that the server runs as.
 fn servers_dir() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("GALEN_SERVERS_DIR") {
@@ -133,6 +147,15 @@ mod tests {
         assert!(error.contains("/nonexistent") && error.contains("initdb"), "{error}");
         let error = find_bin_dir(Some(Path::new("7"))).unwrap_err().to_string();
         assert!(error.contains("PostgreSQL 7 is not installed"), "{error}");
+    }
+
+    #[test]
+    fn a_server_says_its_version_as_it_does_to_its_clients() {
+        assert_eq!(number_of("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\n"), Some(150_020));
+        assert_eq!(number_of("postgres (PostgreSQL) 18beta2"), Some(180_000));
+        assert_eq!(number_of("postgres (EnterpriseDB) 16.1"), None);
+        let bin = find_bin_dir(None).unwrap();
+        assert!(version_num(&bin).is_some_and(|number| number >= 130_000));
     }
 
     #[test]

@@ -1,16 +1,32 @@
 //! The folder that recorded cases go to: one writer at a time, whole files or none, finished cases stay.
 
+use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use galen_agents::evaluation::compare::differing;
+use galen_tools::capture::Capture;
 use galen_tools::store::{StoreErrorKind, file};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::answer::Answer;
-use super::run::Recorded;
 
 const LOCK: &str = ".lock";
+
+/// A finished case that was recorded with something else than is asked for now, in one line that says what to do.
+#[derive(Debug)]
+pub struct Otherwise(String);
+
+impl fmt::Display for Otherwise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Otherwise {}
 
 /// An open folder. The lock goes with this process, however that ends.
 pub struct Folder {
@@ -43,20 +59,40 @@ impl Folder {
     }
 
     /// The answer of a case that is finished: both of its files are there and can be read.
-    pub fn finished(&self, name: &str) -> Option<Answer> {
+    pub fn finished(&self, name: &str) -> Option<Value> {
         let capture = self.capture(name);
         let answer = std::fs::read(Answer::path(&capture)).ok()?;
         file::read(&capture).ok()?;
         serde_json::from_slice(&answer).ok()
     }
 
+    /// Compares the answer of a finished case with what is asked for now, key by key of `asked`.
+    ///
+    /// # Errors
+    /// [`Otherwise`]: kept, the case would pass for what it is not; recorded again, it would be lost.
+    pub fn agrees(&self, name: &str, answer: &Value, asked: &Value) -> Result<(), Otherwise> {
+        let keys = asked.as_object().into_iter().flat_map(Map::keys);
+        let recorded: Map<String, Value> = keys.map(|key| (key.clone(), answer[key].clone())).collect();
+        let differing = differing(&Value::Object(recorded), asked);
+        if differing.is_empty() { Ok(()) } else { Err(self.otherwise(name, &differing.join(", "))) }
+    }
+
+    /// Says what to do about a case that cannot be kept.
+    pub fn otherwise(&self, name: &str, how: &str) -> Otherwise {
+        let case = self.capture(name);
+        Otherwise(format!(
+            "{} was recorded otherwise (there / now: {how}): choose another folder with --out, or remove that case to record it again",
+            case.display()
+        ))
+    }
+
     /// Writes a case, the capture last: once that is there, the case is finished.
     ///
     /// # Errors
     /// One line; [`is_full`] tells whether the disk is.
-    pub fn save(&self, name: &str, recorded: &Recorded) -> anyhow::Result<PathBuf> {
+    pub fn save(&self, name: &str, recorded: &Capture, answer: &impl Serialize) -> anyhow::Result<PathBuf> {
         let capture = self.capture(name);
-        let mut text = serde_json::to_vec_pretty(&recorded.answer)?;
+        let mut text = serde_json::to_vec_pretty(answer)?;
         text.push(b'\n');
         let place = Answer::path(&capture);
         let mut draft = tempfile::Builder::new()
@@ -67,7 +103,7 @@ impl Folder {
             .with_context(|| format!("cannot write {}", place.display()))?;
         draft.flush().with_context(|| format!("cannot write {}", place.display()))?;
         draft.persist(&place).map_err(|error| error.error).with_context(|| format!("cannot write {}", place.display()))?;
-        let written = file::write(&recorded.capture, &capture);
+        let written = file::write(recorded, &capture);
         if written.is_err() {
             // An answer without its capture says nothing.
             let _ = std::fs::remove_file(&place);
@@ -76,7 +112,8 @@ impl Folder {
         Ok(capture)
     }
 
-    fn capture(&self, name: &str) -> PathBuf {
+    /// Where the capture of a case is.
+    pub fn capture(&self, name: &str) -> PathBuf {
         self.path.join(format!("{name}.galen"))
     }
 }
@@ -93,18 +130,37 @@ pub fn is_full(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use galen_tools::capture::Capture;
-
     use super::*;
     use crate::lab::{Run, Scenario};
 
-    fn recorded() -> Recorded {
+    fn recorded() -> (Capture, Answer) {
         let mut capture = Capture::default();
         capture.manifest.format = galen_tools::capture::FORMAT;
         capture.manifest.labels = vec!["healthy".into()];
         let scenario = Scenario::load("healthy").unwrap();
         let answer = Answer::new(&scenario, &Run::default(), None, 150_000, Default::default());
-        Recorded { capture, answer }
+        (capture, answer)
+    }
+
+    fn save(folder: &Folder, name: &str) -> anyhow::Result<PathBuf> {
+        let (capture, answer) = recorded();
+        folder.save(name, &capture, &answer)
+    }
+
+    #[test]
+    fn a_case_agrees_only_with_what_it_was_recorded_with() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        save(&folder, "one").unwrap();
+        let answer = folder.finished("one").unwrap();
+        let asked = serde_json::json!({"seed": 0, "server_version_num": 150_000, "phases": answer["phases"]});
+        folder.agrees("one", &answer, &asked).unwrap();
+        for (key, value) in [("server_version_num", 160_004.into()), ("plan_sha256", "x".into()), ("seed", 9.into())] {
+            let mut other = asked.clone();
+            other[key] = value;
+            let told = folder.agrees("one", &answer, &other).unwrap_err().to_string();
+            assert!(told.contains(&format!("{key}: ")) && told.contains("one.galen") && told.contains("--out"), "{told}");
+        }
     }
 
     #[test]
@@ -122,8 +178,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path()).unwrap();
         assert!(folder.finished("one").is_none());
-        let capture = folder.save("one", &recorded()).unwrap();
-        assert_eq!(folder.finished("one").unwrap(), recorded().answer);
+        let capture = save(&folder, "one").unwrap();
+        assert_eq!(folder.finished("one").unwrap(), serde_json::to_value(recorded().1).unwrap());
         let whole = std::fs::read(&capture).unwrap();
         std::fs::write(&capture, &whole[..whole.len() / 2]).unwrap();
         assert!(folder.finished("one").is_none(), "a truncated capture is recorded again");
@@ -145,10 +201,10 @@ mod tests {
             return;
         }
         let folder = Folder::open(place.path()).unwrap();
-        folder.save("kept", &recorded()).unwrap();
+        save(&folder, "kept").unwrap();
         let filler = std::fs::File::create(place.path().join("filler")).and_then(|mut file| file.write_all(&[1; 1 << 20]));
         assert!(filler.is_err());
-        let error = folder.save("two", &recorded()).unwrap_err();
+        let error = save(&folder, "two").unwrap_err();
         assert!(is_full(&error), "{error:#}");
         let kept = folder.finished("kept").is_some();
         let names: Vec<String> =

@@ -31,7 +31,7 @@ mod volume;
 pub use answer::Answer;
 #[allow(unused_imports)]
 pub use cluster::{Cluster, ClusterOptions};
-pub use folder::Folder;
+pub use folder::{Folder, Otherwise};
 #[allow(unused_imports)]
 pub use load::{ClientSpec, Load};
 pub use run::{Phase, Phases, Recorded, Run, record};

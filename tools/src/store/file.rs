@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::{StoreError, StoreErrorKind};
 use super::image;
 use super::seal::SQLITE_MAGIC;
-use crate::capture::Capture;
+use crate::capture::{Capture, Manifest};
 
 /// The most that `read` decompresses, and the most that what it decodes may take in memory, in bytes: 1 GiB each.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -43,6 +43,15 @@ pub fn read_within(path: &Path, max_bytes: u64) -> Result<Capture, StoreError> {
     let mut capture = decoded.map_err(|error| error.at(path))?;
     capture.manifest.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(capture)
+}
+
+/// The head alone of the capture in these bytes of a file; its name is the one it was written under. That the rest is
+/// whole is not checked.
+///
+/// Fails as [`read`] does.
+pub fn manifest(packed: &[u8]) -> Result<Manifest, StoreError> {
+    let image = unpack(packed, MAX_BYTES)?;
+    image::decode_manifest(&image, MAX_BYTES)
 }
 
 fn load(path: &Path, max_bytes: u64) -> Result<Vec<u8>, StoreError> {

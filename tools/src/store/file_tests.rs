@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 
 use super::*;
-use crate::capture::Manifest;
+use crate::capture::Half;
 use crate::model::*;
 use crate::probe::{ProbeAnswer, ProbeCall};
 
@@ -82,6 +82,24 @@ fn a_capture_comes_back_whole_and_is_named_by_its_file() {
     assert_eq!(Capture { manifest: Manifest { name: "sample".into(), ..back.manifest.clone() }, ..back }, capture);
     write(&Capture::default(), &path).unwrap();
     assert!(read(&path).unwrap().series.is_empty(), "an empty capture replaces it");
+}
+
+#[test]
+fn the_head_can_be_read_alone_and_says_its_half_only_where_there_is_one() {
+    let dir = folder();
+    let path = dir.path().join("renamed.galen");
+    let mut capture = sample(60);
+    write(&capture, &path).unwrap();
+    let plain = manifest(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(plain, Manifest { format: crate::capture::FORMAT, ..capture.manifest.clone() });
+    assert!(!serde_json::to_string(&plain).unwrap().contains("half"), "captures without a half keep their bytes");
+    capture.manifest.half = Some(Half::Test);
+    write(&capture, &path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(manifest(&bytes).unwrap().half, Some(Half::Test));
+    assert_eq!(read(&path).unwrap().manifest.half, Some(Half::Test));
+    assert_eq!(manifest(&bytes[..bytes.len() / 2]).unwrap_err().kind, StoreErrorKind::Damaged);
+    assert_eq!(manifest(b"no capture").unwrap_err().kind, StoreErrorKind::NotACapture);
 }
 
 #[test]

@@ -74,6 +74,14 @@ pub(super) fn decode(image: &[u8], max_bytes: u64) -> Result<Capture, StoreError
     })
 }
 
+/// The manifest alone.
+pub(super) fn decode_manifest(image: &[u8], max_bytes: u64) -> Result<Manifest, StoreError> {
+    check_header(image)?;
+    let db = open(image)?;
+    check_schema(&db)?;
+    load_manifest(&db, &mut Budget::new(image.len(), max_bytes)).map(|(manifest, _)| manifest)
+}
+
 fn store_manifest(db: &Connection, manifest: &Manifest) -> Result<(), StoreError> {
     let known = Manifest { format: FORMAT, ..manifest.clone() };
     let mut insert = db.prepare("INSERT INTO manifest(key, value) VALUES(?, ?)")?;

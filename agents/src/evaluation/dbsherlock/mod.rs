@@ -7,7 +7,7 @@ mod read;
 mod score;
 mod view;
 
-pub use read::{Recording, class_causes, is_dataset, load};
+pub use read::{Recording, class_causes, is_dataset, load, published_half};
 pub use score::{Row, Stage, score};
 pub use view::learnable;
 

@@ -1,7 +1,7 @@
 //! Reads the recordings and their manifest.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::Deserialize;
 
@@ -68,22 +68,58 @@ pub fn is_dataset(dir: &Path) -> bool {
     std::fs::read_to_string(dir.join("manifest.json")).is_ok_and(|text| serde_json::from_str::<Manifest>(&text).is_ok())
 }
 
-/// Reads all recordings below a folder, in the manifest's order.
+/// The half that the published rule gives to a recording's file: SHA-256 over `dataset:case`, where the end of the path says
+/// both (`single/CLASS/NUMBER.csv.gz`, or `compound/`). None for a file that lies elsewhere: it is no recording of the benchmark.
+pub fn published_half(file: &Path) -> Option<Half> {
+    let parts: Vec<_> = file.components().rev().take(3).collect();
+    let [Component::Normal(name), Component::Normal(class), Component::Normal(kind)] = parts.as_slice() else { return None };
+    let id = format!("{}/{}", class.to_str()?, bare(name.to_str()?));
+    Some(half_of(dataset(kind.to_str()?)?, &id))
+}
+
+fn dataset(kind: &str) -> Option<&'static str> {
+    match kind {
+        "single" => Some(SINGLE),
+        "compound" => Some(COMPOUND),
+        _ => None,
+    }
+}
+
+/// A file's name without the endings of a recording.
+fn bare(name: &str) -> &str {
+    name.trim_end_matches(".gz").trim_end_matches(".csv")
+}
+
+/// Reads all recordings below a folder, in the manifest's order; and one line for each that cannot be used, which names its
+/// file.
 ///
 /// # Errors
-/// One line that names the file that cannot be read, or a class that the data file does not know.
-pub fn load(dir: &Path) -> Result<Vec<Recording>, String> {
+/// One line: the manifest cannot be read.
+pub fn load(dir: &Path) -> Result<(Vec<Recording>, Vec<String>), String> {
     let at = dir.join("manifest.json");
     let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", at.display());
     let text = std::fs::read_to_string(&at).map_err(|e| fail(&e))?;
     let manifest: Manifest = serde_json::from_str(&text).map_err(|e| fail(&e))?;
     let known = classes()?;
-    manifest.cases.iter().enumerate().map(|(i, entry)| one(dir, i, entry, manifest.period_seconds * 1000, &known)).collect()
+    let (mut recordings, mut flaws) = (Vec::new(), Vec::new());
+    for (i, entry) in manifest.cases.iter().enumerate() {
+        match one(dir, i, entry, manifest.period_seconds, &known) {
+            Ok(recording) => recordings.push(recording),
+            Err(flaw) => flaws.push(flaw),
+        }
+    }
+    Ok((recordings, flaws))
 }
 
-fn one(dir: &Path, index: usize, entry: &Entry, period: i64, known: &Classes) -> Result<Recording, String> {
+fn one(dir: &Path, index: usize, entry: &Entry, period_seconds: i64, known: &Classes) -> Result<Recording, String> {
     let path = dir.join(&entry.file);
     let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let dataset = dataset(&entry.kind).ok_or_else(|| fail(&format!("kind {:?} is neither single nor compound", entry.kind)))?;
+    let parts = match dataset {
+        SINGLE => known.class.get(&entry.class).map(|_| vec![entry.class.clone()]),
+        _ => known.compound.get(&entry.class).cloned(),
+    };
+    let classes = parts.ok_or_else(|| fail(&format!("class {:?} is not known", entry.class)))?;
     if std::fs::metadata(&path).map_err(|e| fail(&e))?.len() > MOST_BYTES {
         return Err(fail(&"too large for a recording"));
     }
@@ -92,12 +128,55 @@ fn one(dir: &Path, index: usize, entry: &Entry, period: i64, known: &Classes) ->
     let start = capture.span().map_or(0, |s| s.start);
     let rows = entry.abnormal_rows.first().zip(entry.abnormal_rows.last());
     let (first, last) = rows.ok_or_else(|| fail(&"the manifest gives it no abnormal rows"))?;
-    let single = entry.kind == "single";
-    let dataset = if single { SINGLE } else { COMPOUND };
-    let parts =
-        if single { known.class.get(&entry.class).map(|_| vec![entry.class.clone()]) } else { known.compound.get(&entry.class).cloned() };
-    let classes = parts.ok_or_else(|| fail(&format!("class {:?} is not known", entry.class)))?;
-    let id = entry.file.trim_start_matches(&format!("{}/", entry.kind)).trim_end_matches(".gz").trim_end_matches(".csv").to_owned();
-    let abnormal = Window { start: start + first * period, end: start + (last + 1) * period };
-    Ok(Recording { half: half_of(dataset, &id), id, dataset, classes, abnormal, capture })
+    let at = |row: i64| row.checked_mul(period_seconds.checked_mul(1000)?)?.checked_add(start);
+    let window = at(*first).zip(last.checked_add(1).and_then(at)).filter(|(start, end)| start < end);
+    let (start, end) = window.ok_or_else(|| fail(&format!("abnormal rows {first} to {last} are no stretch of time")))?;
+    let id = bare(entry.file.trim_start_matches(&format!("{}/", entry.kind))).to_owned();
+    Ok(Recording { half: half_of(dataset, &id), id, dataset, classes, abnormal: Window { start, end }, capture })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_path_says_the_published_half() {
+        let half = |path: &str| published_half(Path::new(path));
+        // `printf dbsherlock_single:cpu_saturation/01 | sha256sum`: 13.
+        for path in ["single/cpu_saturation/01.csv.gz", "/data/dbsherlock/single/cpu_saturation/01.csv"] {
+            assert_eq!(half(path), Some(Half::Test), "{path}");
+        }
+        assert_eq!(half("compound/cpu_saturation/01.csv"), Some(half_of(COMPOUND, "cpu_saturation/01")));
+        for path in ["cpu_saturation/01.csv", "mine/cpu_saturation/01.csv", "single/../01.csv", "01.csv", "/"] {
+            assert_eq!(half(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_and_the_rest_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = |kind: &str, class: &str, file: &str, rows: &[i64]| serde_json::json!({"kind": kind, "class": class, "file": file, "abnormal_rows": rows});
+        let class = classes().unwrap().class.into_keys().next().unwrap();
+        let cases = [
+            entry("single", &class, "single/a/01.csv", &[1, 2]),
+            entry("single", &class, "single/a/02.csv", &[1]),
+            entry("single", "no such class", "single/a/01.csv", &[1]),
+            entry("triple", &class, "single/a/01.csv", &[1]),
+            entry("single", &class, "single/a/01.csv", &[]),
+            entry("single", &class, "single/a/01.csv", &[i64::MAX]),
+            entry("single", &class, "single/a/03.csv", &[1]),
+        ];
+        std::fs::write(folder.path().join("manifest.json"), serde_json::json!({"period_seconds": 1, "cases": cases}).to_string()).unwrap();
+        std::fs::create_dir_all(folder.path().join("single/a")).unwrap();
+        std::fs::write(folder.path().join("single/a/01.csv"), "Epoch,x\n1,1\n2,2\n3,3\n4,4\n").unwrap();
+        std::fs::write(folder.path().join("single/a/03.csv"), "Epoch,x\n1,one\n").unwrap();
+        let (recordings, flaws) = load(folder.path()).unwrap();
+        assert_eq!((recordings.len(), recordings[0].id.as_str(), recordings[0].half), (1, "a/01", half_of(SINGLE, "a/01")));
+        assert_eq!(recordings[0].abnormal, Window { start: 2000, end: 4000 });
+        assert_eq!(flaws.len(), 6);
+        for (flaw, why) in flaws.iter().zip(["02.csv", "no such class", "triple", "no abnormal rows", "no stretch", "03.csv"]) {
+            assert!(flaw.contains(why) && flaw.starts_with(&folder.path().display().to_string()), "{flaw}");
+        }
+        assert!(load(&folder.path().join("single")).unwrap_err().contains("manifest.json"));
+    }
 }

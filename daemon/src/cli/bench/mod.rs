@@ -8,6 +8,7 @@ mod pass_until;
 mod pins;
 pub mod questions;
 mod report;
+mod resume;
 mod retrieval;
 mod run;
 mod speed;

@@ -20,6 +20,7 @@ pub fn pins(suite: &Suite, half: &str, library: &Library, provider: Option<(&str
         knowledge_sha256: digest(&library.chunks),
         signals_sha256: digest(&library.signals.iter().collect::<Vec<_>>()),
         skill_sha256: digest(&library.skill),
+        signatures_sha256: digest(&library.signatures),
         model: provider.map(|(name, p)| ModelPin { name: name.to_owned(), sha256: p.identity().sha256.clone() }),
         options: Some(options.clone()),
     }

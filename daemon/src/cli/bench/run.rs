@@ -1,6 +1,6 @@
 //! `galen bench run`: every case of a suite diagnosed and measured, in parallel, resumable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use galen_agents::driver::{Library, Options, diagnose};
 use galen_agents::evaluation::calibration::calibration;
-use galen_agents::evaluation::record::{CaseLine, FORMAT, Header, Line, Run};
+use galen_agents::evaluation::record::{CaseLine, FORMAT, FailedCase, Header, Line, Run};
 use galen_agents::evaluation::score::{hierarchy, scores};
 use galen_agents::llm::Provider;
 use galen_agents::report::Report;
@@ -22,6 +22,7 @@ use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::out::Out;
+use super::resume::Wanted;
 use super::suite::{Case, Suite, Which, answer, hex};
 use super::{measure, pins};
 use crate::cli::Global;
@@ -35,7 +36,11 @@ use crate::{engine, output, parallel};
   name = \"shop\"
   path = \"captures/shop\"
 
-No label or answer is shown to the diagnosis. Run the same command again to go on after an interruption.")]
+No label or answer is shown to the diagnosis. Run the same command again to go on after an interruption: a case whose capture
+or answer was changed since, such as a repaired one, is diagnosed again.
+
+The half of a capture is the one that its manifest states (an imported benchmark's published rule), else that of its file's
+name alone, in whatever folder it lies; `galen learn` and `galen model calibrate` go by the same.")]
 pub struct RunArgs {
     /// Folder of labelled captures, or suite file
     #[arg(value_name = "SUITE")]
@@ -49,7 +54,7 @@ pub struct RunArgs {
     /// Cite no knowledge
     #[arg(long)]
     no_knowledge: bool,
-    /// Captures at a time
+    /// Captures at a time; one where a model takes part
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
     /// Half to run; learning never sees the test half
@@ -85,16 +90,30 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
         pins: pins::pins(&suite, args.half.word(), &library, pinned, &options),
         machine: pins::machine(),
         suite_path: args.suite.display().to_string(),
-        jobs: args.jobs,
+        jobs: at_a_time(args.jobs, provider.is_some()),
         cases: suite.cases.len(),
     };
-    let out = Out::open(&args.out, &header)?;
-    // A model answers in the order it is asked; one capture at a time keeps its answers the same.
-    let jobs = if provider.is_some() { 1 } else { usize::from(args.jobs) };
+    let wanted = suite.without_twins();
+    let out = Out::open(&args.out, &header, &wanted)?;
+    if out.again > 0 {
+        output::tell(&format!("{} finished cases are diagnosed again: their captures or answers have changed", out.again));
+    }
     let worker = Worker { runtime: Handle::current(), library, provider, options };
-    let left_out = work(suite, &worker, jobs, out)?;
+    let left_out = work(wanted, &worker, usize::from(header.jobs), out)?;
     summary(global, &args.out)?;
     left_out.end(header.cases, "cases were left out")
+}
+
+/// Captures that are diagnosed at a time. A model answers in the order it is asked: one capture at a time keeps its answers
+/// the same, and whoever asked for more is told.
+pub fn at_a_time(jobs: u16, with_model: bool) -> u16 {
+    if !with_model {
+        return jobs;
+    }
+    if jobs > 1 {
+        output::tell(&format!("with a model one capture is diagnosed at a time, so that its answers stay the same: not {jobs}"));
+    }
+    1
 }
 
 /// What every diagnosis of a run shares.
@@ -110,23 +129,16 @@ pub struct Worker {
 }
 
 /// Diagnoses what is not finished yet, in order, and writes it. Returns what could not be used.
-fn work(suite: Suite, worker: &Worker, jobs: usize, mut out: Out) -> Result<LeftOut, Failure> {
+fn work(wanted: Vec<Wanted>, worker: &Worker, jobs: usize, mut out: Out) -> Result<LeftOut, Failure> {
     let done: BTreeSet<(String, String)> = out.done.cases.iter().map(|c| (c.dataset.clone(), c.case.clone())).collect();
-    let known: Vec<(String, String)> = out.done.failed.clone();
-    let duplicates = suite.duplicates();
-    let bar = ProgressBar::new(suite.cases.len() as u64);
+    let known: HashSet<FailedCase> = out.done.failed.iter().cloned().collect();
+    let bar = ProgressBar::new(wanted.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left {msg}") {
         bar.set_style(style);
     }
-    let open: Vec<(Case, Option<String>)> = suite
-        .cases
-        .into_iter()
-        .enumerate()
-        .filter(|(_, c)| !done.contains(&(c.dataset.clone(), c.id.clone())))
-        .map(|(i, c)| (c, duplicates.get(&i).map(|first| format!("the same capture as {first}"))))
-        .collect();
+    let open: Vec<Wanted> = wanted.into_iter().filter(|(c, _)| !done.contains(&(c.dataset.clone(), c.id.clone()))).collect();
     bar.inc(done.len() as u64);
-    let work = |(case, twin): &(Case, Option<String>)| match twin {
+    let work = |(case, twin): &Wanted| match twin {
         Some(why) => Err(Failure::input(why)),
         None => one(case, worker).map_err(Failure::input),
     };
@@ -137,10 +149,10 @@ fn work(suite: Suite, worker: &Worker, jobs: usize, mut out: Out) -> Result<Left
             Ok(line) => out.write(&Line::Case(Box::new(line)))?,
             Err(failure) => {
                 left_out.add(&failure);
-                let line = (case.id.clone(), failure.to_string());
-                bar.suspend(|| output::tell(&format!("galen: {}: {}", line.0, line.1)));
+                let line = FailedCase { dataset: case.dataset.clone(), case: case.id.clone(), why: failure.to_string() };
+                bar.suspend(|| output::tell(&format!("galen: {}: {}", line.case, line.why)));
                 if !known.contains(&line) {
-                    out.write(&Line::Failed { case: line.0, why: line.1 })?;
+                    out.write(&Line::Failed(line))?;
                 }
             }
         }
@@ -192,6 +204,7 @@ fn one(case: &Case, worker: &Worker) -> Result<CaseLine, String> {
     line.case.clone_from(&case.id);
     line.dataset.clone_from(&case.dataset);
     line.half = Some(case.half);
+    line.label_from_name = case.label_from_name;
     line.capture_sha256 = case.sha256.clone().unwrap_or_default();
     line.span = seen.span;
     line.wall_ms = (seen.wall_ms * 1000.0).round() / 1000.0;

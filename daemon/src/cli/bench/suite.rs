@@ -1,14 +1,16 @@
 //! A suite: labelled captures in data sets, each case with its answer, its half and the digest of its file.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use galen_agents::evaluation::record::Answer;
-use galen_agents::evaluation::split::{Half, half_of};
+use galen_agents::evaluation::split::{Half, half_of_capture};
+use galen_tools::store::file::manifest;
 
+use super::resume::Wanted;
 use crate::cli::replay;
 use crate::failure::Failure;
 
@@ -132,22 +134,18 @@ impl Suite {
         hex(&hasher.finalize())
     }
 
-    /// For each case that has the same capture as an earlier one, the id of that one.
-    pub fn duplicates(&self) -> BTreeMap<usize, String> {
-        let mut first: BTreeMap<&str, &Case> = BTreeMap::new();
-        let mut found = BTreeMap::new();
-        for (index, case) in self.cases.iter().enumerate() {
-            let Some(digest) = case.sha256.as_deref() else { continue };
-            match first.get(digest) {
-                Some(known) => {
-                    found.insert(index, known.id.clone());
-                }
-                None => {
-                    first.insert(digest, case);
-                }
+    /// The cases; those that have the same capture as an earlier one say so.
+    pub fn without_twins(self) -> Vec<Wanted> {
+        let mut first: HashMap<String, String> = HashMap::new();
+        let mut seen = |case: &Case| {
+            let digest = case.sha256.clone()?;
+            if let Some(known) = first.get(&digest) {
+                return Some(format!("the same capture as {known}"));
             }
-        }
-        found
+            first.insert(digest, case.id.clone());
+            None
+        };
+        self.cases.into_iter().map(|case| (seen(&case), case)).map(|(twin, case)| (case, twin)).collect()
     }
 }
 
@@ -156,10 +154,12 @@ fn dataset(name: &str, path: &Path, label_from_name: bool) -> Result<Vec<Case>, 
     let files = replay::expand(&[path.to_path_buf()])?;
     let case = |file: &PathBuf| {
         let id = file.strip_prefix(root).unwrap_or(file).with_extension("").to_string_lossy().into_owned();
+        let bytes = std::fs::read(file).ok();
+        let stated = bytes.as_deref().and_then(|bytes| manifest(bytes).ok()?.half);
         Case {
-            half: half_of(name, &id),
+            half: half_of_capture(stated, file),
             dataset: name.to_owned(),
-            sha256: std::fs::read(file).ok().map(|bytes| hex(&Sha256::digest(bytes))),
+            sha256: bytes.map(|bytes| hex(&Sha256::digest(bytes))),
             answer: sidecar(&file.with_extension("answer.json")),
             path: file.clone(),
             label_from_name,

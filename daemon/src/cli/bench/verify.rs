@@ -11,7 +11,7 @@ use galen_agents::evaluation::compare::differing_pins;
 use galen_agents::evaluation::record::{CaseLine, Header, Run};
 
 use super::pins;
-use super::run::{Worker, read, see};
+use super::run::{Worker, at_a_time, read, see};
 use super::suite::{Case, Suite, Which};
 use crate::cli::Global;
 use crate::failure::Failure;
@@ -56,8 +56,8 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
     };
     let changed = differing_pins(&run, &now);
     let worker = Worker { runtime: Handle::current(), library, provider, options };
-    let jobs = if worker.provider.is_some() { 1 } else { usize::from(args.jobs) };
-    let differing = again(&run, suite, &worker, jobs)?;
+    let jobs = at_a_time(args.jobs, worker.provider.is_some());
+    let differing = again(&run, suite, &worker, usize::from(jobs))?;
     tell(global, &run, &changed, &differing)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Serialize;
 use tokio_postgres::Client;
 
 use galen_tools::capture::Capture;
@@ -15,7 +16,7 @@ use crate::target::freeze;
 use super::plan::{self, Plan};
 
 /// How long each phase of a case lasts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct Phases {
     /// The steady clients run and nobody looks.
     pub warmup: Duration,

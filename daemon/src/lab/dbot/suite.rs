@@ -1,16 +1,21 @@
 //! Records many cases: finished ones are kept and skipped, a case that fails gets a fresh server and one more chance.
 
-use std::path::{Path, PathBuf};
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use futures_util::future::try_join_all;
 
 use galen_tools::store::file;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
+use crate::lab::binaries;
 use crate::lab::folder::{Folder, is_full};
 
-use super::plan::plan;
+use super::plan::{Plan, plan};
 use super::spec::Spec;
 use super::stage::{Phases, Stage};
 
@@ -40,36 +45,76 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// File of a specification's capture. The name tells the number and nothing else: a report shows it.
-pub fn path_of(out: &Path, spec: &Spec) -> PathBuf {
-    out.join(format!("spec-{:04}.galen", spec.id))
+/// Name of a specification's case. It tells the number and nothing else: a report shows it.
+pub fn name_of(spec: &Spec) -> String {
+    format!("spec-{:04}", spec.id)
 }
 
 /// Records what is missing and calls `tell` after each case. Fails when the folder cannot be written, when another run writes
-/// to it, or when the disk is full; any other failure of a case is an [`Outcome`], and the others go on.
+/// to it, when a finished case was recorded with something else ([`Otherwise`](crate::lab::Otherwise); nothing is recorded
+/// then), or when the disk is full; any other failure of a case is an [`Outcome`], and the others go on.
 pub async fn record(request: &Request, tell: impl Fn(&Spec, &Outcome)) -> anyhow::Result<()> {
-    let _folder = Folder::open(&request.out)?;
+    let folder = Folder::open(&request.out)?;
+    let finished = finished(request, &folder)?;
+    let open: Vec<&Spec> = request.specs.iter().filter(|spec| !finished.contains(&spec.id)).collect();
+    for spec in request.specs.iter().filter(|spec| finished.contains(&spec.id)) {
+        tell(spec, &Outcome::Kept(folder.capture(&name_of(spec))));
+    }
     let next = AtomicUsize::new(0);
-    let workers = (0..request.jobs.max(1)).map(|_| work(request, &next, &tell));
+    let workers = (0..request.jobs.max(1)).map(|_| work(request, &open, &folder, &next, &tell));
     try_join_all(workers).await?;
     Ok(())
 }
 
-async fn work(request: &Request, next: &AtomicUsize, tell: &impl Fn(&Spec, &Outcome)) -> anyhow::Result<()> {
-    let mut stage = None;
-    while let Some(spec) = request.specs.get(next.fetch_add(1, Relaxed)) {
-        let path = path_of(&request.out, spec);
-        if file::read(&path).is_ok() {
-            tell(spec, &Outcome::Kept(path));
+/// Numbers of the specifications that are recorded already, as they would be now.
+fn finished(request: &Request, folder: &Folder) -> anyhow::Result<BTreeSet<u32>> {
+    let version = OnceCell::new();
+    let version = || *version.get_or_init(|| binaries::version_num(&binaries::find_bin_dir(None).ok()?));
+    let mut finished = BTreeSet::new();
+    for spec in &request.specs {
+        let name = name_of(spec);
+        if file::read(&folder.capture(&name)).is_err() {
             continue;
         }
+        let Some(answer) = folder.finished(&name) else {
+            return Err(folder.otherwise(&name, "nothing beside it says how").into());
+        };
+        let mut asked = answer_of(spec, &plan(spec, request.cpus)?, request.phases);
+        if let Some(version) = version() {
+            asked["server_version_num"] = version.into();
+        }
+        folder.agrees(&name, &answer, &asked)?;
+        finished.insert(spec.id);
+    }
+    Ok(finished)
+}
+
+/// What is right for a case, which `galen bench run` reads, and how it is made: another plan (the specification scaled to
+/// this machine, with its statements, clients and seed) makes another case.
+fn answer_of(spec: &Spec, plan: &Plan, phases: Phases) -> Value {
+    let plan: String = Sha256::digest(format!("{plan:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({
+        "causes": spec.causes, "specification": spec.id, "workload": spec.workload, "size": spec.size, "plan_sha256": plan,
+        "phases": phases, "galen_version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+async fn work(
+    request: &Request,
+    open: &[&Spec],
+    folder: &Folder,
+    next: &AtomicUsize,
+    tell: &impl Fn(&Spec, &Outcome),
+) -> anyhow::Result<()> {
+    let mut stage = None;
+    while let Some(spec) = open.get(next.fetch_add(1, Relaxed)) {
         let began = Instant::now();
-        let mut outcome = attempt(request, spec, &path, &mut stage).await;
+        let mut outcome = attempt(request, spec, folder, &mut stage).await;
         if outcome.is_err() {
-            outcome = attempt(request, spec, &path, &mut stage).await;
+            outcome = attempt(request, spec, folder, &mut stage).await;
         }
         let outcome = match outcome {
-            Ok(()) => Outcome::Recorded(path, began.elapsed().as_secs_f64()),
+            Ok(path) => Outcome::Recorded(path, began.elapsed().as_secs_f64()),
             Err(error) if is_full(&error) => return Err(error.context("the disk is full; what was recorded is kept")),
             Err(error) => Outcome::Failed(format!("{error:#}")),
         };
@@ -82,7 +127,7 @@ async fn work(request: &Request, next: &AtomicUsize, tell: &impl Fn(&Spec, &Outc
 }
 
 /// One case on the worker's server; a failure costs the server.
-async fn attempt(request: &Request, spec: &Spec, path: &Path, stage: &mut Option<Stage>) -> anyhow::Result<()> {
+async fn attempt(request: &Request, spec: &Spec, folder: &Folder, stage: &mut Option<Stage>) -> anyhow::Result<PathBuf> {
     let plan = plan(spec, request.cpus)?;
     let server = match stage.take() {
         Some(server) => server,
@@ -93,8 +138,9 @@ async fn attempt(request: &Request, spec: &Spec, path: &Path, stage: &mut Option
             *stage = Some(server);
             // For scoring alone: a diagnosis never reads the labels.
             capture.manifest.labels.clone_from(&spec.causes);
-            file::write(&capture, path)?;
-            Ok(())
+            let mut answer = answer_of(spec, &plan, request.phases);
+            answer["server_version_num"] = capture.manifest.server_version_num.into();
+            folder.save(&name_of(spec), &capture, &answer)
         }
         Err(error) => {
             server.close().await;

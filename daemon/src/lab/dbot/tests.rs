@@ -12,7 +12,8 @@ use super::plan::{KINDS, Plan, plan};
 use super::scale::scale;
 use super::spec::{Size, Spec, read};
 use super::stage::Phases;
-use super::suite::{Outcome, Request, path_of, record};
+use super::suite::{Outcome, Request, name_of, record};
+use crate::lab::Otherwise;
 
 /// A line of a kind with sizes that every sized kind takes.
 fn line(id: u32, workload: &str, label: &str) -> String {
@@ -186,21 +187,38 @@ async fn cases_are_recorded_on_one_server_and_kept() {
     let mut request = Request { specs: small, out: folder.path().to_owned(), jobs: 1, phases, cpus: 2 };
     let seen = std::sync::Mutex::new(Vec::new());
     let tell = |spec: &Spec, outcome: &Outcome| seen.lock().unwrap().push((spec.workload.clone(), outcome.clone()));
-    std::fs::write(path_of(folder.path(), &request.specs[0]), "a run was killed while it wrote this").unwrap();
+    let path_of = |spec: &Spec| folder.path().join(name_of(spec)).with_extension("galen");
+    std::fs::write(path_of(&request.specs[0]), "a run was killed while it wrote this").unwrap();
     record(&request, tell).await.unwrap();
     let first = std::mem::take(&mut *seen.lock().unwrap());
     assert!(first.len() == 2 && first.iter().all(|(_, o)| matches!(o, Outcome::Recorded(..))), "{first:?}");
     for spec in &request.specs {
-        let capture = file::read(&path_of(folder.path(), spec)).unwrap();
+        let capture = file::read(&path_of(spec)).unwrap();
         assert_eq!(capture.manifest.labels, spec.causes);
         assert!(capture.series["tps"].values.len() >= 5 && !capture.statements.is_empty());
         let texts = capture.texts.values().cloned().collect::<String>();
         let (own, other) = if spec.workload == "vacuum" { ("stock_items", "tickets") } else { ("tickets", "stock_items") };
         assert!(texts.contains(own) && !texts.contains(other), "the server still counts the case before: {texts}");
     }
-    the_diagnosis_does_not_see_the_labels(&path_of(folder.path(), &request.specs[0])).await;
+    the_diagnosis_does_not_see_the_labels(&path_of(&request.specs[0])).await;
     request.jobs = 2;
     record(&request, tell).await.unwrap();
-    let again = seen.lock().unwrap().clone();
-    assert!(again.iter().all(|(_, o)| matches!(o, Outcome::Kept(_))), "{again:?}");
+    let again = std::mem::take(&mut *seen.lock().unwrap());
+    assert!(again.len() == 2 && again.iter().all(|(_, o)| matches!(o, Outcome::Kept(_))), "{again:?}");
+
+    let before: Vec<_> = request.specs.iter().map(|spec| std::fs::read(path_of(spec)).unwrap()).collect();
+    let (mut longer, mut larger, mut relabelled) = (request.clone(), request.clone(), request.clone());
+    longer.phases.incident = 5 * second;
+    larger.specs[1].size.rows = Some(400);
+    relabelled.specs[1].causes = vec!["disk_full".into()];
+    for (other, what) in [(longer, "phases.incident.secs: 4 / 5"), (larger, "size.rows: 300 / 400"), (relabelled, "causes: ")] {
+        let error = record(&other, tell).await.unwrap_err();
+        assert!(error.is::<Otherwise>() && error.to_string().contains(what), "{error:#}");
+    }
+    let sidecar = path_of(&request.specs[1]).with_extension("answer.json");
+    std::fs::rename(&sidecar, sidecar.with_extension("away")).unwrap();
+    let error = record(&request, tell).await.unwrap_err();
+    assert!(error.is::<Otherwise>() && error.to_string().contains("nothing beside it says how"), "{error:#}");
+    let after: Vec<_> = request.specs.iter().map(|spec| std::fs::read(path_of(spec)).unwrap()).collect();
+    assert!(before == after && seen.lock().unwrap().is_empty(), "what was refused is neither lost nor recorded again");
 }
