@@ -138,7 +138,7 @@ async fn hundreds_of_requests_leave_nothing_behind() {
                             1 => drop(provider.generate(generate(&own, Some("root ::= [a-z ]+"), 5)).await.unwrap()),
                             2 => assert!(provider.score(score(&shared, &own, &["alone"])).await.is_err()),
                             3 => {
-                                let stuck = provider.generate(generate(&own, Some(r#"root ::= "a" [^\x00-\U0010FFFF]"#), 9)).await;
+                                let stuck = provider.generate(generate(&own, Some(r#"root ::= "a" [^\x00-\UFFFFFFFF]"#), 9)).await;
                                 assert!(matches!(stuck, Err(LlmError::Invalid(_))), "{stuck:?}");
                             }
                             _ => {
