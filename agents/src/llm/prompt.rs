@@ -42,7 +42,7 @@ impl Prompt {
     }
 
     /// The prompt as plain text, less the first `count` sections to be left out, and the numbers of these in rising order.
-    pub(super) fn without(&self, count: usize) -> (Self, Vec<usize>) {
+    pub(crate) fn without(&self, count: usize) -> (Self, Vec<usize>) {
         let mut cut: Vec<usize> = self.order().into_iter().take(count).collect();
         cut.sort_unstable();
         let mut shared = self.shared.clone();
