@@ -313,7 +313,7 @@ impl OpenAiProvider {
 
     async fn told(&self, request: &GenerateRequest, prompt: &Prompt, grammar: Option<&Grammar>) -> Result<Generated, Failed> {
         let constraint = match (&request.schema, &request.grammar, grammar) {
-            (Some(schema), ..) => Constraint::Schema(schema.clone()),
+            (Some(schema), ..) => Constraint::Schema(self.config.dialect, schema.clone()),
             (None, Some(text), Some(read)) => Constraint::of(self.config.dialect, text, read),
             _ => Constraint::None,
         };
@@ -399,7 +399,9 @@ impl OpenAiProvider {
             return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
         }
         let mut all = Embeddings { vectors: Vec::with_capacity(request.texts.len()), usage: Usage::default() };
-        for texts in request.texts.chunks(TEXTS_AT_ONCE) {
+        // llama-cpp-python 0.3.36 mixes the vectors of several texts up where the model has no pooling of its own.
+        let at_once = if self.config.dialect == Dialect::LlamaCpp { 1 } else { TEXTS_AT_ONCE };
+        for texts in request.texts.chunks(at_once) {
             let body = wire::EmbeddingRequest { model: &self.config.model, input: texts, encoding_format: "float" };
             let ask = || async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, texts.len())?) };
             let Embeddings { vectors, usage } = self.insist(self.deadline(), ask).await?;

@@ -50,8 +50,8 @@ pub enum Constraint {
     Grammar(Dialect, String),
     /// By a JSON schema around a choice of texts.
     Choice(Vec<String>),
-    /// By the JSON schema that was asked for.
-    Schema(Value),
+    /// By the JSON schema that was asked for, in this dialect.
+    Schema(Dialect, Value),
 }
 
 impl Constraint {
@@ -69,7 +69,9 @@ impl Constraint {
             Self::Grammar(Dialect::LlamaCpp, text) => json!({ "grammar": text }),
             Self::Grammar(Dialect::Vllm, text) => json!({ "structured_outputs": { "grammar": text } }),
             Self::Grammar(Dialect::Sglang, text) => json!({ "ebnf": text }),
-            Self::Schema(schema) => json!({ "response_format": { "type": "json_schema", "json_schema": {
+            // llama.cpp's server takes the other form too, the Python one this form only.
+            Self::Schema(Dialect::LlamaCpp, schema) => json!({ "response_format": { "type": "json_object", "schema": schema } }),
+            Self::Schema(_, schema) => json!({ "response_format": { "type": "json_schema", "json_schema": {
                 "name": "answer", "strict": true, "schema": schema,
             } } }),
             Self::Choice(choices) => json!({ "response_format": { "type": "json_schema", "json_schema": {
@@ -161,7 +163,34 @@ pub struct EmbeddingAnswer {
 #[derive(Debug, Deserialize)]
 pub struct Embedded {
     pub index: usize,
-    pub embedding: Vec<f32>,
+    embedding: Pooled,
+}
+
+/// A text's vector, or one for each of its tokens: what servers of llama.cpp give where the model has no pooling of its own.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Pooled {
+    Text(Vec<f32>),
+    Tokens(Vec<Vec<f32>>),
+}
+
+impl Pooled {
+    /// The vector of the text: the mean over its tokens, as the embedded engine does. None when they differ in length.
+    fn vector(self) -> Option<Vec<f32>> {
+        match self {
+            Self::Text(vector) => Some(vector),
+            Self::Tokens(tokens) => {
+                let mut sum = vec![0.0; tokens.first()?.len()];
+                for token in tokens {
+                    if token.len() != sum.len() {
+                        return None;
+                    }
+                    sum.iter_mut().zip(token).for_each(|(sum, value)| *sum += value);
+                }
+                Some(sum)
+            }
+        }
+    }
 }
 
 /// The vectors in the order asked, each of length 1.
@@ -170,14 +199,16 @@ pub struct Embedded {
 /// [`LlmError::Server`] when one is missing, of another length than the first, or holds no numbers.
 pub fn vectors_of(mut answer: EmbeddingAnswer, texts: usize) -> Result<Embeddings, LlmError> {
     answer.data.sort_by_key(|e| e.index);
-    let width = answer.data.first().map_or(0, |e| e.embedding.len());
-    let sound = answer.data.iter().enumerate().all(|(i, e)| e.index == i && e.embedding.len() == width);
-    if answer.data.len() != texts || width == 0 || !sound {
-        return Err(LlmError::Server(format!("it answered {} vectors for {texts} texts", answer.data.len())));
+    let (answered, usage) = (answer.data.len(), answer.usage.as_ref().map(Counted::usage).unwrap_or_default());
+    let in_order = answer.data.iter().enumerate().all(|(i, e)| e.index == i);
+    let vectors: Vec<Vec<f32>> = answer.data.into_iter().filter_map(|e| e.embedding.vector()).collect();
+    let width = vectors.first().map_or(0, Vec::len);
+    if vectors.len() != texts || width == 0 || !in_order || vectors.iter().any(|v| v.len() != width) {
+        return Err(LlmError::Server(format!("it answered {answered} vectors for {texts} texts, or not of one length")));
     }
-    let vectors = answer.data.iter().map(|e| unit(&e.embedding)).collect::<Result<_, _>>();
+    let vectors = vectors.iter().map(|vector| unit(vector)).collect::<Result<_, _>>();
     let vectors = vectors.map_err(|_| LlmError::Server("a vector that it answered has no length".to_owned()))?;
-    Ok(Embeddings { vectors, usage: answer.usage.as_ref().map(Counted::usage).unwrap_or_default() })
+    Ok(Embeddings { vectors, usage })
 }
 
 /// The server's models.
@@ -361,6 +392,22 @@ mod tests {
     }
 
     #[test]
+    fn vectors_of_tokens_are_pooled_and_odd_ones_refused() {
+        let of = |data: Value| vectors_of(serde_json::from_value(json!({ "data": data })).unwrap(), 2);
+        let two = json!([{ "index": 1, "embedding": [0.0, 2.0] }, { "index": 0, "embedding": [[3.0, 1.0], [3.0, 7.0]] }]);
+        assert_eq!(of(two).unwrap().vectors, [[0.6, 0.8], [0.0, 1.0]]);
+        for odd in [
+            json!([{ "index": 0, "embedding": [1.0] }]),
+            json!([{ "index": 0, "embedding": [1.0] }, { "index": 1, "embedding": [1.0, 2.0] }]),
+            json!([{ "index": 0, "embedding": [[1.0], [1.0, 2.0]] }, { "index": 1, "embedding": [1.0] }]),
+            json!([{ "index": 0, "embedding": [] }, { "index": 1, "embedding": [] }]),
+            json!([{ "index": 0, "embedding": [1.0] }, { "index": 0, "embedding": [1.0] }]),
+        ] {
+            assert!(matches!(of(odd.clone()), Err(LlmError::Server(_))), "{odd}");
+        }
+    }
+
+    #[test]
     fn grammars_go_where_each_server_looks_for_them() {
         let grammar = Grammar::parse(r#"root ::= "a" | "b""#).unwrap();
         let fields = |dialect| Value::Object(Constraint::of(dialect, "G", &grammar).fields());
@@ -369,6 +416,9 @@ mod tests {
         assert_eq!(fields(Dialect::Sglang), json!({ "ebnf": "G" }));
         let schema = fields(Dialect::Openai);
         assert_eq!(schema["response_format"]["json_schema"]["schema"]["properties"]["answer"]["enum"], json!(["a", "b"]));
+        let asked = |dialect| Constraint::Schema(dialect, json!({ "type": "string" })).fields();
+        assert_eq!(asked(Dialect::Vllm)["response_format"]["json_schema"]["schema"], json!({ "type": "string" }));
+        assert_eq!(asked(Dialect::LlamaCpp)["response_format"], json!({ "type": "json_object", "schema": { "type": "string" } }));
         let open = Grammar::parse("root ::= [a-z]+").unwrap();
         assert_eq!(Constraint::of(Dialect::Openai, "G", &open), Constraint::None);
     }
