@@ -51,7 +51,7 @@ pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dy
             .collect(),
         tree: TreeSize { nodes: case.search.size() as u64, tests: case.search.tests() },
         model: provider.map(|p| p.identity().name.clone()),
-        model_note: opinion.note.clone(),
+        model_note: opinion.note.clone().or_else(|| opinion.unseen.clone()),
         ..Report::default()
     };
     report.charts = charts(case, &root_causes, window);
@@ -60,9 +60,7 @@ pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dy
     let told = narrate::summary(case, &report, provider, opinion).await;
     report.summary = told.claims;
     report.summary_by = told.by;
-    if told.note.is_some() {
-        report.model_note = told.note;
-    }
+    report.model_note = told.note.or(report.model_note);
     report.bill = bill(case, told.prompt_tokens, told.generated_tokens);
     report
 }

@@ -41,19 +41,18 @@ pub async fn summary(case: &Case<'_>, report: &Report, provider: Option<&dyn Pro
     };
     let Some(provider) = provider.filter(|_| report.status == Status::Diagnosed && opinion.note.is_none()) else { return told };
     let facts: Vec<String> = plain.iter().take(3).map(|c| format!("- {}", c.text)).collect();
+    let own = format!(
+        "Facts:\n{}\n\nRewrite the facts as two short sentences for a database administrator. Keep every number and name exactly. Add nothing.",
+        facts.join("\n")
+    );
     let request = GenerateRequest {
         agent: "writer".into(),
-        incident: String::new(),
-        prompt: Prompt {
-            shared: panel::SYSTEM.into(),
-            own: format!(
-                "Facts:\n{}\n\nRewrite the facts as two short sentences for a database administrator. Keep every number and name exactly. Add nothing.",
-                facts.join("\n")
-            ),
-        },
+        // It tells of what was found; that is a leaf of the search.
+        branch: report.root_causes.first().map(|cause| cause.cause.clone()).unwrap_or_default(),
+        prompt: Prompt::new(panel::SYSTEM, own),
         grammar: Some(PROSE.into()),
-        schema: None,
         max_tokens: 80,
+        ..GenerateRequest::default()
     };
     match provider.generate(request).await {
         Ok(answer) => {

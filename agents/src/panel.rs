@@ -1,12 +1,14 @@
 //! The panel: experts ask the model, concurrently, which of a few candidate causes the evidence shows. A vote counts
 //! in proportion to the model's measured skill at exactly this question; without skill it changes nothing.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 
 use galen_knowledge::cause::Verdict;
 
 use crate::driver::{Case, Progress};
-use crate::llm::{LlmError, Provider, Usage, choose, prior};
+use crate::llm::{LlmError, OfBranch, Provider, Section, Shared, Usage, ballot, prior};
 use crate::search::round;
 
 /// System text of every request: shared, so that it is evaluated once.
@@ -48,6 +50,8 @@ pub struct Opinion {
     pub usage: Usage,
     /// What happened to the model, when something did.
     pub note: Option<String>,
+    /// Which evidence the model was not shown, when there was too much of it.
+    pub unseen: Option<String>,
 }
 
 /// Holds the vote and weighs the search by it.
@@ -60,7 +64,10 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
     case.tell(Progress::Reviewing { cause: candidates[0].clone() });
     // Titles alone: a small model reads some 75 tokens a second, and the evidence says the rest.
     let titles: Vec<String> = candidates.iter().filter_map(|id| case.library.catalog.get(id)).map(|c| c.title.clone()).collect();
-    let shared = format!("{SYSTEM}\n\nEvidence:\n{}", evidence_lines(case, &candidates).join("\n"));
+    let lines = evidence_lines(case, &candidates);
+    let shared = shared(&lines);
+    // What the vote costs is accounted at the hypotheses that it weighs.
+    let provider = &OfBranch::new(provider, candidates.join("+"));
     let experts: Vec<(String, String)> = case.panel.iter().take(3).map(|(i, _)| (i.expert.id.clone(), i.expert.prompt.clone())).collect();
     let prior = match prior(provider, "panel", &titles).await {
         Ok(prior) => prior,
@@ -69,16 +76,17 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
     let asked = experts.iter().map(|(id, prompt)| {
         let question = format!("{prompt} Which root cause does the evidence show?");
         let (shared, titles, prior) = (&shared, &titles, &prior);
-        async move { (id.clone(), choose(provider, id, shared, &question, titles, prior).await) }
+        async move { (id.clone(), ballot(provider, id, shared.clone(), &question, titles, prior).await) }
     });
     let mut opinion = Opinion { candidates: candidates.clone(), usage: prior.usage, ..Opinion::default() };
-    let mut pooled = vec![0.0; candidates.len()];
+    let (mut pooled, mut cut) = (vec![0.0; candidates.len()], BTreeSet::new());
     let ratio = case.library.skill.ratio(&provider.identity().sha256, TASK);
     for (expert, answer) in join_all(asked).await {
         match answer {
-            Ok((shares, usage)) => {
-                count(&mut opinion.usage, usage);
-                for ((cause, share), pool) in candidates.iter().zip(&shares).zip(&mut pooled) {
+            Ok(ballot) => {
+                opinion.usage += ballot.usage;
+                cut.extend(ballot.cut);
+                for ((cause, share), pool) in candidates.iter().zip(&ballot.probabilities).zip(&mut pooled) {
                     *pool += share;
                     opinion.votes.push(Vote {
                         expert: expert.clone(),
@@ -92,6 +100,7 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
             Err(error) => opinion.note = Some(without_votes(&error)),
         }
     }
+    opinion.unseen = unseen(&lines, &cut);
     // All or nothing: half a ballot would make the result depend on when the model died.
     if opinion.note.is_some() {
         opinion.votes.clear();
@@ -109,10 +118,23 @@ fn without_votes(error: &LlmError) -> String {
     format!("{error}; the diagnosis went on without the model's votes")
 }
 
-fn count(total: &mut Usage, part: Usage) {
-    total.prompt_tokens += part.prompt_tokens;
-    total.reused_tokens += part.reused_tokens;
-    total.generated_tokens += part.generated_tokens;
+/// What all questions begin with. Where the model's context is too short, whole lines are left out: first those of tests that
+/// refute, and the later before the earlier.
+fn shared(lines: &[(Verdict, String)]) -> Shared {
+    let line_end = if lines.is_empty() { "\n" } else { "" };
+    let section =
+        |(verdict, line): &(Verdict, String)| Section { priority: u32::from(*verdict == Verdict::Supported), text: format!("\n{line}") };
+    Shared { text: format!("{SYSTEM}\n\nEvidence:{line_end}"), sections: lines.iter().map(section).collect() }
+}
+
+/// Says which lines were left out, by the evidence that they cite.
+fn unseen(lines: &[(Verdict, String)], cut: &BTreeSet<usize>) -> Option<String> {
+    let cited: Vec<&str> = cut.iter().filter_map(|i| lines.get(*i)?.1.split_once(' ')).map(|(ids, _)| ids).collect();
+    let text = || {
+        let (left_out, all, cited) = (cut.len(), lines.len(), cited.join(" "));
+        format!("the model was not shown {left_out} of {all} lines of evidence ({cited}): its context is too short for all")
+    };
+    (!cut.is_empty()).then(text)
 }
 
 /// The most probable hypotheses, and the strongest refuted ones to fill up.
@@ -126,17 +148,52 @@ fn candidates(case: &Case<'_>) -> Vec<String> {
 }
 
 /// Sentences of the tests of the candidates, supported ones first, each with its evidence id.
-fn evidence_lines(case: &Case<'_>, candidates: &[String]) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
+fn evidence_lines(case: &Case<'_>, candidates: &[String]) -> Vec<(Verdict, String)> {
+    let mut lines: Vec<(Verdict, String)> = Vec::new();
     for verdict in [Verdict::Supported, Verdict::Refuted] {
         let tested = candidates.iter().filter_map(|id| case.search.hypotheses().get(id)).flat_map(|h| h.with_verdict(verdict));
         for test in tested {
             let line = format!("[{}] {}", test.outcome.evidence.join(","), test.outcome.reason);
-            if !lines.contains(&line) {
-                lines.push(line);
+            if lines.iter().all(|(_, known)| *known != line) {
+                lines.push((verdict, line));
             }
         }
     }
     lines.truncate(LINES);
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::Prompt;
+
+    fn lines() -> Vec<(Verdict, String)> {
+        let line = |verdict, text: &str| (verdict, text.to_owned());
+        vec![
+            line(Verdict::Supported, "[E1,E2] 41 sessions wait"),
+            line(Verdict::Supported, "[E3] one blocks them"),
+            line(Verdict::Refuted, "[E4] no disk is full"),
+        ]
+    }
+
+    #[test]
+    fn evidence_that_fits_is_the_text_that_it_always_was() {
+        for lines in [lines(), Vec::new()] {
+            let Shared { text, sections } = shared(&lines);
+            let whole = Prompt { sections, ..Prompt::new(text, "?") }.without(0).0.shared;
+            let texts: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
+            assert_eq!(whole, format!("{SYSTEM}\n\nEvidence:\n{}", texts.join("\n")));
+        }
+    }
+
+    #[test]
+    fn what_refutes_is_left_out_first_and_the_report_says_so() {
+        let Shared { text, sections } = shared(&lines());
+        let prompt = Prompt { sections, ..Prompt::new(text, "?") };
+        assert_eq!([1, 2, 3].map(|count| prompt.without(count).1), [vec![2], vec![1, 2], vec![0, 1, 2]]);
+        assert_eq!(unseen(&lines(), &BTreeSet::new()), None);
+        let told = unseen(&lines(), &BTreeSet::from([0, 2])).unwrap();
+        assert!(told.contains("2 of 3 lines of evidence ([E1,E2] [E4])"), "{told}");
+    }
 }

@@ -1,22 +1,25 @@
 //! The batching engine with a real model: its answers beside those of requests alone, deaths with many requests in
-//! flight, and nothing left behind.
+//! flight, what is counted and logged, and nothing left behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers outside of #[test] functions
 
+#[path = "batching/books.rs"]
+mod books;
+#[path = "batching/deaths.rs"]
+mod deaths;
+#[path = "support/log.rs"]
+mod log;
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use galen_agents::llm::offload::{Cache, Offload};
-use galen_agents::llm::quantise::quantise;
 use galen_agents::llm::{
     AdapterFile, EngineMetrics, GenerateRequest, LlmError, LocalConfig, LocalProvider, OfIncident, Prompt, Provider, ScoreRequest, Scores,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{config, embed, evidence, generate, model, score, tiny};
+use support::{config, embed, evidence, generate, in_full, model, score, tiny};
 
 async fn batched() -> Option<Arc<LocalProvider>> {
     let mut config = config(model("smollm2-135m")?);
@@ -36,11 +39,20 @@ fn mix(seed: usize) -> Vec<(ScoreRequest, GenerateRequest)> {
         .map(|i| {
             let shared = evidence([60, 150, 240][next(i) % 3]);
             let own = format!("Question {} of {}: {}", next(i + 3), seed, "what waits for what? ".repeat(next(i) % 4 + 1));
-            let options = ["lock contention", "a full disk", "yes"].map(String::from).to_vec();
-            let prompt = Prompt { shared, own };
+            // What options begin with is one row of several sequences; one of them is another's beginning, one is there twice.
+            let alike = ["lock contention on a row", "lock contention", "lock wait", "lock contention", "a full disk"];
+            let options: &[&str] = if i % 2 == 0 { &alike } else { &["lock contention", "a full disk", "yes"] };
+            let options = options.iter().map(|o| (*o).to_owned()).collect();
+            let prompt = Prompt::new(shared, own);
             (
-                ScoreRequest { agent: "a".into(), incident: format!("i{}", i % 3), prompt: prompt.clone(), options },
-                GenerateRequest { agent: "b".into(), incident: format!("i{}", i % 2), prompt, grammar: None, schema: None, max_tokens: 6 },
+                ScoreRequest {
+                    agent: "a".into(),
+                    incident: format!("i{}", i % 3),
+                    prompt: prompt.clone(),
+                    options,
+                    ..ScoreRequest::default()
+                },
+                GenerateRequest { agent: "b".into(), incident: format!("i{}", i % 2), prompt, max_tokens: 6, ..GenerateRequest::default() },
             )
         })
         .collect()
@@ -60,15 +72,6 @@ struct Compared {
     /// Greedy texts that are equal, of so many.
     same: usize,
     texts: usize,
-}
-
-/// A model with weights and cache in full precision: the shape of a batch then changes next to nothing, so that a wrong cell
-/// would show.
-fn in_full(model: &Path, folder: &Path) -> LocalConfig {
-    let full = folder.join(model.file_stem().unwrap()).with_extension("gguf");
-    quantise(model, &full, "F32").unwrap();
-    let offload = Offload { cache: Cache::F32, flash_attention: Some(false), ..Offload::default() };
-    LocalConfig { exe_arguments: offload.arguments(), ..config(full) }
 }
 
 /// The largest difference of an option's mean log-probability, nats.
@@ -180,49 +183,35 @@ async fn adapters_are_changed_between_requests_and_stay_after_a_death() {
 }
 
 #[tokio::test]
-async fn a_death_fails_all_in_flight_and_the_next_request_works() {
+async fn texts_to_embed_let_others_pass() {
     let Some(provider) = batched().await else { return };
-    // In turn: while answers are on their way, and while a long prompt is evaluated.
-    for (signal, request) in [
-        (Signal::SIGSEGV, generate("Tell a long story.", Some("root ::= [a-z ]+"), 900)),
-        (Signal::SIGKILL, generate("Tell a long story.", Some("root ::= [a-z ]+"), 900)),
-        (Signal::SIGABRT, GenerateRequest { prompt: Prompt { shared: evidence(1_500), own: "o".into() }, ..generate("", None, 400) }),
-    ] {
-        let first = provider.pid();
-        let tasks: Vec<_> = (0..3)
-            .map(|_| {
-                let (provider, request) = (Arc::clone(&provider), request.clone());
-                tokio::spawn(async move { provider.generate(request).await })
-            })
-            .collect();
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        send(&provider, signal);
-        if signal == Signal::SIGSEGV {
-            // Rust's handler lets the first one pass that no bad access follows.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            send(&provider, signal);
-        }
-        for task in tasks {
-            let result = task.await.unwrap();
-            assert!(matches!(result, Err(LlmError::Crashed(_))), "{signal}: {result:?}");
-        }
-        provider.score(score("s", "o", &["a", "b"])).await.unwrap();
-        assert_ne!(provider.pid(), first);
-    }
-    assert_eq!(provider.metrics().unwrap().restarts, 3);
+    let texts: Vec<String> = (0..12).map(|i| format!("{i}: {}", "a session waits for a lock. ".repeat(8))).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let now = std::time::Instant::now;
+    let (embedded, scored) = tokio::join!(async { provider.embed(embed(&texts)).await.map(|made| (made, now())) }, async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        provider.score(score("s", "o", &["a", "b"])).await.map(|_| now())
+    });
+    let ((made, last), short) = (embedded.unwrap(), scored.unwrap());
+    assert!(short < last, "the short one waited for twelve texts");
+    assert!(made.vectors.len() == 12 && made.usage.prompt_tokens > 500, "{:?}", made.usage);
+    let alone = provider.embed(embed(&texts[7..8])).await.unwrap();
+    assert_eq!(alone.vectors[0], made.vectors[7]);
 }
 
 #[tokio::test]
-async fn a_hang_times_out_and_the_next_request_works() {
-    let Some(path) = model("smollm2-135m") else { return };
-    let mut config = config(path);
-    (config.exact, config.request_timeout) = (false, Duration::from_secs(6));
-    let provider = LocalProvider::start(config).await.unwrap();
-    send(&provider, Signal::SIGSTOP);
-    let ask = || provider.score(score("s", "o", &["a", "b"]));
-    let (one, other) = tokio::join!(ask(), ask());
-    assert_eq!((one, other), (Err(LlmError::Timeout(6_000)), Err(LlmError::Timeout(6_000))));
-    ask().await.unwrap();
+async fn a_grammar_that_runs_into_a_dead_end_is_refused_in_both_ways() {
+    let Some(path) = tiny("tiny-minicpm") else { return };
+    for exact in [true, false] {
+        let provider = LocalProvider::start(LocalConfig { exact, ..config(path.clone()) }).await.unwrap();
+        // Neither a letter nor the end is allowed behind the first two; the other allows nothing at all.
+        for (grammar, after) in [(r#"root ::= "ab" [^\x00-\UFFFFFFFF]"#, "after "), (r"root ::= [^\x00-\UFFFFFFFF]", "after 0 ")] {
+            let answer = provider.generate(generate("x", Some(grammar), 20)).await;
+            let Err(LlmError::Invalid(why)) = answer else { panic!("exact {exact}, {grammar}: {answer:?}") };
+            assert!(why.contains("the grammar allows nothing") && why.contains(after), "{why}");
+        }
+        assert_eq!(provider.generate(generate("x", Some(r#"root ::= "ab""#), 20)).await.unwrap().text, "ab");
+    }
 }
 
 #[tokio::test]

@@ -318,4 +318,5 @@ async fn a_run_replays_without_the_model() {
     let told_nothing = prior(&replay, "locks", &options).await.unwrap();
     let again = choose(&replay, "locks", &evidence(300), "Which cause fits?", &options, &told_nothing).await.unwrap();
     assert_eq!(live, again);
+    replay.ended().unwrap();
 }

@@ -146,7 +146,7 @@ mod tests {
             let told = request.prompt.own.contains("The page");
             let logprobs = request.options.iter().map(|o| if told && line(o).contains(self.word) { -0.1 } else { -5.0 }).collect();
             self.asked.lock().unwrap().push(request.prompt.own);
-            Box::pin(async move { Ok(Scores { logprobs, usage: Usage::default() }) })
+            Box::pin(async move { Ok(Scores { logprobs, usage: Usage::default(), cut: Vec::new() }) })
         }
 
         fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {

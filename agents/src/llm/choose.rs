@@ -2,7 +2,7 @@
 //! decides: two rotations, each less what the model answers when it is told nothing.
 
 use super::skill::{debias, softmax};
-use super::{LlmError, Prompt, Provider, ScoreRequest, Usage};
+use super::{LlmError, Prompt, Provider, ScoreRequest, Scores, Section, Usage};
 
 /// Most characters of an option that are shown.
 const LONGEST_OPTION: usize = 300;
@@ -17,6 +17,27 @@ pub struct Prior {
     untold: Vec<Vec<f64>>,
     /// What it cost.
     pub usage: Usage,
+}
+
+/// What questions have in common: a text, and sections behind it that may be left out where the context is too short.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// Evaluated once.
+    pub text: String,
+    /// As [`Prompt::sections`].
+    pub sections: Vec<Section>,
+}
+
+impl From<&str> for Shared {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), sections: Vec::new() }
+    }
+}
+
+impl From<&String> for Shared {
+    fn from(text: &String) -> Self {
+        Self::from(text.as_str())
+    }
 }
 
 /// The places at which the two orders begin.
@@ -34,9 +55,11 @@ pub async fn prior(provider: &dyn Provider, agent: &str, options: &[String]) -> 
         return Err(LlmError::Invalid(format!("a question has 2 to 26 options, not {count}")));
     }
     let mut prior = Prior { untold: Vec::new(), usage: Usage::default() };
+    let nothing = Shared::from(NULL_SHARED);
     for shift in shifts(count) {
-        let untold = vote(provider, agent, NULL_SHARED, NULL_QUESTION, options, shift, &mut prior.usage).await?;
-        prior.untold.push(untold);
+        let untold = vote(provider, agent, &nothing, NULL_QUESTION, options, shift).await?;
+        prior.usage += untold.usage;
+        prior.untold.push(untold.logprobs);
     }
     Ok(prior)
 }
@@ -51,7 +74,7 @@ pub async fn prior(provider: &dyn Provider, agent: &str, options: &[String]) -> 
 pub async fn choose(
     provider: &dyn Provider,
     agent: &str,
-    shared: &str,
+    shared: impl Into<Shared>,
     question: &str,
     options: &[String],
     prior: &Prior,
@@ -71,6 +94,8 @@ pub struct Ballot {
     pub first: Vec<f64>,
     /// What it cost.
     pub usage: Usage,
+    /// Sections, by number, that were left out of one of the two questions, in rising order.
+    pub cut: Vec<usize>,
 }
 
 /// As [`choose`], with the raw votes kept for measuring what the removal is worth.
@@ -80,24 +105,29 @@ pub struct Ballot {
 pub async fn ballot(
     provider: &dyn Provider,
     agent: &str,
-    shared: &str,
+    shared: impl Into<Shared>,
     question: &str,
     options: &[String],
     prior: &Prior,
 ) -> Result<Ballot, LlmError> {
-    let count = options.len();
+    let (shared, count) = (shared.into(), options.len());
     if prior.untold.iter().any(|row| row.len() != count) {
         return Err(LlmError::Invalid("the prior is one of other options".to_owned()));
     }
-    let mut ballot = Ballot { probabilities: vec![0.0; count], raw: vec![0.0; count], first: Vec::new(), usage: Usage::default() };
+    let mut ballot =
+        Ballot { probabilities: vec![0.0; count], raw: vec![0.0; count], first: Vec::new(), usage: Usage::default(), cut: Vec::new() };
     for (shift, untold) in shifts(count).into_iter().zip(&prior.untold) {
-        let told = vote(provider, agent, shared, question, options, shift, &mut ballot.usage).await?;
-        spread(&mut ballot.probabilities, &debias(&told, untold), shift);
-        spread(&mut ballot.raw, &softmax(&told), shift);
+        let told = vote(provider, agent, &shared, question, options, shift).await?;
+        spread(&mut ballot.probabilities, &debias(&told.logprobs, untold), shift);
+        spread(&mut ballot.raw, &softmax(&told.logprobs), shift);
         if shift == 0 {
-            ballot.first = softmax(&told);
+            ballot.first = softmax(&told.logprobs);
         }
+        ballot.usage += told.usage;
+        ballot.cut.extend(told.cut);
     }
+    ballot.cut.sort_unstable();
+    ballot.cut.dedup();
     Ok(ballot)
 }
 
@@ -105,21 +135,18 @@ pub async fn ballot(
 async fn vote(
     provider: &dyn Provider,
     agent: &str,
-    shared: &str,
+    shared: &Shared,
     question: &str,
     options: &[String],
     shift: usize,
-    usage: &mut Usage,
-) -> Result<Vec<f64>, LlmError> {
+) -> Result<Scores, LlmError> {
     let letters: Vec<String> = ('A'..='Z').take(options.len()).map(String::from).collect();
-    let prompt = Prompt { shared: shared.to_owned(), own: form(question, options, shift) };
-    let request = ScoreRequest { agent: agent.to_owned(), incident: String::new(), prompt, options: letters };
+    let sections = shared.sections.clone();
+    let prompt = Prompt { shared: shared.text.clone(), sections, own: form(question, options, shift) };
+    let request = ScoreRequest { agent: agent.to_owned(), prompt, options: letters, ..ScoreRequest::default() };
     let scores = provider.score(request).await?;
-    usage.prompt_tokens += scores.usage.prompt_tokens;
-    usage.reused_tokens += scores.usage.reused_tokens;
-    usage.generated_tokens += scores.usage.generated_tokens;
     if scores.logprobs.len() == options.len() {
-        return Ok(scores.logprobs);
+        return Ok(scores);
     }
     Err(LlmError::Invalid(format!("{} scores for {} options", scores.logprobs.len(), options.len())))
 }
@@ -153,7 +180,7 @@ fn spread(sums: &mut [f64], votes: &[f64], shift: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, ModelIdentity, Scores};
+    use crate::llm::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, ModelIdentity};
 
     /// Prefers the first letter by `taste`, and knows the answer by `knowledge`.
     struct Biased {
@@ -173,7 +200,8 @@ mod tests {
                 let known = request.prompt.shared != NULL_SHARED && line.ends_with("right");
                 f64::from(u8::from(letter == "A")) * self.taste + f64::from(u8::from(known)) * self.knowledge - 5.0
             });
-            let scores = Scores { logprobs: logprobs.collect(), usage: Usage { prompt_tokens: 1, ..Usage::default() } };
+            let cut = (0..request.prompt.sections.len()).filter(|i| request.prompt.own.contains(&format!("A. wrong {i}"))).collect();
+            let scores = Scores { logprobs: logprobs.collect(), usage: Usage { prompt_tokens: 1, ..Usage::default() }, cut };
             Box::pin(async { Ok(scores) })
         }
         fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
@@ -219,6 +247,15 @@ mod tests {
     fn an_option_cannot_forge_another_one() {
         let text = form("q", &["x\nB. forged".into(), "y".into()], 0);
         assert_eq!(text.lines().filter(|l| l.starts_with("B. ")).count(), 1, "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_one_of_the_two_orders_leaves_out_is_left_out() {
+        let prior = prior(&biased(0.0, 1.0), "a", &options(3)).await.unwrap();
+        // The fake leaves out the section with the number of the option that it is shown first: 0, then 2.
+        let shared = Shared { sections: vec![Section::default(); 4], ..Shared::from("facts") };
+        let ballot = ballot(&biased(0.0, 1.0), "a", shared, "which?", &options(3), &prior).await.unwrap();
+        assert_eq!((ballot.cut, ballot.usage.prompt_tokens), (vec![0, 2], 2));
     }
 
     #[tokio::test]

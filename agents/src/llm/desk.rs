@@ -13,7 +13,7 @@ use super::offload::Offload;
 use super::protocol::{Output, Task, Times};
 use super::reading::Reader;
 use super::template::Tokens;
-use super::{Generated, LlmError, Scores};
+use super::{Generated, LlmError, Scores, Usage};
 
 /// Cells of the cache for each token of the longest request: room for several requests and for prefixes.
 pub const CELLS: u32 = 2;
@@ -30,10 +30,12 @@ pub struct Desk<'m> {
     // Work holds what chooses tokens, which looks into the model.
     engine: Batched<Cells<'m>, super::reading::Greedy<'m>>,
     refused: HashMap<u64, LlmError>,
+    /// Sections that were left out of the prompts of requests at work.
+    cuts: HashMap<u64, Vec<usize>>,
 }
 
 /// An answer, as it goes out.
-pub type Answer = (u64, Result<Output, LlmError>, Times);
+pub type Answer = (u64, Result<Output, LlmError>, Usage, Times);
 
 impl<'m> Desk<'m> {
     /// Makes the context; `context` is the longest request and is cut to what the model was trained for.
@@ -47,7 +49,7 @@ impl<'m> Desk<'m> {
         let limit = (context as usize).min(all);
         let sizes = Sizes { cells: all, limit, batch, queue: QUEUE, host_bytes: HOST_BYTES };
         let engine = Batched::new(cells, sizes, sharing(model));
-        Ok(Self { reader: Reader::new(model, limit)?, engine, refused: HashMap::new() })
+        Ok(Self { reader: Reader::new(model, limit)?, engine, refused: HashMap::new(), cuts: HashMap::new() })
     }
 
     /// Tokens of one request that fit.
@@ -57,7 +59,7 @@ impl<'m> Desk<'m> {
 
     /// Takes a request in.
     pub fn take(&mut self, id: u64, task: &Task) {
-        let incident = task.from().1.to_owned();
+        let incident = task.asker().incident;
         let read = match task {
             Task::Score(request) => self
                 .reader
@@ -67,7 +69,10 @@ impl<'m> Desk<'m> {
             Task::Embed(_) | Task::Adapt(_) => Err(LlmError::Invalid("not work for a batch".to_owned())),
         };
         match read {
-            Ok((Tokens { shared, own }, work)) => {
+            Ok((Tokens { shared, own, cut }, work)) => {
+                if !cut.is_empty() {
+                    self.cuts.insert(id, cut);
+                }
                 let tokens = shared.iter().chain(&own).map(|t| t.0).collect();
                 self.engine.submit(Request { id, incident, tokens, shared: shared.len(), work });
             }
@@ -100,18 +105,19 @@ impl<'m> Desk<'m> {
 
     /// Evaluates a batch; returns what is answered. `began` hears of each request that starts to run.
     pub fn step(&mut self, began: &mut dyn FnMut(u64)) -> Vec<Answer> {
-        let refused = self.refused.drain().map(|(id, error)| (id, Err(error), Times::default()));
+        let refused = self.refused.drain().map(|(id, error)| (id, Err(error), Usage::default(), Times::default()));
         let mut answers: Vec<Answer> = refused.collect();
         for done in self.engine.step(began) {
             let times = Times { queued_us: micros(done.queued), ran_us: micros(done.ran) };
+            let cut = self.cuts.remove(&done.id).unwrap_or_default();
             let result = done.result.and_then(|outcome| match outcome {
-                Outcome::Scores(logprobs) => Scores::checked(logprobs, done.usage).map(Output::Scores),
+                Outcome::Scores(logprobs) => Scores::checked(logprobs, done.usage, cut).map(Output::Scores),
                 Outcome::Tokens(tokens, finished) => {
                     let tokens: Vec<LlamaToken> = tokens.into_iter().map(LlamaToken).collect();
-                    Ok(Output::Generated(Generated { text: self.reader.text(&tokens), finished, usage: done.usage }))
+                    Ok(Output::Generated(Generated { text: self.reader.text(&tokens), finished, usage: done.usage, cut }))
                 }
             });
-            answers.push((done.id, result, times));
+            answers.push((done.id, result, done.usage, times));
         }
         answers
     }

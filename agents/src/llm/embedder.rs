@@ -9,8 +9,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 
-use super::lane::Stop;
-use super::{EmbedRequest, Embeddings, LlmError, Usage};
+use super::{LlmError, Usage};
 
 /// Longest text in tokens.
 const LONGEST: u32 = 512;
@@ -29,36 +28,29 @@ impl<'m> Embedder<'m> {
         Self { backend, model, threads, ready: None }
     }
 
-    /// A vector of length 1 for each text; each text is evaluated alone, so that its vector depends on nothing else.
+    /// A vector of length 1 for a text, evaluated alone, so that it depends on nothing else.
     ///
     /// # Errors
     /// [`LlmError::Invalid`] for an empty text, [`LlmError::TooLong`] for one of more than 512 tokens,
     /// [`LlmError::Unavailable`] when there is no memory for a context.
-    pub fn embed(&mut self, request: &EmbedRequest, stop: Stop<'_>) -> Result<Embeddings, LlmError> {
-        let (mut vectors, mut usage) = (Vec::with_capacity(request.texts.len()), Usage::default());
-        for text in &request.texts {
-            if text.trim().is_empty() {
-                return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
-            }
-            let limit = LONGEST.min(self.model.n_ctx_train()) as usize;
-            // No tokenizer makes fewer tokens than this of real text.
-            let tokens = if text.len() / 32 > limit { Vec::new() } else { self.model.vocab().tokenize(text.as_bytes(), true, false) };
-            if tokens.is_empty() || tokens.len() > limit {
-                return Err(LlmError::TooLong { tokens: tokens.len().max(text.len() / 4) as u64, limit: limit as u64 });
-            }
-            if stop() {
-                return Err(LlmError::Invalid("cancelled".to_owned()));
-            }
-            let (context, batch) = self.ready()?;
-            let broken = |e: &dyn std::fmt::Display| LlmError::Crashed(format!("llama.cpp could not go on: {e}"));
-            context.clear_kv_cache();
-            batch.clear();
-            batch.add_sequence(&tokens, 0, true).map_err(|e| broken(&e))?;
-            context.decode(batch).map_err(|e| broken(&e))?;
-            vectors.push(unit(context.embeddings_seq_ith(0).map_err(|e| broken(&e))?)?);
-            usage.prompt_tokens += tokens.len() as u64;
+    pub fn embed(&mut self, text: &str, usage: &mut Usage) -> Result<Vec<f32>, LlmError> {
+        if text.trim().is_empty() {
+            return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
         }
-        Ok(Embeddings { vectors, usage })
+        let limit = LONGEST.min(self.model.n_ctx_train()) as usize;
+        // No tokenizer makes fewer tokens than this of real text.
+        let tokens = if text.len() / 32 > limit { Vec::new() } else { self.model.vocab().tokenize(text.as_bytes(), true, false) };
+        if tokens.is_empty() || tokens.len() > limit {
+            return Err(LlmError::TooLong { tokens: tokens.len().max(text.len() / 4) as u64, limit: limit as u64 });
+        }
+        let (context, batch) = self.ready()?;
+        let broken = |e: &dyn std::fmt::Display| LlmError::Crashed(format!("llama.cpp could not go on: {e}"));
+        context.clear_kv_cache();
+        batch.clear();
+        batch.add_sequence(&tokens, 0, true).map_err(|e| broken(&e))?;
+        context.decode(batch).map_err(|e| broken(&e))?;
+        usage.prompt_tokens += tokens.len() as u64;
+        unit(context.embeddings_seq_ith(0).map_err(|e| broken(&e))?)
     }
 
     /// The context belongs to weights that are not the same any more.

@@ -6,7 +6,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
 use super::adapters::Adapters;
-use super::batched::{GROUP_TOKENS, Next, Pick, groups, log_softmax};
+use super::batched::{GROUP_TOKENS, Next, Pick, groups, log_softmax, stuck};
 use super::lane::{Lane, LaneConfig, MOST_OPTIONS, Stop};
 use super::offload::Offload;
 use super::reading::{Greedy, Reader};
@@ -44,31 +44,30 @@ impl<'m> Engine<'m> {
         self.long.limit()
     }
 
-    /// Scores the options: one mean log-probability per token each.
+    /// Scores the options: one mean log-probability per token each. `usage` is counted also where nothing comes of it.
     ///
     /// # Errors
     /// As [`Reader::score`]; [`LlmError::Crashed`] when llama.cpp cannot go on.
-    pub fn score(&mut self, request: &ScoreRequest, stop: Stop<'_>) -> Result<Scores, LlmError> {
+    pub fn score(&mut self, request: &ScoreRequest, usage: &mut Usage, stop: Stop<'_>) -> Result<Scores, LlmError> {
         let (tokens, options) = self.reader.score(request)?;
         let lane = self.lane(&tokens, GROUP_TOKENS);
-        let mut usage = Usage::default();
-        let scored = score_in(lane, &tokens, &options, &mut usage, stop);
+        let scored = score_in(lane, &tokens, &options, usage, stop);
         lane.release(scored.is_ok());
-        Scores::checked(scored?, usage)
+        Scores::checked(scored?, *usage, tokens.cut)
     }
 
     /// Generates greedily, under the grammar when there is one.
     ///
     /// # Errors
-    /// As [`Reader::generate`]; [`LlmError::Crashed`] when llama.cpp cannot go on.
-    pub fn generate(&mut self, request: &GenerateRequest, stop: Stop<'_>) -> Result<Generated, LlmError> {
+    /// As [`Reader::generate`]; [`LlmError::Invalid`] when the grammar allows nothing; [`LlmError::Crashed`] when llama.cpp
+    /// cannot go on.
+    pub fn generate(&mut self, request: &GenerateRequest, usage: &mut Usage, stop: Stop<'_>) -> Result<Generated, LlmError> {
         let (tokens, pick, most) = self.reader.generate(request)?;
         let lane = self.lane(&tokens, most);
-        let mut usage = Usage::default();
-        let done = generate_in(lane, pick, &tokens, most, &mut usage, stop);
+        let done = generate_in(lane, pick, &tokens, most, usage, stop);
         lane.release(done.is_ok());
         let (made, finished) = done?;
-        Ok(Generated { text: self.reader.text(&made), finished, usage })
+        Ok(Generated { text: self.reader.text(&made), finished, usage: *usage, cut: tokens.cut })
     }
 
     /// Changes to an adapter, or to none.
@@ -131,7 +130,8 @@ fn generate_in(
     loop {
         let token = match pick.next(lane.logits(row))? {
             Next::Token(token) => LlamaToken(token),
-            end => return Ok((made, end == Next::End)),
+            Next::End => return Ok((made, true)),
+            Next::Nothing => return Err(stuck(made.len())),
         };
         usage.generated_tokens += 1;
         let position = prompt + made.len();

@@ -94,13 +94,11 @@ impl<'m> Lane<'m> {
             usage.reused_tokens += tokens.shared.len() as u64;
         } else {
             self.forget();
-            self.feed(&tokens.shared, 0, PREFIX, false, stop)?;
+            self.feed(&tokens.shared, 0, PREFIX, &mut usage.prompt_tokens, stop)?;
             self.remembered.clone_from(&tokens.shared);
-            usage.prompt_tokens += tokens.shared.len() as u64;
         }
         self.copy(PREFIX, PROMPT, tokens.shared.len())?;
-        usage.prompt_tokens += tokens.own.len() as u64;
-        self.feed(&tokens.own, tokens.shared.len(), PROMPT, true, stop)
+        self.feed(&tokens.own, tokens.shared.len(), PROMPT, &mut usage.prompt_tokens, stop)
     }
 
     /// Appends one token to the prompt and returns the row of its logits.
@@ -108,7 +106,7 @@ impl<'m> Lane<'m> {
     /// # Errors
     /// As [`Lane::prompt`].
     pub fn append(&mut self, token: LlamaToken, position: usize, stop: Stop<'_>) -> Result<i32, LlmError> {
-        self.feed(&[token], position, PROMPT, true, stop)
+        self.feed(&[token], position, PROMPT, &mut 0, stop)
     }
 
     /// Evaluates several continuations of the prompt in one batch. The rows of the logits lie in order.
@@ -159,16 +157,18 @@ impl<'m> Lane<'m> {
         adapters.set(name, &mut self.context)
     }
 
-    fn feed(&mut self, tokens: &[LlamaToken], start: usize, sequence: i32, wanted: bool, stop: Stop<'_>) -> Result<i32, LlmError> {
+    /// Evaluates tokens, adds them to `evaluated` chunk by chunk, and returns the row of the last one's logits.
+    fn feed(&mut self, tokens: &[LlamaToken], start: usize, sequence: i32, evaluated: &mut u64, stop: Stop<'_>) -> Result<i32, LlmError> {
         let mut at = start;
         for chunk in tokens.chunks(self.chunk) {
             self.batch.clear();
             for token in chunk {
                 let last = at + 1 == start + tokens.len();
-                self.add(*token, at, sequence, wanted && last)?;
+                self.add(*token, at, sequence, sequence == PROMPT && last)?;
                 at += 1;
             }
             self.decode(stop)?;
+            *evaluated += chunk.len() as u64;
         }
         Ok(self.batch.n_tokens() - 1)
     }

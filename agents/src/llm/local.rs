@@ -35,6 +35,9 @@ pub struct LocalConfig {
     pub exact: bool,
     /// Most time for one request, counted from when the process begins to work on it.
     pub request_timeout: Duration,
+    /// Most time until the process has to say that it dropped a request, where `request_timeout` is not longer; after that it hangs
+    /// and is ended.
+    pub drop_timeout: Duration,
     /// Most time for loading.
     pub start_timeout: Duration,
     /// Adapters of its weights that can be changed to.
@@ -61,6 +64,7 @@ impl LocalConfig {
             context: 4_096,
             exact: true,
             request_timeout: Duration::from_secs(60),
+            drop_timeout: Duration::from_secs(15),
             start_timeout: Duration::from_secs(60),
             adapters: Vec::new(),
             adapter: None,

@@ -1,14 +1,20 @@
 //! What the engine has done so far, for those who watch the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
 use super::batched::Counts;
-use super::protocol::Times;
+use super::protocol::{Asker, Times};
 use super::{LlmError, Usage};
 
 /// Agents that are counted by name; later ones are counted together.
 const MOST_AGENTS: usize = 64;
+/// Incidents whose branches are kept, the latest ones.
+const MOST_INCIDENTS: usize = 32;
+/// Branches of an incident that are counted by name; later ones are counted together.
+const MOST_BRANCHES: usize = 64;
+/// Where those are counted that are too many.
+const OTHERS: &str = "others";
 
 /// Tokens that an agent cost.
 pub type AgentTokens = BTreeMap<String, Usage>;
@@ -20,14 +26,20 @@ pub struct EngineMetrics {
     pub agents: AgentTokens,
     /// Requests answered.
     pub answered: u64,
-    /// Requests refused or failed.
+    /// Requests refused or failed, those that were out of time too.
     pub failed: u64,
+    /// Requests that were abandoned by those who had asked.
+    pub dropped: u64,
+    /// Requests that the process has now.
+    pub open: u64,
     /// Time that requests waited in the engine, microseconds.
     pub queued_us: u64,
     /// Time that requests ran, microseconds.
     pub ran_us: u64,
     /// Starts of the process after the first.
     pub restarts: u64,
+    /// Tokens by branch of the search, for each of the latest incidents; the oldest first.
+    incidents: VecDeque<(String, BTreeMap<String, Usage>)>,
     /// What engines that are gone had done.
     past: Counts,
     /// What the engine of now has done; a new process begins at nothing.
@@ -35,23 +47,58 @@ pub struct EngineMetrics {
 }
 
 impl EngineMetrics {
-    /// Takes note of an answer.
-    pub(super) fn answered(&mut self, agent: &str, result: Result<Usage, &LlmError>, times: Times) {
+    /// Takes note of the end of a request, and says so in the log.
+    pub(super) fn ended(&mut self, asker: &Asker, error: Option<&LlmError>, usage: Usage, times: Times) {
+        tracing::debug!(
+            agent = asker.agent,
+            incident = asker.incident,
+            branch = asker.branch,
+            prefilled = usage.prompt_tokens,
+            reused = usage.reused_tokens,
+            generated = usage.generated_tokens,
+            queue_ms = times.queued_us / 1_000,
+            run_ms = times.ran_us / 1_000,
+            error = error.map(tracing::field::display),
+            "model request"
+        );
         self.queued_us += times.queued_us;
         self.ran_us += times.ran_us;
-        let Ok(usage) = result else {
+        if error.is_some() {
             self.failed += 1;
+        } else {
+            self.answered += 1;
+        }
+        self.spent(asker, usage);
+    }
+
+    /// Takes note of a request that nobody waits for any more; what it costs comes later.
+    pub(super) fn dropped(&mut self, asker: &Asker) {
+        tracing::debug!(agent = asker.agent, incident = asker.incident, branch = asker.branch, "model request dropped");
+        self.dropped += 1;
+    }
+
+    /// Takes note of tokens.
+    pub(super) fn spent(&mut self, asker: &Asker, usage: Usage) {
+        if usage == Usage::default() {
             return;
-        };
-        self.answered += 1;
+        }
         // As a label may be: two names that look the same there are one.
-        let agent: String = agent.chars().filter(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(*c)).collect();
-        let agent = agent.as_str();
-        let known = self.agents.contains_key(agent) || self.agents.len() < MOST_AGENTS;
-        let sum = self.agents.entry(if known { agent } else { "others" }.to_owned()).or_default();
-        sum.prompt_tokens += usage.prompt_tokens;
-        sum.reused_tokens += usage.reused_tokens;
-        sum.generated_tokens += usage.generated_tokens;
+        let agent: String = asker.agent.chars().filter(|c| c.is_ascii_alphanumeric() || "_-./ ".contains(*c)).collect();
+        *named(&mut self.agents, &agent, MOST_AGENTS) += usage;
+        let known = self.incidents.iter().position(|(incident, _)| *incident == asker.incident);
+        if known.is_none() && self.incidents.len() == MOST_INCIDENTS {
+            self.incidents.pop_front();
+        }
+        let latest = known.and_then(|place| self.incidents.remove(place)).unwrap_or_else(|| (asker.incident.clone(), BTreeMap::new()));
+        self.incidents.push_back(latest);
+        if let Some((_, branches)) = self.incidents.back_mut() {
+            *named(branches, &asker.branch, MOST_BRANCHES) += usage;
+        }
+    }
+
+    /// Tokens of one of the latest incidents by branch of its search; an empty name is the whole tree.
+    pub fn branches(&self, incident: &str) -> Option<&BTreeMap<String, Usage>> {
+        self.incidents.iter().find(|(known, _)| known == incident).map(|(_, branches)| branches)
     }
 
     /// Takes note of the engine's own counts.
@@ -90,11 +137,7 @@ impl EngineMetrics {
     /// Tokens of all agents.
     pub fn tokens(&self) -> Usage {
         let mut all = Usage::default();
-        for usage in self.agents.values() {
-            all.prompt_tokens += usage.prompt_tokens;
-            all.reused_tokens += usage.reused_tokens;
-            all.generated_tokens += usage.generated_tokens;
-        }
+        self.agents.values().for_each(|usage| all += *usage);
         all
     }
 
@@ -107,6 +150,7 @@ impl EngineMetrics {
         let seconds = |us: u64| format!("{:.6}", us as f64 / 1e6);
         put("requests_answered_total", "counter", self.answered.to_string());
         put("requests_failed_total", "counter", self.failed.to_string());
+        put("requests_dropped_total", "counter", self.dropped.to_string());
         put("queue_seconds_total", "counter", seconds(self.queued_us));
         put("run_seconds_total", "counter", seconds(self.ran_us));
         put("restarts_total", "counter", self.restarts.to_string());
@@ -120,6 +164,7 @@ impl EngineMetrics {
         put("prefix_waits_total", "counter", counts.waited.to_string());
         put("cache_cells", "gauge", counts.cells.to_string());
         put("cache_cells_limit", "gauge", counts.cells_limit.to_string());
+        put("requests_open", "gauge", self.open.to_string());
         put("requests_waiting", "gauge", counts.waiting.to_string());
         put("requests_running", "gauge", counts.running.to_string());
         let asked = all.prompt_tokens + all.reused_tokens;
@@ -137,16 +182,43 @@ impl EngineMetrics {
     }
 }
 
+/// The sum of this name, or the one of all others where there are `most` already.
+fn named<'s>(sums: &'s mut BTreeMap<String, Usage>, name: &str, most: usize) -> &'s mut Usage {
+    let name = if sums.contains_key(name) || sums.len() < most { name } else { OTHERS };
+    sums.entry(name.to_owned()).or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn branches_of_the_latest_incidents_are_counted_and_no_more_than_are_worth_it() {
+        let mut metrics = EngineMetrics::default();
+        let usage = Usage { generated_tokens: 1, ..Usage::default() };
+        for incident in 0..100 {
+            for branch in 0..100 {
+                metrics.spent(&Asker::new("a", &format!("i{incident}"), &format!("b{branch}")), usage);
+            }
+            // The first one goes on.
+            metrics.spent(&Asker::new("a", "i0", "b1"), usage);
+        }
+        assert!(metrics.branches("i50").is_none() && metrics.incidents.len() == MOST_INCIDENTS);
+        let last = metrics.branches("i99").unwrap();
+        assert_eq!((last.len(), last["b1"].generated_tokens, last[OTHERS].generated_tokens), (MOST_BRANCHES + 1, 1, 36));
+        assert_eq!(metrics.branches("i0").unwrap()["b1"].generated_tokens, 101);
+        assert_eq!(metrics.tokens().generated_tokens, 10_100);
+    }
+
+    #[test]
     fn sums_outlive_the_process_and_names_cannot_break_the_format() {
         let mut metrics = EngineMetrics::default();
         let usage = Usage { prompt_tokens: 10, reused_tokens: 30, generated_tokens: 2 };
-        metrics.answered("locks\"\n", Ok(usage), Times { queued_us: 1_500_000, ran_us: 0 });
-        metrics.answered("locks\"\n", Err(&LlmError::Timeout(1)), Times::default());
+        let asker = Asker::new("locks\"\n", "", "");
+        metrics.ended(&asker, None, usage, Times { queued_us: 1_500_000, ran_us: 0 });
+        metrics.ended(&asker, Some(&LlmError::Timeout(1)), Usage::default(), Times::default());
+        metrics.dropped(&asker);
+        metrics.spent(&asker, Usage { prompt_tokens: 5, ..Usage::default() });
         metrics.engine(Counts { batches: 5, rows: 40, ..Counts::default() });
         metrics.restarted();
         metrics.engine(Counts { batches: 1, rows: 2, cells: 7, ..Counts::default() });
@@ -156,9 +228,12 @@ mod tests {
             "galen_llm_batch_rows_total 42",
             "galen_llm_cache_cells 7",
             "galen_llm_restarts_total 1",
+            "galen_llm_requests_answered_total 1",
             "galen_llm_requests_failed_total 1",
+            "galen_llm_requests_dropped_total 1",
             "galen_llm_queue_seconds_total 1.500000",
-            "galen_llm_cache_hit_ratio 0.7500",
+            "galen_llm_cache_hit_ratio 0.6667",
+            "galen_llm_tokens_total{agent=\"locks\",kind=\"prefilled\"} 15",
             "galen_llm_tokens_total{agent=\"locks\",kind=\"reused\"} 30",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod batched;
+mod branch;
 mod cells;
 mod choose;
 mod desk;
@@ -16,9 +17,11 @@ pub mod local;
 mod metrics;
 pub mod offload;
 pub mod openai;
+mod others;
 mod pins;
 pub mod plan;
 mod process;
+mod prompt;
 mod protocol;
 pub mod quantise;
 mod reading;
@@ -34,12 +37,14 @@ mod within;
 mod worker;
 
 pub use adapters::AdapterFile;
-pub use choose::{Ballot, Prior, ballot, choose, prior};
+pub use branch::OfBranch;
+pub use choose::{Ballot, Prior, Shared, ballot, choose, prior};
 pub use desk::CELLS;
 pub use incident::OfIncident;
 pub use local::{LocalConfig, LocalProvider};
 pub use metrics::{AgentTokens, EngineMetrics};
 pub use openai::{OpenAiConfig, OpenAiProvider};
+pub use prompt::{Prompt, Section};
 pub use web::Patience;
 pub use within::Within;
 pub use worker::worker_main;
@@ -49,24 +54,17 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-/// A prompt in two parts. `shared` is the same for many requests of one diagnosis and is evaluated once;
-/// a provider evaluates `shared` and `own` as separate batches always, so that results do not depend on what is cached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prompt {
-    /// System text and common context (plain text; the provider applies the model's chat template).
-    pub shared: String,
-    /// What this request adds: the user's turn goes on with this.
-    pub own: String,
-}
-
 /// Asks for the log-probability of each option as the model's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoreRequest {
     /// Which agent asks, for accounting.
     pub agent: String,
     /// Which incident it is about: incidents take turns. Empty where there is only one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub incident: String,
+    /// Which hypothesis or node of the search tree it is about, for accounting. Empty for the whole tree.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub branch: String,
     /// What is asked.
     pub prompt: Prompt,
     /// The answers to score, at least two.
@@ -74,13 +72,16 @@ pub struct ScoreRequest {
 }
 
 /// Asks for text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerateRequest {
     /// Which agent asks, for accounting.
     pub agent: String,
     /// Which incident it is about: incidents take turns. Empty where there is only one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub incident: String,
+    /// Which hypothesis or node of the search tree it is about, for accounting. Empty for the whole tree.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub branch: String,
     /// What is asked.
     pub prompt: Prompt,
     /// GBNF grammar that the answer obeys, if any.
@@ -93,13 +94,16 @@ pub struct GenerateRequest {
 }
 
 /// Asks for texts as vectors.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmbedRequest {
     /// Which agent asks, for accounting.
     pub agent: String,
     /// Which incident it is about. Empty where there is only one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub incident: String,
+    /// Which hypothesis or node of the search tree it is about, for accounting. Empty for the whole tree.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub branch: String,
     /// The texts.
     pub texts: Vec<String>,
 }
@@ -124,6 +128,14 @@ pub struct Usage {
     pub generated_tokens: u64,
 }
 
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.reused_tokens += other.reused_tokens;
+        self.generated_tokens += other.generated_tokens;
+    }
+}
+
 /// Log-probabilities of the options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
@@ -131,6 +143,9 @@ pub struct Scores {
     pub logprobs: Vec<f64>,
     /// What it cost.
     pub usage: Usage,
+    /// Sections of the prompt, by number, that were left out because the context is too short.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut: Vec<usize>,
 }
 
 impl Scores {
@@ -138,11 +153,11 @@ impl Scores {
     ///
     /// # Errors
     /// [`LlmError::Crashed`] when one is not.
-    pub(crate) fn checked(logprobs: Vec<f64>, usage: Usage) -> Result<Self, LlmError> {
+    pub(crate) fn checked(logprobs: Vec<f64>, usage: Usage, cut: Vec<usize>) -> Result<Self, LlmError> {
         if logprobs.iter().any(|p| !p.is_finite()) {
             return Err(LlmError::Crashed("the model gave no number".to_owned()));
         }
-        Ok(Self { logprobs, usage })
+        Ok(Self { logprobs, usage, cut })
     }
 }
 
@@ -155,6 +170,9 @@ pub struct Generated {
     pub finished: bool,
     /// What it cost.
     pub usage: Usage,
+    /// Sections of the prompt, by number, that were left out because the context is too short.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut: Vec<usize>,
 }
 
 /// What went wrong with a request. The diagnosis goes on without the model's vote.
@@ -169,7 +187,7 @@ pub enum LlmError {
     /// No answer within the time there was, milliseconds.
     #[error("the model had not answered within {:.0} s", *.0 as f64 / 1000.0)]
     Timeout(u64),
-    /// The prompt does not fit the context.
+    /// The prompt does not fit the context, without the sections that may be left out either.
     #[error("prompt of {tokens} tokens exceeds the context of {limit}")]
     TooLong {
         /// Tokens of the prompt.
@@ -186,7 +204,7 @@ pub enum LlmError {
     /// The server that runs the model broke off, or answered what is no answer.
     #[error("the model's server: {0}")]
     Server(String),
-    /// The request makes no sense (no options, a bad grammar).
+    /// The request makes no sense (no options, a grammar that is none or allows nothing).
     #[error("invalid request: {0}")]
     Invalid(String),
 }

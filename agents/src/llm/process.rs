@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::LlmError;
 use super::local::LocalConfig;
 use super::protocol::{FromWorker, ToWorker};
 
+/// Time for a process that is about to end, and for what it wrote.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Lines of the process's stderr that an error quotes at most.
 const TAIL_LINES: usize = 8;
 /// Characters kept of each such line.
@@ -47,6 +50,7 @@ pub struct Process {
     pub tail: Tail,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
+    following: JoinHandle<()>,
 }
 
 /// The last lines of stderr.
@@ -98,8 +102,8 @@ impl Process {
             return Err(refuse(&"its streams are missing"));
         };
         let tail = Tail::default();
-        tokio::spawn(tail.clone().follow(stderr));
-        Ok(Self { child, stdin, lines: BufReader::new(stdout).lines(), tail })
+        let following = tokio::spawn(tail.clone().follow(stderr));
+        Ok(Self { child, stdin, lines: BufReader::new(stdout).lines(), tail, following })
     }
 
     /// Tells it something.
@@ -121,14 +125,22 @@ impl Process {
         receive(&mut self.lines).await
     }
 
-    /// How it ended and its last words.
+    /// How it ended and its last words, which go to the log too.
     pub async fn obituary(&mut self) -> String {
-        let status = timeout(Duration::from_millis(500), self.child.wait()).await;
+        let status = timeout(LAST_WORDS, self.child.wait()).await;
         let how = match status {
             Ok(Ok(status)) => describe(status),
             _ => "its pipe is closed".to_owned(),
         };
+        // What it wrote may not have been read yet.
+        let _ = timeout(LAST_WORDS, &mut self.following).await;
+        self.last_words(&how);
         format!(": {how}{}", self.tail.quote())
+    }
+
+    /// Puts the last lines of its stderr into the log, for those who find it dead.
+    pub fn last_words(&self, how: &str) {
+        tracing::warn!(target: "galen_agents::llm::worker", how, stderr = self.tail.quote().trim(), "the end of the model's process");
     }
 }
 

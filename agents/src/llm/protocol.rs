@@ -37,14 +37,32 @@ pub enum Task {
     Adapt(Option<String>),
 }
 
+/// Who asks, and about what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// Agent.
+    pub agent: String,
+    /// Incident; empty where there is only one.
+    pub incident: String,
+    /// Hypothesis or node of the search; empty for the whole tree.
+    pub branch: String,
+}
+
+impl Asker {
+    /// Takes the names of a request.
+    pub fn new(agent: &str, incident: &str, branch: &str) -> Self {
+        Self { agent: agent.to_owned(), incident: incident.to_owned(), branch: branch.to_owned() }
+    }
+}
+
 impl Task {
-    /// Who asks, and about which incident.
-    pub fn from(&self) -> (&str, &str) {
+    /// Who asks.
+    pub fn asker(&self) -> Asker {
         match self {
-            Self::Score(r) => (&r.agent, &r.incident),
-            Self::Generate(r) => (&r.agent, &r.incident),
-            Self::Embed(r) => (&r.agent, &r.incident),
-            Self::Adapt(_) => ("engine", ""),
+            Self::Score(r) => Asker::new(&r.agent, &r.incident, &r.branch),
+            Self::Generate(r) => Asker::new(&r.agent, &r.incident, &r.branch),
+            Self::Embed(r) => Asker::new(&r.agent, &r.incident, &r.branch),
+            Self::Adapt(_) => Asker::new("engine", "", ""),
         }
     }
 }
@@ -73,6 +91,8 @@ pub enum FromWorker {
         id: u64,
         /// What came of it.
         result: Result<Output, LlmError>,
+        /// What it cost, also where nothing came of it.
+        usage: Usage,
         /// How long it took.
         times: Times,
         /// What the engine has done so far; none where it works on one request at a time.
@@ -101,16 +121,4 @@ pub enum Output {
     Embeddings(Embeddings),
     /// The adapter is changed.
     Adapted,
-}
-
-impl Output {
-    /// Tokens that it cost.
-    pub fn usage(&self) -> Usage {
-        match self {
-            Self::Scores(s) => s.usage,
-            Self::Generated(g) => g.usage,
-            Self::Embeddings(e) => e.usage,
-            Self::Adapted => Usage::default(),
-        }
-    }
 }

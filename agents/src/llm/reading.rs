@@ -50,7 +50,7 @@ impl<'m> Reader<'m> {
             return Err(LlmError::TooLong { tokens: longest as u64, limit: GROUP_TOKENS as u64 });
         }
         let several = options.iter().any(|o| o.len() > 1);
-        Ok((self.tokens(&request.prompt, if several { GROUP_TOKENS } else { 0 })?, options))
+        Ok((self.fitted(&request.prompt, if several { GROUP_TOKENS } else { 0 })?, options))
     }
 
     /// The prompt of a request for text, who chooses its tokens, and how many at most.
@@ -69,8 +69,10 @@ impl<'m> Reader<'m> {
         };
         let grammar = text.as_deref().map(|text| LlamaSampler::grammar(self.model, text, "root"));
         let grammar = grammar.transpose().map_err(|e| refuse(&e))?;
-        let tokens = self.tokens(&request.prompt, 1)?;
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
+        // Sections make way for the whole answer, as far as that is not longer than half of the context.
+        let room = if request.prompt.sections.is_empty() { 1 } else { most.min(self.limit / 2).max(1) };
+        let tokens = self.fitted(&request.prompt, room)?;
         Ok((tokens, Greedy { model: self.model, grammar }, most))
     }
 
@@ -78,6 +80,12 @@ impl<'m> Reader<'m> {
     pub fn text(&self, tokens: &[LlamaToken]) -> String {
         let vocab = self.model.vocab();
         whole_text(tokens.iter().flat_map(|t| vocab.token_to_piece(*t, false, None)).collect())
+    }
+
+    /// The prompt in tokens, without the sections that leave no place for `room` more.
+    fn fitted(&self, prompt: &Prompt, room: usize) -> Result<Tokens, LlmError> {
+        let (tokens, cut) = prompt.fitted(|plain| self.tokens(plain, room))?;
+        Ok(Tokens { cut, ..tokens })
     }
 
     /// The prompt in tokens, if it fits with `room` more.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+use super::{
+    Asking, EmbedRequest, Embeddings, EngineMetrics, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores,
+};
 
 /// Everything a model was asked and answered in a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +86,10 @@ impl Provider for Recorder {
             answer
         })
     }
+
+    fn metrics(&self) -> Option<EngineMetrics> {
+        self.inner.metrics()
+    }
 }
 
 /// Answers recorded requests, and no others.
@@ -95,8 +101,8 @@ pub struct RecordedProvider {
     vectors: Answers<Embeddings>,
 }
 
-/// The answers to each request, and how many of them were given. A request asked again gets the next answer; the last
-/// one stays.
+/// The answers to each request, and how many of them were given. A request asked again gets the next answer, and none when it
+/// was not asked as often.
 #[derive(Debug)]
 struct Answers<T>(Mutex<ByRequest<T>>);
 
@@ -119,9 +125,20 @@ impl RecordedProvider {
 }
 
 impl RecordedProvider {
-    /// Recorded requests that nobody asked: a replay of the same run leaves none.
+    /// Recorded answers that nobody asked for: a replay of the same run leaves none.
     pub fn unasked(&self) -> usize {
         self.scores.unasked() + self.texts.unasked() + self.vectors.unasked()
+    }
+
+    /// The end of a replay: everything that was recorded was asked.
+    ///
+    /// # Errors
+    /// [`LlmError::Invalid`] with how much was not.
+    pub fn ended(&self) -> Result<(), LlmError> {
+        match self.unasked() {
+            0 => Ok(()),
+            left => Err(LlmError::Invalid(format!("the recording has {left} more answers than were asked for"))),
+        }
     }
 }
 
@@ -156,14 +173,16 @@ fn key(request: &impl Serialize) -> String {
 
 impl<T: Clone> Answers<T> {
     fn unasked(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|(_, given)| *given == 0).count()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().map(|(list, given)| list.len() - given).sum()
     }
 
     fn next(&self, request: &impl Serialize, agent: &str) -> Result<T, LlmError> {
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let unknown = || LlmError::Invalid(format!("the recording has no such request of '{agent}'"));
         let (list, given) = answers.get_mut(&key(request)).ok_or_else(unknown)?;
-        let answer = list.get(*given).or(list.last()).cloned().ok_or_else(unknown)?;
+        let Some(answer) = list.get(*given).cloned() else {
+            return Err(LlmError::Invalid(format!("the recording has this request of '{agent}' {given} times, not more")));
+        };
         *given += 1;
         answer
     }
@@ -175,12 +194,12 @@ mod tests {
     use crate::llm::{Prompt, Usage};
 
     fn request(own: &str) -> ScoreRequest {
-        let prompt = Prompt { shared: "s".into(), own: own.into() };
-        ScoreRequest { agent: "a".into(), incident: String::new(), prompt, options: vec!["x".into(), "y".into()] }
+        let options = vec!["x".into(), "y".into()];
+        ScoreRequest { agent: "a".into(), prompt: Prompt::new("s", own), options, ..ScoreRequest::default() }
     }
 
     fn answer(first: f64) -> Result<Scores, LlmError> {
-        Ok(Scores { logprobs: vec![first, -0.1 - 0.2], usage: Usage::default() })
+        Ok(Scores { logprobs: vec![first, -0.1 - 0.2], usage: Usage::default(), cut: Vec::new() })
     }
 
     fn recording() -> Recording {
@@ -198,13 +217,15 @@ mod tests {
         let read: Recording = serde_json::from_str(&json).unwrap();
         assert_eq!(read, recording());
         let provider = RecordedProvider::new(read);
-        assert_eq!(provider.unasked(), 2, "two requests, one of them asked twice");
+        assert_eq!(provider.unasked(), 3);
         assert_eq!(provider.score(request("q")).await, Err(LlmError::Crashed("x".into())));
         assert_eq!(provider.score(request("q")).await, answer(-1.0 / 3.0));
-        assert_eq!(provider.score(request("q")).await, answer(-1.0 / 3.0));
+        let again = provider.score(request("q")).await;
+        assert!(matches!(&again, Err(LlmError::Invalid(why)) if why.contains("2 times, not more")), "{again:?}");
+        assert!(matches!(provider.ended(), Err(LlmError::Invalid(why)) if why.contains("1 more answers")));
         assert_eq!(provider.score(request("r")).await, answer(-7.000_000_000_000_001));
         assert!(matches!(provider.score(request("z")).await, Err(LlmError::Invalid(_))));
-        assert_eq!(provider.unasked(), 0);
+        assert_eq!((provider.unasked(), provider.ended()), (0, Ok(())));
     }
 
     #[tokio::test]

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::local::LocalConfig;
 use super::process::Process;
-use super::protocol::{FromWorker, Output, Task, Times, ToWorker};
+use super::protocol::{Asker, FromWorker, Output, Task, Times, ToWorker};
 use super::registry::{Registry, digest};
-use super::{EngineMetrics, LlmError, ModelIdentity, gguf};
+use super::{EngineMetrics, LlmError, ModelIdentity, Usage, gguf};
 
 /// Failures in a row after which the model is given up until a reset.
 const MOST_FAILURES: u32 = 3;
@@ -21,12 +21,13 @@ const MOST_FAILURES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Failures within this time are one: a broken batch fails all that are in it.
 const TOGETHER: Duration = Duration::from_millis(20);
-/// Time for the process to say that it dropped a request; after that it hangs.
-const DROP: Duration = Duration::from_secs(15);
+/// Time for the process to take a message; after that it hangs.
+const TAKE: Duration = Duration::from_secs(15);
 /// Requests in the process at most.
 const MOST_OPEN: usize = 1_024;
 /// Time for a killed process to be reaped.
 const REAP: Duration = Duration::from_secs(5);
+
 /// A request and who waits for it.
 #[derive(Debug)]
 pub struct Job {
@@ -61,21 +62,14 @@ impl Vitals {
 /// A request that the process has.
 #[derive(Debug)]
 struct Open {
-    task: Brief,
+    asker: Asker,
+    /// The adapter to change to: a new process begins with it.
+    adapt: Option<Option<String>>,
     /// None when nobody waits for the answer any more.
     reply: Option<oneshot::Sender<Result<Output, LlmError>>>,
     /// When it has taken too long; a dropped one, when the process has.
     deadline: Instant,
     began: bool,
-}
-
-/// Who asked, for the books.
-#[derive(Debug)]
-struct Brief {
-    agent: String,
-    incident: String,
-    /// The adapter to change to: a new process begins with it.
-    adapt: Option<Option<String>>,
 }
 
 /// Owns the process.
@@ -127,9 +121,10 @@ impl Supervisor {
                 // While a request is dropped nothing new goes to a process that may hang.
                 let leaving = self.open.values().any(|o| o.reply.is_none());
                 let deadline = self.open.values().map(|o| o.deadline).min();
-                let due = deadline.unwrap_or_else(|| Instant::now() + DROP);
+                let due = deadline.unwrap_or_else(|| Instant::now() + TAKE);
                 let process = &mut self.process;
                 let busy = !self.open.is_empty();
+                self.vitals.metrics().open = self.open.len() as u64;
                 tokio::select! {
                     message = next(process), if busy => self.hear(message).await,
                     Some(id) = dropped.recv() => self.drop_request(id).await,
@@ -147,25 +142,25 @@ impl Supervisor {
     /// Sends a request on its way.
     async fn take(&mut self, job: Job) {
         let Job { id, task, reply } = job;
+        let asker = task.asker();
         if reply.is_closed() {
+            self.vitals.metrics().dropped(&asker);
             return;
         }
         if self.open.len() >= MOST_OPEN {
-            let _ = reply.send(Err(LlmError::Busy { waiting: self.open.len() as u64 }));
+            self.refuse(&asker, LlmError::Busy { waiting: self.open.len() as u64 }, reply);
             return;
         }
         if let Err(error) = self.ready().await {
             self.failed(&error);
-            let _ = reply.send(Err(error));
+            self.refuse(&asker, error, reply);
             return;
         }
-        let (agent, incident) = task.from();
         let adapt = if let Task::Adapt(name) = &task { Some(name.clone()) } else { None };
-        let brief = Brief { agent: agent.to_owned(), incident: incident.to_owned(), adapt };
         let deadline = Instant::now() + self.config.request_timeout;
-        self.open.insert(id, Open { task: brief, reply: Some(reply), deadline, began: false });
+        self.open.insert(id, Open { asker, adapt, reply: Some(reply), deadline, began: false });
         let sent = match &mut self.process {
-            Some(process) => timeout(DROP, process.send(&ToWorker::Ask { id, task })).await,
+            Some(process) => timeout(TAKE, process.send(&ToWorker::Ask { id, task })).await,
             None => return,
         };
         if !matches!(sent, Ok(Ok(()))) {
@@ -173,22 +168,32 @@ impl Supervisor {
         }
     }
 
+    /// Answers with an error that cost nothing.
+    fn refuse(&self, asker: &Asker, error: LlmError, reply: oneshot::Sender<Result<Output, LlmError>>) {
+        self.vitals.metrics().ended(asker, Some(&error), Usage::default(), Times::default());
+        let _ = reply.send(Err(error));
+    }
+
     async fn hear(&mut self, message: std::io::Result<FromWorker>) {
         let now = Instant::now();
         match message {
             Ok(FromWorker::Began { id }) => self.alive(now, Some(id)),
-            Ok(FromWorker::Answer { id, result, times, counts }) => {
+            Ok(FromWorker::Answer { id, result, usage, times, counts }) => {
                 self.alive(now, None);
                 if let Some(counts) = counts {
                     self.vitals.metrics().engine(counts);
                 }
                 let open = self.open.remove(&id);
                 // Also when nobody waits for it any more: the process has changed.
-                if let (Some(adapter), Ok(_)) = (open.as_ref().and_then(|o| o.task.adapt.clone()), &result) {
+                if let (Some(adapter), Ok(_)) = (open.as_ref().and_then(|o| o.adapt.clone()), &result) {
                     self.config.adapter = adapter;
                 }
-                if let Some(Open { task, reply: Some(reply), .. }) = open {
-                    self.book(&task, &result, times);
+                if let Some(Open { asker, reply: None, .. }) = &open {
+                    // Its end is booked; what it cost is known now.
+                    self.vitals.metrics().spent(asker, usage);
+                }
+                if let Some(Open { asker, reply: Some(reply), .. }) = open {
+                    self.vitals.metrics().ended(&asker, result.as_ref().err(), usage, times);
                     // An answer that refuses is an answer: the process is well.
                     match &result {
                         Err(e @ (LlmError::Crashed(_) | LlmError::Unavailable(_) | LlmError::Timeout(_))) => {
@@ -209,37 +214,29 @@ impl Supervisor {
         }
     }
 
-    /// A sign of life: what waits inside the process goes on waiting. The time of a request counts from its beginning.
+    /// A sign of life: what waits inside the process goes on waiting, also what was dropped before it began. The time of a
+    /// request counts from its beginning.
     fn alive(&mut self, now: Instant, began: Option<u64>) {
-        for (id, open) in self.open.iter_mut().filter(|(_, o)| o.reply.is_some() && !o.began) {
-            open.deadline = now + self.config.request_timeout;
+        let drop_time = self.drop_time();
+        for (id, open) in self.open.iter_mut().filter(|(_, o)| !o.began) {
+            open.deadline = now + if open.reply.is_some() { self.config.request_timeout } else { drop_time };
             open.began = Some(*id) == began;
         }
     }
 
-    fn book(&self, task: &Brief, result: &Result<Output, LlmError>, times: Times) {
-        let usage = result.as_ref().map(Output::usage);
-        self.vitals.metrics().answered(&task.agent, usage, times);
-        let tokens = usage.unwrap_or_default();
-        tracing::debug!(
-            agent = task.agent,
-            incident = task.incident,
-            prefilled = tokens.prompt_tokens,
-            reused = tokens.reused_tokens,
-            generated = tokens.generated_tokens,
-            queue_ms = times.queued_us / 1_000,
-            run_ms = times.ran_us / 1_000,
-            error = result.as_ref().err().map(tracing::field::display),
-            "model request"
-        );
+    /// Most time until the process has to say that it dropped a request.
+    fn drop_time(&self) -> Duration {
+        self.config.drop_timeout.max(self.config.request_timeout)
     }
 
     async fn drop_request(&mut self, id: u64) {
+        let drop_time = self.drop_time();
         let Some(open) = self.open.get_mut(&id).filter(|o| o.reply.is_some()) else { return };
         open.reply = None;
-        open.deadline = Instant::now() + DROP.max(self.config.request_timeout);
+        open.deadline = Instant::now() + drop_time;
+        self.vitals.metrics().dropped(&open.asker);
         if let Some(process) = &mut self.process
-            && !matches!(timeout(DROP, process.send(&ToWorker::Cancel { id })).await, Ok(Ok(())))
+            && !matches!(timeout(TAKE, process.send(&ToWorker::Cancel { id })).await, Ok(Ok(())))
         {
             self.died().await;
         }
@@ -252,7 +249,11 @@ impl Supervisor {
         let mut counted = false;
         for id in late {
             let Some(open) = self.open.get_mut(&id) else { continue };
+            let asker = open.asker.clone();
             let Some(reply) = open.reply.take() else {
+                if let Some(process) = &self.process {
+                    process.last_words("hangs");
+                }
                 let hung = LlmError::Crashed("the process hung and was ended".to_owned());
                 self.failed(&hung);
                 self.fail_open(&hung);
@@ -266,12 +267,13 @@ impl Supervisor {
             if self.given_up() {
                 self.end().await;
             } else if let Some(process) = &mut self.process {
-                let _ = timeout(DROP, process.send(&ToWorker::Cancel { id })).await;
+                let _ = timeout(TAKE, process.send(&ToWorker::Cancel { id })).await;
             }
+            let drop_time = self.drop_time();
             if let Some(open) = self.open.get_mut(&id) {
-                open.deadline = now + DROP.max(self.config.request_timeout);
+                open.deadline = now + drop_time;
             }
-            let _ = reply.send(Err(error));
+            self.refuse(&asker, error, reply);
         }
     }
 
@@ -292,8 +294,7 @@ impl Supervisor {
     fn fail_open(&mut self, error: &LlmError) {
         for (_, open) in std::mem::take(&mut self.open) {
             if let Some(reply) = open.reply {
-                self.book(&open.task, &Err(error.clone()), Times::default());
-                let _ = reply.send(Err(error.clone()));
+                self.refuse(&open.asker, error.clone(), reply);
             }
         }
     }
@@ -317,12 +318,7 @@ impl Supervisor {
             if !matches!(process.child.try_wait(), Ok(Some(_))) {
                 return Ok(());
             }
-            if self.open.is_empty() {
-                tracing::warn!("the model's process died while idle");
-                self.end().await;
-            } else {
-                self.died().await;
-            }
+            self.died().await;
         }
         let failures = self.vitals.failures.load(Ordering::Relaxed);
         if failures > 0 {
@@ -344,7 +340,11 @@ impl Supervisor {
                 self.process = Some(process);
                 return Ok(());
             }
-            Ok(Ok(FromWorker::Failed(e))) => LlmError::Unavailable(format!("{}{}", reason(&e), process.tail.quote())),
+            Ok(Ok(FromWorker::Failed(e))) => {
+                // It ends after this; llama.cpp's own reason stands on its stderr.
+                process.obituary().await;
+                LlmError::Unavailable(format!("{}{}", reason(&e), process.tail.quote()))
+            }
             Ok(Ok(FromWorker::Answer { .. } | FromWorker::Began { .. })) => {
                 LlmError::Unavailable("the model's process answers unasked".to_owned())
             }
@@ -393,5 +393,32 @@ fn reason(error: &LlmError) -> String {
     match error {
         LlmError::Unavailable(why) => why.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(reply: bool, began: bool, deadline: Instant) -> Open {
+        let reply = reply.then(|| oneshot::channel().0);
+        Open { asker: Asker::default(), adapt: None, reply, deadline, began }
+    }
+
+    #[test]
+    fn a_request_that_waits_in_the_process_is_no_sign_of_a_hang() {
+        let mut config = LocalConfig::new("m.gguf".into()).unwrap();
+        (config.request_timeout, config.drop_timeout) = (Duration::from_secs(3), Duration::from_secs(9));
+        let mut supervisor = Supervisor::new(config, Arc::default());
+        let (before, now) = (Instant::now(), Instant::now() + Duration::from_secs(60));
+        for (id, reply, began) in [(1, true, true), (2, false, true), (3, true, false), (4, false, false)] {
+            supervisor.open.insert(id, open(reply, began, before));
+        }
+        supervisor.alive(now, Some(3));
+        let left: Vec<Option<u64>> =
+            supervisor.open.values().map(|o| o.deadline.checked_duration_since(now).map(|d| d.as_secs())).collect();
+        // What has begun keeps its time; what waits has it from now on, also the dropped one that is still in the queue.
+        assert_eq!(left, [None, None, Some(3), Some(9)]);
+        assert!(supervisor.open[&3].began && !supervisor.open[&4].began);
     }
 }

@@ -21,6 +21,8 @@ pub struct Tokens {
     pub shared: Vec<LlamaToken>,
     /// The rest, with the head of the model's turn.
     pub own: Vec<LlamaToken>,
+    /// Sections of the prompt that were left out.
+    pub cut: Vec<usize>,
 }
 
 /// The template's pieces in tokens.
@@ -68,7 +70,7 @@ impl<'m> Chat<'m> {
         shared.extend(&pieces.middle);
         let mut own = self.data(&prompt.own);
         own.extend(&pieces.tail);
-        Tokens { shared, own }
+        Tokens { shared, own, cut: Vec::new() }
     }
 
     /// Text as data: control tokens in it stay plain letters.
@@ -284,6 +286,17 @@ mod tests {
             let template = model.meta_val_str("tokenizer.chat_template").unwrap();
             let family = entry.template.as_deref().unwrap();
             assert_eq!(joined(&frame(&template, "", "", true).unwrap()), theirs(family), "{}", entry.name);
+        }
+        // A base model has no turns: it goes on with the bare text, behind the token that begins one.
+        let base = registry.find("gemma-3-270m").unwrap().path(&folder);
+        if base.exists() {
+            let model = load(&base);
+            assert!(model.meta_val_str("tokenizer.chat_template").is_err());
+            let chat = Chat::new(&model).unwrap();
+            let tokens = chat.tokens(&Prompt::new("Two sessions wait.", "Why?"));
+            let text = |text: &str| model.vocab().tokenize(text.as_bytes(), false, false);
+            let expected = [vec![model.vocab().bos()], text("Two sessions wait."), text("\n\n")].concat();
+            assert_eq!((tokens.shared, tokens.own), (expected, [text("Why?"), text("\n")].concat()));
         }
     }
 }

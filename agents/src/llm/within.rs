@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores};
+use super::{
+    Asking, EmbedRequest, Embeddings, EngineMetrics, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores,
+};
 
 /// Passes requests on; those unanswered by the deadline, and all after it, are [`LlmError::Timeout`].
 pub struct Within {
@@ -46,6 +48,10 @@ impl Provider for Within {
     fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
         Box::pin(self.in_time(self.inner.embed(request)))
     }
+
+    fn metrics(&self) -> Option<EngineMetrics> {
+        self.inner.metrics()
+    }
 }
 
 #[cfg(test)]
@@ -63,7 +69,7 @@ mod tests {
         fn score(&self, _: ScoreRequest) -> Asking<'_, Scores> {
             Box::pin(async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                Ok(Scores { logprobs: vec![0.0, -1.0], usage: Usage::default() })
+                Ok(Scores { logprobs: vec![0.0, -1.0], usage: Usage::default(), cut: Vec::new() })
             })
         }
         fn generate(&self, _: GenerateRequest) -> Asking<'_, Generated> {
@@ -72,6 +78,9 @@ mod tests {
         fn embed(&self, _: EmbedRequest) -> Asking<'_, Embeddings> {
             Box::pin(std::future::pending())
         }
+        fn metrics(&self) -> Option<EngineMetrics> {
+            Some(EngineMetrics { answered: 7, ..EngineMetrics::default() })
+        }
     }
 
     fn slow() -> Arc<dyn Provider> {
@@ -79,18 +88,18 @@ mod tests {
     }
 
     fn prompt() -> Prompt {
-        Prompt { shared: String::new(), own: "?".into() }
+        Prompt::new("", "?")
     }
 
     #[tokio::test]
     async fn requests_share_one_deadline_and_what_is_late_is_a_timeout() {
-        let ask = || ScoreRequest { agent: "a".into(), incident: String::new(), prompt: prompt(), options: vec!["A".into(), "B".into()] };
+        let ask = || ScoreRequest { agent: "a".into(), prompt: prompt(), options: vec!["A".into(), "B".into()], ..ScoreRequest::default() };
         let provider = Within::new(slow(), Duration::from_millis(150));
         assert!(provider.score(ask()).await.is_ok());
         assert_eq!(provider.score(ask()).await, Err(LlmError::Timeout(150)));
-        let generate =
-            GenerateRequest { agent: "a".into(), incident: String::new(), prompt: prompt(), grammar: None, schema: None, max_tokens: 1 };
+        let generate = GenerateRequest { agent: "a".into(), prompt: prompt(), max_tokens: 1, ..GenerateRequest::default() };
         assert_eq!(provider.generate(generate).await, Err(LlmError::Timeout(150)));
         assert_eq!(provider.identity().name, "slow");
+        assert_eq!(provider.metrics().map(|m| m.answered), Some(7), "what the engine has done is passed on");
     }
 }

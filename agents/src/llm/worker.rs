@@ -21,8 +21,9 @@ use super::desk::Desk;
 use super::embedder::Embedder;
 use super::engine::Engine;
 use super::offload::Offload;
+use super::others::{Embedding, Others};
 use super::protocol::{FromWorker, Output, Task, Times, ToWorker};
-use super::{EmbedRequest, Embeddings, LlmError};
+use super::{LlmError, Usage};
 
 /// How long a piece of work may still run when nobody is left to answer to.
 const GRACE: Duration = Duration::from_secs(2);
@@ -147,51 +148,28 @@ fn run(options: &Options) -> io::Result<i32> {
     together(&mut desk, &mut others, &Inbox::open(), &mut answers)
 }
 
-/// What is not scoring or generating.
-struct Others<'m> {
-    embedder: Embedder<'m>,
-    adapters: &'m mut Adapters,
-    active: Option<String>,
-}
-
-impl Others<'_> {
-    /// Changes to an adapter, also `of` the engine.
-    fn adapt(&mut self, name: Option<&str>, of: impl FnOnce(&mut Adapters) -> Result<(), LlmError>) -> Result<(), LlmError> {
-        self.adapters.check(name)?;
-        if self.active.as_deref() == name {
-            return Ok(());
-        }
-        self.embedder.forget();
-        of(self.adapters)?;
-        self.active = name.map(str::to_owned);
-        Ok(())
-    }
-
-    fn embed(&mut self, request: &EmbedRequest, stop: &dyn Fn() -> bool) -> Result<Embeddings, LlmError> {
-        let (context, _) = self.embedder.ready()?;
-        self.adapters.set(self.active.as_deref(), context)?;
-        self.embedder.embed(request, stop)
-    }
-}
-
 /// The exact way: each request alone, in the order they came.
 fn one_by_one(engine: &mut Engine<'_>, others: &mut Others<'_>, inbox: &Inbox, answers: &mut File) -> io::Result<i32> {
     while let Ok(Asked { id, task, since }) = inbox.work.recv() {
         say(answers, &FromWorker::Began { id })?;
         let (queued_us, began) = (micros(since.elapsed()), Instant::now());
-        let result = if inbox.stopped(id) { Err(cancelled()) } else { work(engine, others, &task, &|| inbox.stopped(id)) };
+        let mut usage = Usage::default();
+        let stop = || inbox.stopped(id);
+        let result = if stop() { Err(cancelled()) } else { work(engine, others, &task, &mut usage, &stop) };
         inbox.forget(id);
         let times = Times { queued_us, ran_us: micros(began.elapsed()) };
-        say(answers, &FromWorker::Answer { id, result, times, counts: None })?;
+        say(answers, &FromWorker::Answer { id, result, usage, times, counts: None })?;
     }
     Ok(0)
 }
 
-/// All requests at once, a batch at a time. A change of adapters waits for those before it, and those after it wait for it.
+/// All requests at once, a batch at a time, and a text to embed between two. A change of adapters waits for those before it,
+/// and those after it wait for it.
 fn together(desk: &mut Desk<'_>, others: &mut Others<'_>, inbox: &Inbox, answers: &mut File) -> io::Result<i32> {
     let mut later: VecDeque<Asked> = VecDeque::new();
+    let mut embeddings: VecDeque<Embedding> = VecDeque::new();
     loop {
-        if desk.idle() && later.is_empty() {
+        if desk.idle() && later.is_empty() && embeddings.is_empty() {
             let Ok(first) = inbox.work.recv() else { return Ok(0) };
             later.push_back(first);
         }
@@ -199,47 +177,61 @@ fn together(desk: &mut Desk<'_>, others: &mut Others<'_>, inbox: &Inbox, answers
         let gone = inbox.cancellations();
         later.extend(inbox.work.try_iter());
         for id in gone {
-            match later.iter().position(|asked| asked.id == id).and_then(|place| later.remove(place)) {
-                Some(asked) => say_other(answers, &asked, Instant::now(), Err(cancelled()), desk)?,
-                None => desk.cancel(id),
+            if let Some(Asked { since, .. }) = take_out(&mut later, |asked| asked.id == id) {
+                say_other(answers, (id, since, Instant::now()), Err(cancelled()), Usage::default(), desk)?;
+            } else if let Some(one) = take_out(&mut embeddings, |one| one.id == id) {
+                say_other(answers, (id, one.since, one.began), Err(cancelled()), one.usage, desk)?;
+            } else {
+                desk.cancel(id);
             }
         }
-        while let Some(asked) = later.pop_front() {
-            let began = Instant::now();
-            match &asked.task {
-                Task::Adapt(_) if !desk.idle() => {
-                    later.push_front(asked);
+        while let Some(Asked { id, task, since }) = later.pop_front() {
+            match task {
+                Task::Adapt(name) if !desk.idle() || !embeddings.is_empty() => {
+                    later.push_front(Asked { id, task: Task::Adapt(name), since });
                     break;
                 }
                 Task::Adapt(name) => {
-                    let name = name.as_deref();
+                    let (began, name) = (Instant::now(), name.as_deref());
                     let result = others.adapt(name, |adapters| desk.adapt(adapters, name)).map(|()| Output::Adapted);
-                    say_other(answers, &asked, began, result, desk)?;
+                    say_other(answers, (id, since, began), result, Usage::default(), desk)?;
                 }
                 Task::Embed(request) => {
-                    say(answers, &FromWorker::Began { id: asked.id })?;
-                    let result = others.embed(request, &|| inbox.stopped(asked.id)).map(Output::Embeddings);
-                    inbox.forget(asked.id);
-                    say_other(answers, &asked, began, result, desk)?;
-                    // One of these between two batches: others wait for their answers.
-                    break;
+                    say(answers, &FromWorker::Began { id })?;
+                    embeddings.push_back(Embedding::new(id, since, request));
                 }
-                task => desk.take(asked.id, task),
+                task => desk.take(id, &task),
+            }
+        }
+        if let Some(mut one) = embeddings.pop_front() {
+            match others.embed_next(&mut one) {
+                Some(result) => say_other(answers, (one.id, one.since, one.began), result, one.usage, desk)?,
+                None => embeddings.push_back(one),
             }
         }
         let mut said = Ok(());
         let done = desk.step(&mut |id| said = say(answers, &FromWorker::Began { id }));
         said?;
-        for (id, result, times) in done {
-            say(answers, &FromWorker::Answer { id, result, times, counts: Some(desk.counts()) })?;
+        for (id, result, usage, times) in done {
+            say(answers, &FromWorker::Answer { id, result, usage, times, counts: Some(desk.counts()) })?;
         }
     }
 }
 
-/// The answer to what is not part of a batch.
-fn say_other(answers: &mut File, asked: &Asked, began: Instant, result: Result<Output, LlmError>, desk: &Desk<'_>) -> io::Result<()> {
-    let times = Times { queued_us: micros(began.duration_since(asked.since)), ran_us: micros(began.elapsed()) };
-    say(answers, &FromWorker::Answer { id: asked.id, result, times, counts: Some(desk.counts()) })
+fn take_out<T>(list: &mut VecDeque<T>, is: impl Fn(&T) -> bool) -> Option<T> {
+    list.iter().position(is).and_then(|place| list.remove(place))
+}
+
+/// The answer to what is not part of a batch: its number, when it came, and when it began.
+fn say_other(
+    answers: &mut File,
+    (id, since, began): (u64, Instant, Instant),
+    result: Result<Output, LlmError>,
+    usage: Usage,
+    desk: &Desk<'_>,
+) -> io::Result<()> {
+    let times = Times { queued_us: micros(began.duration_since(since)), ran_us: micros(began.elapsed()) };
+    say(answers, &FromWorker::Answer { id, result, usage, times, counts: Some(desk.counts()) })
 }
 
 fn micros(time: Duration) -> u64 {
@@ -259,12 +251,18 @@ fn load(options: &Options) -> Result<(LlamaBackend, LlamaModel, Adapters), LlmEr
     Ok((backend, model, adapters))
 }
 
-fn work(engine: &mut Engine<'_>, others: &mut Others<'_>, task: &Task, stop: &dyn Fn() -> bool) -> Result<Output, LlmError> {
+fn work(
+    engine: &mut Engine<'_>,
+    others: &mut Others<'_>,
+    task: &Task,
+    usage: &mut Usage,
+    stop: &dyn Fn() -> bool,
+) -> Result<Output, LlmError> {
     match task {
-        Task::Embed(request) => others.embed(request, stop).map(Output::Embeddings),
+        Task::Embed(request) => others.embed(request, usage, stop).map(Output::Embeddings),
         Task::Adapt(name) => others.adapt(name.as_deref(), |adapters| engine.adapt(adapters, name.as_deref())).map(|()| Output::Adapted),
-        Task::Score(request) => engine.score(request, stop).map(Output::Scores),
-        Task::Generate(request) => engine.generate(request, stop).map(Output::Generated),
+        Task::Score(request) => engine.score(request, usage, stop).map(Output::Scores),
+        Task::Generate(request) => engine.generate(request, usage, stop).map(Output::Generated),
     }
 }
 

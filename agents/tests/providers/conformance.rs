@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use galen_agents::llm::{GenerateRequest, LlmError, Provider};
+use galen_agents::llm::{GenerateRequest, LlmError, Prompt, Provider, ScoreRequest, Scores, Section};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -16,6 +16,10 @@ const LONG: Duration = Duration::from_secs(120);
 pub struct Expect {
     /// Whether a prompt of 4,000 tokens is above the context.
     pub bounded: bool,
+    /// Whether it counts tokens itself, so that no more sections are left out than must be.
+    pub counts: bool,
+    /// How far two answers to one question may be apart, nats; 0 where they are the same to the bit.
+    pub tolerance: f64,
     /// Whether a dropped request may be asked of the next one, too.
     pub live: bool,
 }
@@ -23,7 +27,8 @@ pub struct Expect {
 /// Runs the suite. Panics with what is wrong.
 pub async fn suite(provider: &dyn Provider, expect: Expect) {
     assert!(!provider.identity().name.is_empty() && provider.identity().sha256.len() == 64);
-    scores(provider).await;
+    scores(provider, expect).await;
+    sections(provider, expect).await;
     texts(provider).await;
     schemas(provider).await;
     vectors(provider, expect).await;
@@ -34,7 +39,12 @@ pub async fn suite(provider: &dyn Provider, expect: Expect) {
     }
 }
 
-async fn scores(provider: &dyn Provider) {
+/// Whether two answers are one, as far as the provider can say.
+fn same(a: &Scores, b: &Scores, tolerance: f64) -> bool {
+    a.logprobs.len() == b.logprobs.len() && a.logprobs.iter().zip(&b.logprobs).all(|(a, b)| (a - b).abs() <= tolerance)
+}
+
+async fn scores(provider: &dyn Provider, expect: Expect) {
     let ask = |options: &[&str]| {
         provider.score(score(
             "You are a careful assistant.",
@@ -47,13 +57,62 @@ async fn scores(provider: &dyn Provider) {
     assert!(first.logprobs.iter().all(|p| p.is_finite() && *p <= 0.0), "{first:?}");
     assert!(first.usage.prompt_tokens + first.usage.reused_tokens > 10, "{first:?}");
     let again = ask(&["A", "B", "C"]).await.unwrap();
-    assert_eq!(first.logprobs, again.logprobs, "the same question has the same answer");
+    assert!(same(&first, &again, expect.tolerance), "the same question has the same answer: {first:?} {again:?}");
     let turned = ask(&["C", "A", "B"]).await.unwrap();
     for (a, b) in [(0, 1), (1, 2), (2, 0)] {
-        assert!((first.logprobs[a] - turned.logprobs[b]).abs() < 0.02, "the order of options is kept: {first:?} {turned:?}");
+        assert!(
+            (first.logprobs[a] - turned.logprobs[b]).abs() < expect.tolerance.max(0.02),
+            "the order of options is kept: {first:?} {turned:?}"
+        );
     }
     let longer = provider.score(score("s", "Which cause fits?", &["lock contention", "a full disk"])).await.unwrap();
     assert!(longer.logprobs.len() == 2 && longer.logprobs.iter().all(|p| p.is_finite()), "{longer:?}");
+}
+
+/// More evidence than there is room for: whole sections are left out, the lowest and latest first, and the answer says which.
+async fn sections(provider: &dyn Provider, expect: Expect) {
+    if !expect.bounded {
+        return;
+    }
+    let priority = |i: usize| [2, 0, 1][i % 3];
+    let text = |i: usize| format!("\nPart {i}:{}", evidence(200).split_once(':').unwrap().1);
+    let all: Vec<Section> = (0..20).map(|i| Section { priority: priority(i), text: text(i) }).collect();
+    let mut order: Vec<usize> = (0..20).collect();
+    order.sort_by_key(|i| (priority(*i), std::cmp::Reverse(*i)));
+    let ask = |sections: Vec<Section>| {
+        let prompt = Prompt { sections, ..Prompt::new("You judge evidence.", "Is it the locks?\nA. yes\nB. no") };
+        ScoreRequest { prompt, ..score("", "", &["A", "B"]) }
+    };
+    let kept = |cut: &[usize]| all.iter().enumerate().filter(|(i, _)| !cut.contains(i)).map(|(_, s)| s.clone()).collect::<Vec<_>>();
+
+    let scored = timeout(LONG, provider.score(ask(all.clone()))).await.unwrap().unwrap();
+    let count = scored.cut.len();
+    let mut expected = order[..count].to_vec();
+    expected.sort_unstable();
+    assert!(count > 0 && count < 20 && scored.cut == expected, "{:?}", scored.cut);
+    // What is left is whole: the same question with just that as plain text.
+    let text: String = kept(&scored.cut).iter().map(|s| s.text.as_str()).collect();
+    let mut by_hand = ask(Vec::new());
+    by_hand.prompt.shared += &text;
+    let plain = provider.score(by_hand).await.unwrap();
+    assert!(plain.cut.is_empty() && same(&scored, &plain, expect.tolerance), "{scored:?} {plain:?}");
+    if expect.counts {
+        let one_more: Vec<usize> = scored.cut.iter().copied().filter(|i| *i != order[count - 1]).collect();
+        let mut by_hand = ask(Vec::new());
+        by_hand.prompt.shared += &kept(&one_more).iter().map(|s| s.text.as_str()).collect::<String>();
+        let long = provider.score(by_hand).await;
+        assert!(matches!(long, Err(LlmError::TooLong { .. })), "{long:?}");
+    }
+    let whole = provider.score(ask(all[..2].to_vec())).await.unwrap();
+    assert_eq!(whole.cut, [0; 0], "what fits is shown");
+    let prompt = ask(all.clone()).prompt;
+    let told = provider.generate(GenerateRequest { prompt, ..generate("", Some("root ::= [a-z ]+"), 4) }).await.unwrap();
+    assert!(told.cut.len() >= count && told.usage.generated_tokens > 0, "{told:?}");
+    // A question that is too long itself has nothing to leave out.
+    let mut long = ask(all.clone());
+    long.prompt.own = evidence(4_000);
+    let long = provider.score(long).await;
+    assert!(matches!(long, Err(LlmError::TooLong { .. })), "{long:?}");
 }
 
 async fn texts(provider: &dyn Provider) {

@@ -24,7 +24,7 @@ async fn answer(model: Arc<LocalProvider>, request: Seen, mut stream: TcpStream)
     let body = request.json();
     if request.head.starts_with("POST /v1/embeddings ") {
         let texts = serde_json::from_value(body["input"].clone()).unwrap();
-        let request = EmbedRequest { agent: "facade".into(), incident: String::new(), texts };
+        let request = EmbedRequest { agent: "facade".into(), texts, ..EmbedRequest::default() };
         let answer = match model.embed(request).await {
             // Out of order, as the protocol allows.
             Ok(made) => json!({
@@ -56,17 +56,17 @@ fn prompt(body: &Value) -> Prompt {
         let messages = body["messages"].as_array().unwrap();
         messages.iter().find(|m| m["role"] == role).map(|m| m["content"].as_str().unwrap().to_owned()).unwrap_or_default()
     };
-    Prompt { shared: of("system"), own: of("user") }
+    Prompt::new(of("system"), of("user"))
 }
 
 async fn text(model: &LocalProvider, body: &Value, stream: &mut TcpStream) -> Result<(), LlmError> {
     let request = GenerateRequest {
         agent: "facade".into(),
-        incident: String::new(),
         prompt: prompt(body),
         grammar: body["grammar"].as_str().map(str::to_owned),
         schema: body["response_format"]["json_schema"].get("schema").cloned(),
         max_tokens: u32::try_from(body["max_tokens"].as_u64().unwrap()).unwrap(),
+        ..GenerateRequest::default()
     };
     let answer = model.generate(request).await?;
     send(stream, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n").await;
@@ -91,7 +91,7 @@ async fn text(model: &LocalProvider, body: &Value, stream: &mut TcpStream) -> Re
 async fn alternatives(model: &LocalProvider, body: &Value, stream: &mut TcpStream) -> Result<(), LlmError> {
     let letters: Vec<String> = ('A'..='Z').map(String::from).collect();
     let scores = model
-        .score(ScoreRequest { agent: "facade".into(), incident: String::new(), prompt: prompt(body), options: letters.clone() })
+        .score(ScoreRequest { agent: "facade".into(), prompt: prompt(body), options: letters.clone(), ..ScoreRequest::default() })
         .await?;
     let top: Vec<Value> =
         letters.iter().zip(&scores.logprobs).map(|(token, logprob)| json!({ "token": token, "logprob": logprob })).collect();

@@ -1,17 +1,27 @@
 //! The providers through the one suite, and the openai provider against servers that misbehave.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use galen_agents::llm::openai::{Dialect, Key};
 use galen_agents::llm::recorded::{RecordedProvider, Recorder};
-use galen_agents::llm::{LlmError, OpenAiConfig, OpenAiProvider, Patience, Provider};
+use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiConfig, OpenAiProvider, Patience, Provider};
 use serde_json::json;
 
 use super::conformance::{Expect, suite};
 use super::facade;
 use super::server::{Server, reply, send};
-use super::support::{generate, score, start};
+use super::support::{self, generate, in_full, model, score, start};
+
+/// What the embedded engine must do.
+const OURS: Expect = Expect { bounded: true, counts: true, tolerance: 0.0, live: true };
+/// Tokens of its context here: prompts that are too long need not be very long.
+const CONTEXT: u32 = 1_024;
+
+fn short(path: PathBuf) -> LocalConfig {
+    LocalConfig { context: CONTEXT, ..support::config(path) }
+}
 
 fn config(server: &Server) -> OpenAiConfig {
     let ms = Duration::from_millis;
@@ -28,21 +38,38 @@ async fn provider(server: &Server) -> OpenAiProvider {
 
 #[tokio::test]
 async fn the_local_engine_its_recording_and_a_server_in_front_of_it_pass_one_suite() {
-    let Some(local) = start().await else { return };
-    let recorder = Recorder::new(Arc::new(local));
-    suite(&recorder, Expect { bounded: true, live: true }).await;
+    let Some(path) = model("smollm2-135m") else { return };
+    let local = || LocalProvider::start(short(path.clone()));
+    let recorder = Recorder::new(Arc::new(local().await.unwrap()));
+    suite(&recorder, OURS).await;
+    let answered = recorder.metrics().unwrap().answered;
+    assert!(answered > 20, "the engine behind the recorder counts: {answered}");
     let replay = RecordedProvider::new(recorder.recording());
-    suite(&replay, Expect { bounded: true, live: false }).await;
+    suite(&replay, Expect { live: false, ..OURS }).await;
     assert_eq!(replay.unasked(), 1, "all but the score after the abandoned text");
+    assert!(replay.ended().is_err());
     assert!(matches!(replay.score(score("s", "never asked", &["A", "B"])).await, Err(LlmError::Invalid(_))));
 
-    let Some(local) = start().await else { return };
-    let server = facade::serve(local).await;
+    let server = facade::serve(local().await.unwrap()).await;
     let mut patient = config(&server);
     patient.request_timeout = Duration::from_secs(120);
     patient.patience.stall = Duration::from_secs(120);
     let remote = OpenAiProvider::connect(patient).await.unwrap();
-    suite(&remote, Expect { bounded: true, live: true }).await;
+    suite(&remote, Expect { counts: false, ..OURS }).await;
+    let metrics = remote.metrics().unwrap();
+    assert!(metrics.answered > 20 && metrics.failed > 5 && metrics.dropped == 1, "{metrics:?}");
+    let tokens = metrics.agents["test"];
+    assert!(tokens.prompt_tokens > 1_000 && tokens.generated_tokens > 20, "{metrics:?}");
+}
+
+/// The batched way, in full precision: the shape of a batch then changes next to nothing.
+#[tokio::test]
+async fn the_batching_engine_passes_the_suite() {
+    let Some(path) = model("smollm2-135m") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = LocalConfig { exact: false, context: CONTEXT, ..in_full(&path, folder.path()) };
+    let provider = LocalProvider::start(config).await.unwrap();
+    suite(&provider, Expect { tolerance: 0.001, ..OURS }).await;
 }
 
 /// A server that is not ours: `make test-openai` starts one and says where.
@@ -56,7 +83,7 @@ async fn a_foreign_server_passes_the_suite() {
     config.request_timeout = Duration::from_secs(120);
     let provider = OpenAiProvider::connect(config.clone()).await.unwrap();
     let began = Instant::now();
-    suite(&provider, Expect { bounded: true, live: true }).await;
+    suite(&provider, Expect { counts: false, tolerance: 0.05, ..OURS }).await;
     println!("the suite took {:.1} s", began.elapsed().as_secs_f64());
     config.model = "no such model".into();
     let unknown = OpenAiProvider::connect(config).await.unwrap_err().to_string();

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use galen_agents::llm::offload::{Cache, Offload};
-use galen_agents::llm::{LocalProvider, Provider, gguf, plan};
+use galen_agents::llm::{LlmError, LocalProvider, Provider, gguf, plan};
 
 use super::support::{config, evidence, generate, score, tiny};
 
@@ -55,4 +55,23 @@ async fn the_devices_of_this_machine_are_listed_by_the_models_process() {
     let cpu = found.iter().find(|d| d.kind == "cpu").expect("a processor");
     assert!(cpu.total > 1 << 28 && cpu.free <= cpu.total, "{cpu:?}");
     assert!(galen_agents::llm::devices::list(&PathBuf::from("/nonexistent"), &[]).await.is_err());
+}
+
+/// A sound file of an architecture that llama.cpp does not know: our check lets it pass, and what llama.cpp says is told.
+#[tokio::test]
+async fn an_unknown_architecture_is_unavailable_by_name() {
+    let Some(path) = tiny("tiny-moe") else { return };
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = usize::try_from(gguf::read(&path).unwrap().data).unwrap();
+    let names: Vec<usize> = (0..header - 5).filter(|at| &bytes[*at..at + 5] == b"llama").collect();
+    for at in names {
+        bytes[at..at + 5].copy_from_slice(b"zzama");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("unknown.gguf");
+    std::fs::write(&file, bytes).unwrap();
+    gguf::check(&file).unwrap();
+    let refused = LocalProvider::start(config(file)).await.map(|_| ());
+    let Err(LlmError::Unavailable(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("unknown.gguf does not load") && why.contains("unknown model architecture") && why.contains("zzama"), "{why}");
 }

@@ -1,8 +1,10 @@
 //! What the tests with a real model share: where the model is and how its process is started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use galen_agents::llm::offload::{Cache, Offload};
+use galen_agents::llm::quantise::quantise;
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::{EmbedRequest, GenerateRequest, LocalConfig, LocalProvider, Prompt, ScoreRequest};
 
@@ -16,14 +18,14 @@ pub fn model(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// A tiny model of the tests, where it was made.
+/// A tiny model of the tests; `None` only when the environment says that there is none.
 #[allow(dead_code)] // not every test binary uses one
 pub fn tiny(name: &str) -> Option<PathBuf> {
-    let path = default_models_dir().join("tiny").join(format!("{name}.gguf"));
-    if !path.exists() {
-        eprintln!("skipped: {} is not there; `make tiny-models` makes it", path.display());
+    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
         return None;
     }
+    let path = default_models_dir().join("tiny").join(format!("{name}.gguf"));
+    assert!(path.exists(), "{} is missing: run make tiny-models (or set GALEN_NO_MODEL=1)", path.display());
     Some(path)
 }
 
@@ -38,11 +40,22 @@ pub fn config(model_path: PathBuf) -> LocalConfig {
         context: 2_048,
         exact: true,
         request_timeout: Duration::from_secs(120),
+        drop_timeout: Duration::from_secs(15),
         start_timeout: Duration::from_secs(120),
         adapters: Vec::new(),
         adapter: None,
         memory_limit: None,
     }
+}
+
+/// A model with weights and cache in full precision: the shape of a batch then changes next to nothing, so that a wrong cell
+/// would show.
+#[allow(dead_code)] // not every test binary compares
+pub fn in_full(model: &Path, folder: &Path) -> LocalConfig {
+    let full = folder.join(model.file_stem().unwrap()).with_extension("gguf");
+    quantise(model, &full, "F32").unwrap();
+    let offload = Offload { cache: Cache::F32, flash_attention: Some(false), ..Offload::default() };
+    LocalConfig { exe_arguments: offload.arguments(), ..config(full) }
 }
 
 /// A running SmolLM2.
@@ -55,19 +68,19 @@ pub async fn start() -> Option<LocalProvider> {
 /// A request to score.
 pub fn score(shared: &str, own: &str, options: &[&str]) -> ScoreRequest {
     let options = options.iter().map(|o| (*o).to_owned()).collect();
-    ScoreRequest { agent: "test".into(), incident: String::new(), prompt: Prompt { shared: shared.into(), own: own.into() }, options }
+    ScoreRequest { agent: "test".into(), prompt: Prompt::new(shared, own), options, ..ScoreRequest::default() }
 }
 
 /// A request to generate.
 pub fn generate(own: &str, grammar: Option<&str>, max_tokens: u32) -> GenerateRequest {
-    let prompt = Prompt { shared: "You are a PostgreSQL expert.".into(), own: own.into() };
-    GenerateRequest { agent: "test".into(), incident: String::new(), prompt, grammar: grammar.map(str::to_owned), schema: None, max_tokens }
+    let prompt = Prompt::new("You are a PostgreSQL expert.", own);
+    GenerateRequest { agent: "test".into(), prompt, grammar: grammar.map(str::to_owned), max_tokens, ..GenerateRequest::default() }
 }
 
 /// A request for vectors.
 #[allow(dead_code)] // not every test binary asks for any
 pub fn embed(texts: &[&str]) -> EmbedRequest {
-    EmbedRequest { agent: "test".into(), incident: String::new(), texts: texts.iter().map(|t| (*t).to_owned()).collect() }
+    EmbedRequest { agent: "test".into(), texts: texts.iter().map(|t| (*t).to_owned()).collect(), ..EmbedRequest::default() }
 }
 
 /// About `tokens` tokens of evidence.

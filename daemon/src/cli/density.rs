@@ -219,17 +219,16 @@ async fn speed(provider: &LocalProvider) -> Result<(f64, f64), LlmError> {
         let own = "Question: is it locked?\nA. yes\nB. no".to_owned();
         let began = Instant::now();
         let scored = provider
-            .score(ScoreRequest { agent: "bench".into(), incident: String::new(), prompt: Prompt { shared, own }, options })
+            .score(ScoreRequest { agent: "bench".into(), prompt: Prompt::new(shared, own), options, ..ScoreRequest::default() })
             .await?;
         prefill.push(scored.usage.prompt_tokens as f64 / began.elapsed().as_secs_f64());
-        let prompt = Prompt { shared: String::new(), own: format!("Story {round}:") };
+        let prompt = Prompt::new("", format!("Story {round}:"));
         let request = |max_tokens| GenerateRequest {
             agent: "bench".into(),
-            incident: String::new(),
             prompt: prompt.clone(),
             grammar: Some("root ::= [a-z ]+".into()),
-            schema: None,
             max_tokens,
+            ..GenerateRequest::default()
         };
         // The first token pays for the prompt: what further ones cost is the difference.
         let began = Instant::now();

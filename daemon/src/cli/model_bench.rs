@@ -47,15 +47,8 @@ fn text(seed: usize, lines: usize) -> String {
 }
 
 fn generate(shared: &str, own: &str, max_tokens: u32, grammar: Option<&str>) -> GenerateRequest {
-    let prompt = Prompt { shared: shared.to_owned(), own: format!("{own}Write a long story about this.") };
-    GenerateRequest {
-        agent: "bench".into(),
-        incident: String::new(),
-        prompt,
-        grammar: grammar.map(str::to_owned),
-        schema: None,
-        max_tokens,
-    }
+    let prompt = Prompt::new(shared, format!("{own}Write a long story about this."));
+    GenerateRequest { agent: "bench".into(), prompt, grammar: grammar.map(str::to_owned), max_tokens, ..GenerateRequest::default() }
 }
 
 impl Bench {
@@ -90,9 +83,9 @@ impl Bench {
     /// Seconds to score options behind a known prefix and an own part that is new.
     async fn score(&self, options: &[String], seed: usize) -> Result<f64, LlmError> {
         let options = options.to_vec();
-        let prompt = Prompt { shared: self.words(1, SHARED), own: self.words(seed, OWN) };
+        let prompt = Prompt::new(self.words(1, SHARED), self.words(seed, OWN));
         let began = Instant::now();
-        self.provider.score(ScoreRequest { agent: "bench".into(), incident: String::new(), prompt, options }).await?;
+        self.provider.score(ScoreRequest { agent: "bench".into(), prompt, options, ..ScoreRequest::default() }).await?;
         Ok(began.elapsed().as_secs_f64())
     }
 

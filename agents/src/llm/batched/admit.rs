@@ -25,7 +25,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
                 });
                 if let Some((run, fit)) = ahead.max_by_key(|(_, fit)| *fit) {
                     run.keep_at(fit);
-                    waits += 1;
+                    waits += u64::from(!std::mem::replace(&mut waiting.held, true));
                     return Turn::Later;
                 }
                 let need = tokens.len() + room(&waiting.request, sizes.limit);

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 pub use radix::{Seq, Sharing, Token};
-pub use run::{groups, log_softmax};
+pub use run::{groups, log_softmax, stuck};
 
 use self::queue::Queue;
 use self::radix::{NodeId, Place, Prefixes};
@@ -201,6 +201,8 @@ pub struct Batched<B: Backend, P> {
 struct Waiting<P> {
     request: Request<P>,
     since: Instant,
+    /// Whether it has waited for another's prefix.
+    held: bool,
 }
 
 impl<B: Backend, P: Pick> Batched<B, P> {
@@ -237,7 +239,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             LlmError::TooLong { tokens: total as u64, limit: self.sizes.limit as u64 }
         } else {
             let incident = request.incident.clone();
-            match self.queue.push(&incident, Waiting { request, since: Instant::now() }) {
+            match self.queue.push(&incident, Waiting { request, since: Instant::now(), held: false }) {
                 Ok(()) => return,
                 Err(_) => LlmError::Busy { waiting: self.queue.len() as u64 },
             }
@@ -319,11 +321,13 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         let mut over = Vec::new();
         for (place, start, end) in parts {
             let Some(run) = self.running.get_mut(place) else { continue };
-            match run.read(&mut self.backend, &mut self.free, start, end) {
+            match run.read(&self.backend, start, end) {
                 Ok(None) => {}
                 Ok(Some(outcome)) => over.push((run.id, Ok(outcome))),
                 Err(error) => over.push((run.id, Err(error))),
             }
+            // Where this fails, nobody knows what the context holds.
+            run.end_branches(&mut self.backend, &mut self.free)?;
         }
         for place in 0..self.running.len() {
             self.keep(place)?;
@@ -343,7 +347,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         self.free.push(run.seq);
         self.reserved -= run.reserved;
         self.tree.unlock(run.tip);
-        self.done.push(Done { id: run.id, result, usage: run.usage, queued: run.queued, ran: run.began.elapsed() });
+        self.done.push(Done { id: run.id, result, usage: run.spent(), queued: run.queued, ran: run.began.elapsed() });
         if let Err(error) = freed {
             self.fail(&error);
         }
@@ -353,7 +357,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
     fn fail(&mut self, error: &LlmError) {
         for run in self.running.drain(..) {
             let (queued, ran) = (run.queued, run.began.elapsed());
-            self.done.push(Done { id: run.id, result: Err(error.clone()), usage: run.usage, queued, ran });
+            self.done.push(Done { id: run.id, result: Err(error.clone()), usage: run.spent(), queued, ran });
         }
         self.backend.clear();
         self.tree = Prefixes::new(self.sharing);

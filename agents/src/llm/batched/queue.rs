@@ -60,14 +60,14 @@ impl<T> Queue<T> {
     }
 
     /// Asks `decide` about the requests, the most patient incident's first, and returns the first that may begin.
-    pub fn next(&mut self, mut decide: impl FnMut(&T) -> Turn) -> Option<T> {
+    pub fn next(&mut self, mut decide: impl FnMut(&mut T) -> Turn) -> Option<T> {
         let mut order: Vec<(u64, String)> =
             self.lines.iter().filter(|(_, l)| !l.waiting.is_empty()).map(|(name, l)| (l.served, name.clone())).collect();
         order.sort();
         for (served, name) in order {
             let line = self.lines.get_mut(&name)?;
             for place in 0..line.waiting.len() {
-                match line.waiting.get(place).map(&mut decide) {
+                match line.waiting.get_mut(place).map(&mut decide) {
                     Some(Turn::Begin(tokens)) => {
                         line.served += tokens;
                         self.level = self.level.max(served);

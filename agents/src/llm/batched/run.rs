@@ -50,7 +50,7 @@ pub struct Run<P> {
 impl<P: Pick> Run<P> {
     /// A run whose first `reuse` tokens are there already.
     pub fn new(waiting: Waiting<P>, seq: Seq, tip: NodeId, reuse: usize, reserved: usize) -> Self {
-        let Waiting { request, since } = waiting;
+        let Waiting { request, since, .. } = waiting;
         let length = request.tokens.len();
         let usage = Usage { prompt_tokens: (length - reuse) as u64, reused_tokens: reuse as u64, generated_tokens: 0 };
         Self {
@@ -75,6 +75,12 @@ impl<P: Pick> Run<P> {
             marks: Vec::new(),
             in_tree: reuse,
         }
+    }
+
+    /// Tokens that it has cost so far: of a prompt that is not done, those that were evaluated.
+    pub fn spent(&self) -> Usage {
+        let left = if self.stage == Stage::Prompt { self.tokens.len() - self.length } else { 0 };
+        Usage { prompt_tokens: self.usage.prompt_tokens.saturating_sub(left as u64), ..self.usage }
     }
 
     /// Cells that are its alone, about: without the options at work.
@@ -160,14 +166,12 @@ impl<P: Pick> Run<P> {
         Ok(())
     }
 
-    /// Reads what the batch brought in the rows from `start` to before `end`. Returns the outcome when there is one.
-    pub fn read<B: Backend>(
-        &mut self,
-        backend: &mut B,
-        free: &mut Vec<Seq>,
-        start: usize,
-        end: usize,
-    ) -> Result<Option<Outcome>, LlmError> {
+    /// Reads what the batch brought in the rows from `start` to before `end`. Returns the outcome when there is one. The
+    /// options' sequences are not needed any more then.
+    ///
+    /// # Errors
+    /// The request's own; the engine is well.
+    pub fn read<B: Backend>(&mut self, backend: &B, start: usize, end: usize) -> Result<Option<Outcome>, LlmError> {
         match self.stage.clone() {
             Stage::Prompt if self.length < self.tokens.len() => Ok(None),
             Stage::Prompt => self.first(backend.logits(end - 1)),
@@ -186,7 +190,6 @@ impl<P: Pick> Run<P> {
                     }
                 }
                 self.usage.prompt_tokens += (end - start) as u64;
-                self.end_branches(backend, free)?;
                 Ok(self.next_group())
             }
         }
@@ -212,9 +215,9 @@ impl<P: Pick> Run<P> {
 
     fn answer(&mut self, logits: &[f32]) -> Result<Option<Outcome>, LlmError> {
         let Work::Generate(most, pick) = &mut self.work else { return Ok(None) };
-        let next = pick.next(logits)?;
-        match next {
-            Next::End | Next::Nothing => Ok(Some(Outcome::Tokens(std::mem::take(&mut self.made), next == Next::End))),
+        match pick.next(logits)? {
+            Next::End => Ok(Some(Outcome::Tokens(std::mem::take(&mut self.made), true))),
+            Next::Nothing => Err(stuck(self.made.len())),
             Next::Token(token) => {
                 self.usage.generated_tokens += 1;
                 self.made.push(token);
@@ -226,6 +229,11 @@ impl<P: Pick> Run<P> {
             }
         }
     }
+}
+
+/// The end of an answer whose grammar has none.
+pub fn stuck(made: usize) -> LlmError {
+    LlmError::Invalid(format!("the grammar allows nothing after {made} tokens, not even the end"))
 }
 
 /// Options of more than one token, in groups that fit one batch.

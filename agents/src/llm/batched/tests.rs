@@ -19,11 +19,13 @@ struct Fake {
     fail_at: u64,
     /// Whether nothing can be copied in.
     full: bool,
+    /// Whether nothing can be taken out.
+    stuck: bool,
 }
 
 impl Fake {
     fn new(capacity: usize) -> Self {
-        Self { cells: Vec::new(), capacity, logits: Vec::new(), evaluated: 0, decodes: 0, fail_at: 0, full: false }
+        Self { cells: Vec::new(), capacity, logits: Vec::new(), evaluated: 0, decodes: 0, fail_at: 0, full: false, stuck: false }
     }
 
     fn of(&self, seq: Seq) -> BTreeMap<usize, Token> {
@@ -54,6 +56,9 @@ impl Backend for Fake {
     }
 
     fn remove(&mut self, seq: Seq, start: usize, end: usize) -> Result<(), LlmError> {
+        if self.stuck {
+            return Err(LlmError::Crashed("as told".into()));
+        }
         for (position, _, seqs) in &mut self.cells {
             if (start..end).contains(position) {
                 seqs.remove(&seq);
@@ -290,7 +295,7 @@ fn what_prompts_have_in_common_is_evaluated_once() {
     assert!(engine.backend.evaluated <= 200 + 20 * 4, "{} evaluated", engine.backend.evaluated);
     let billed: u64 = all.values().map(|d| d.usage.prompt_tokens).sum();
     assert_eq!(billed, engine.backend.evaluated);
-    assert!(engine.counts().waited > 0);
+    assert_eq!(engine.counts().waited, 19, "each that waits is counted once, however many steps it takes");
 }
 
 #[test]
@@ -384,4 +389,31 @@ fn options_leave_room_for_answers_that_are_on_their_way() {
     // The backend refuses more than 32 rows; a group of these options has as many.
     let all = drain(&mut engine);
     assert!(all.values().all(|done| done.result.is_ok()));
+}
+
+#[test]
+fn options_that_cannot_be_taken_out_again_fail_all_and_leave_nothing() {
+    let mut engine = engine(600, Sharing::Any, 0);
+    let options = || Asked::Score(vec![vec![1, 2], vec![3, 4], vec![5, 6]]).work();
+    engine.submit(request(1, vec![1, 2, 3], 0, options()));
+    engine.submit(request(2, vec![7, 8, 9], 0, Asked::Generate(50, -1).work()));
+    engine.step(&mut |_| {});
+    engine.backend.stuck = true;
+    let failed = engine.step(&mut |_| {});
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    assert!(failed.iter().all(|done| done.result == Err(LlmError::Crashed("as told".into()))), "{failed:?}");
+    engine.backend.stuck = false;
+    nothing_left(&engine);
+    engine.submit(request(3, vec![1, 2, 3], 0, options()));
+    assert!(drain(&mut engine)[&3].result.is_ok());
+}
+
+#[test]
+fn what_is_cancelled_has_cost_what_was_evaluated_of_it() {
+    let mut engine = engine(600, Sharing::Any, 0);
+    engine.submit(request(1, vec![1; 100], 0, Asked::Generate(5, -1).work()));
+    engine.step(&mut |_| {});
+    engine.cancel(1);
+    let done = drain(&mut engine).remove(&1).unwrap();
+    assert_eq!((done.usage.prompt_tokens, engine.backend.evaluated), (32, 32), "a batch of a hundred");
 }

@@ -6,6 +6,7 @@ mod wire;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -18,10 +19,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::grammar::{Fit, Grammar};
+use super::protocol::{Asker, Times};
 use super::registry::hexadecimal;
 use super::web::{self, Patience};
 use super::{
-    Asking, EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores, Usage, schema,
+    Asking, EmbedRequest, Embeddings, EngineMetrics, GenerateRequest, Generated, LlmError, ModelIdentity, Prompt, Provider, ScoreRequest,
+    Scores, Usage, schema,
 };
 use wire::{Constraint, Request};
 
@@ -155,6 +158,7 @@ pub struct OpenAiProvider {
     base: Url,
     client: Client,
     permits: Semaphore,
+    metrics: Mutex<EngineMetrics>,
 }
 
 /// An attempt that failed.
@@ -196,7 +200,7 @@ impl OpenAiProvider {
         let mut hasher = Sha256::new();
         hasher.update(format!("openai\n{base}\n{}\n", config.model));
         let identity = ModelIdentity { name: config.model.clone(), sha256: hexadecimal(hasher) };
-        Ok(Self { identity, config, base, client, permits: Semaphore::new(MOST_AT_ONCE) })
+        Ok(Self { identity, config, base, client, permits: Semaphore::new(MOST_AT_ONCE), metrics: Mutex::default() })
     }
 
     /// As [`OpenAiProvider::new`], and sees that the server is there and has the model.
@@ -205,7 +209,7 @@ impl OpenAiProvider {
     /// [`LlmError::Unavailable`], also when the server lists models and not this one.
     pub async fn connect(config: OpenAiConfig) -> Result<Self, LlmError> {
         let provider = Self::new(config)?;
-        let listed = provider.insist(|| provider.list()).await.map_err(|e| match e {
+        let listed = provider.insist(provider.deadline(), || provider.list()).await.map_err(|e| match e {
             LlmError::Unavailable(_) => e,
             other => LlmError::Unavailable(other.to_string()),
         })?;
@@ -237,12 +241,15 @@ impl OpenAiProvider {
         url
     }
 
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.config.request_timeout
+    }
+
     /// Tries until it works, fails for good, or the time is over.
-    async fn insist<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, LlmError>
+    async fn insist<T, F>(&self, deadline: Instant, attempt: impl Fn() -> F) -> Result<T, LlmError>
     where
         F: Future<Output = Result<T, Failed>>,
     {
-        let deadline = Instant::now() + self.config.request_timeout;
         let late = |_| LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX));
         let _permit = timeout_at(deadline, self.permits.acquire()).await.map_err(late)?;
         let mut failures = 0;
@@ -263,20 +270,55 @@ impl OpenAiProvider {
         }
     }
 
+    /// As [`OpenAiProvider::insist`], with sections left out of the prompt while the server says that it is too long: the
+    /// tokens are the server's to count. Returns the numbers of these sections too.
+    async fn fitted<T, F>(&self, prompt: &Prompt, attempt: impl Fn(Arc<Prompt>) -> F) -> Result<(T, Vec<usize>), LlmError>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        let (deadline, mut count) = (self.deadline(), 0);
+        loop {
+            let (plain, cut) = prompt.without(count);
+            let plain = Arc::new(plain);
+            match self.insist(deadline, || attempt(Arc::clone(&plain))).await {
+                Err(LlmError::TooLong { tokens, limit }) if count < prompt.sections.len() => count = prompt.further(count, tokens, limit),
+                answer => return answer.map(|answer| (answer, cut)),
+            }
+        }
+    }
+
+    /// Waits for what was asked, and puts it into the books.
+    async fn booked<T>(
+        &self,
+        asker: Asker,
+        usage: impl Fn(&T) -> Usage,
+        asked: impl Future<Output = Result<T, LlmError>>,
+    ) -> Result<T, LlmError> {
+        let began = Instant::now();
+        let mut asking = Open { metrics: &self.metrics, asker: Some(asker) };
+        let result = asked.await;
+        if let Some(asker) = asking.asker.take() {
+            let times = Times { queued_us: 0, ran_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX) };
+            let cost = result.as_ref().map(usage).unwrap_or_default();
+            lock(&self.metrics).ended(&asker, result.as_ref().err(), cost, times);
+        }
+        result
+    }
+
     async fn send(&self, endpoint: &str, request: &impl Serialize) -> Result<Response, Failed> {
         let body = serde_json::to_vec(request).map_err(|e| LlmError::Invalid(e.to_string()))?;
         let post = self.client.post(self.endpoint(endpoint)).header(CONTENT_TYPE, "application/json").body(body);
         accepted(post.send().await.map_err(unreachable)?).await
     }
 
-    async fn told(&self, request: &GenerateRequest, grammar: Option<&Grammar>) -> Result<Generated, Failed> {
+    async fn told(&self, request: &GenerateRequest, prompt: &Prompt, grammar: Option<&Grammar>) -> Result<Generated, Failed> {
         let constraint = match (&request.schema, &request.grammar, grammar) {
             (Some(schema), ..) => Constraint::Schema(self.config.dialect, schema.clone()),
             (None, Some(text), Some(read)) => Constraint::of(self.config.dialect, text, read),
             _ => Constraint::None,
         };
         let wraps = matches!(constraint, Constraint::Choice(_));
-        let body = Request::generate(&self.config, &request.prompt, request.max_tokens, constraint)?;
+        let body = Request::generate(&self.config, prompt, request.max_tokens, constraint)?;
         let response = self.send(CHAT, &body).await?;
         let streamed = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|t| t.contains("event-stream"));
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
@@ -302,51 +344,90 @@ impl Provider for OpenAiProvider {
     }
 
     fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
-        Box::pin(async move {
-            let letters = score::Letters::of(&request)?;
-            self.insist(|| async {
+        let asker = Asker::new(&request.agent, &request.incident, &request.branch);
+        Box::pin(self.booked(asker, |scores| scores.usage, self.scored(request)))
+    }
+
+    fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
+        let asker = Asker::new(&request.agent, &request.incident, &request.branch);
+        Box::pin(self.booked(asker, |generated| generated.usage, self.generated(request)))
+    }
+
+    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
+        let asker = Asker::new(&request.agent, &request.incident, &request.branch);
+        Box::pin(self.booked(asker, |embeddings| embeddings.usage, self.embedded(request)))
+    }
+
+    fn metrics(&self) -> Option<EngineMetrics> {
+        Some(lock(&self.metrics).clone())
+    }
+}
+
+impl OpenAiProvider {
+    async fn scored(&self, request: ScoreRequest) -> Result<Scores, LlmError> {
+        let score::Letters { labels, prompt } = score::Letters::of(&request)?;
+        let labels = &labels;
+        let (scores, cut) = self
+            .fitted(&prompt, |plain| async move {
+                let letters = score::Letters { labels: labels.clone(), prompt: (*plain).clone() };
                 let body = Request::score(&self.config, &letters)?;
                 let answer: wire::Answer = whole(self.send(CHAT, &body).await?).await?;
                 Ok(score::scores(&letters, answer)?)
             })
-            .await
-        })
+            .await?;
+        Ok(Scores { cut, ..scores })
     }
 
-    fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
-        Box::pin(async move {
-            if request.max_tokens == 0 {
-                return Err(LlmError::Invalid("max_tokens is 0".to_owned()));
-            }
-            let text = match (&request.grammar, &request.schema) {
-                (Some(_), Some(_)) => return Err(LlmError::Invalid("an answer obeys a grammar or a schema, not both".to_owned())),
-                (None, Some(schema)) => Some(schema::grammar(schema)?),
-                (grammar, None) => grammar.clone(),
-            };
-            let grammar = text.as_deref().map(Grammar::parse).transpose().map_err(LlmError::Invalid)?;
-            self.insist(|| self.told(&request, grammar.as_ref())).await
-        })
+    async fn generated(&self, request: GenerateRequest) -> Result<Generated, LlmError> {
+        if request.max_tokens == 0 {
+            return Err(LlmError::Invalid("max_tokens is 0".to_owned()));
+        }
+        let text = match (&request.grammar, &request.schema) {
+            (Some(_), Some(_)) => return Err(LlmError::Invalid("an answer obeys a grammar or a schema, not both".to_owned())),
+            (None, Some(schema)) => Some(schema::grammar(schema)?),
+            (grammar, None) => grammar.clone(),
+        };
+        let grammar = text.as_deref().map(Grammar::parse).transpose().map_err(LlmError::Invalid)?;
+        let (request, grammar) = (&request, grammar.as_ref());
+        let ask = |plain: Arc<Prompt>| async move { self.told(request, &plain, grammar).await };
+        let (generated, cut) = self.fitted(&request.prompt, ask).await?;
+        Ok(Generated { cut, ..generated })
     }
 
-    fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
-        Box::pin(async move {
-            if request.texts.iter().any(|text| text.trim().is_empty()) {
-                return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
-            }
-            let mut all = Embeddings { vectors: Vec::with_capacity(request.texts.len()), usage: Usage::default() };
-            // llama-cpp-python 0.3.36 mixes the vectors of several texts up where the model has no pooling of its own.
-            let at_once = if self.config.dialect == Dialect::LlamaCpp { 1 } else { TEXTS_AT_ONCE };
-            for texts in request.texts.chunks(at_once) {
-                let body = wire::EmbeddingRequest { model: &self.config.model, input: texts, encoding_format: "float" };
-                let ask = || async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, texts.len())?) };
-                let Embeddings { vectors, usage } = self.insist(ask).await?;
-                all.vectors.extend(vectors);
-                all.usage.prompt_tokens += usage.prompt_tokens;
-                all.usage.reused_tokens += usage.reused_tokens;
-            }
-            Ok(all)
-        })
+    async fn embedded(&self, request: EmbedRequest) -> Result<Embeddings, LlmError> {
+        if request.texts.iter().any(|text| text.trim().is_empty()) {
+            return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
+        }
+        let mut all = Embeddings { vectors: Vec::with_capacity(request.texts.len()), usage: Usage::default() };
+        // llama-cpp-python 0.3.36 mixes the vectors of several texts up where the model has no pooling of its own.
+        let at_once = if self.config.dialect == Dialect::LlamaCpp { 1 } else { TEXTS_AT_ONCE };
+        for texts in request.texts.chunks(at_once) {
+            let body = wire::EmbeddingRequest { model: &self.config.model, input: texts, encoding_format: "float" };
+            let ask = || async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, texts.len())?) };
+            let Embeddings { vectors, usage } = self.insist(self.deadline(), ask).await?;
+            all.vectors.extend(vectors);
+            all.usage += usage;
+        }
+        Ok(all)
     }
+}
+
+/// A request that somebody waits for, until it ends.
+struct Open<'p> {
+    metrics: &'p Mutex<EngineMetrics>,
+    asker: Option<Asker>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if let Some(asker) = &self.asker {
+            lock(self.metrics).dropped(asker);
+        }
+    }
+}
+
+fn lock(metrics: &Mutex<EngineMetrics>) -> MutexGuard<'_, EngineMetrics> {
+    metrics.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unreachable(error: reqwest::Error) -> Failed {

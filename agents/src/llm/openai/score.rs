@@ -46,7 +46,7 @@ impl Letters {
             own.push_str(&format!("\n{label}. {}", option.split_whitespace().collect::<Vec<_>>().join(" ")));
         }
         own.push_str("\nAnswer with the letter of the best option only.");
-        Ok(Self { labels, prompt: Prompt { shared: request.prompt.shared.clone(), own } })
+        Ok(Self { labels, prompt: Prompt { own, ..request.prompt.clone() } })
     }
 }
 
@@ -70,7 +70,7 @@ pub fn scores(letters: &Letters, answer: Answer) -> Result<Scores, LlmError> {
     let least = shown.iter().map(|t| t.logprob).filter(|p| p.is_finite()).fold(0.0, f64::min);
     // What is not shown is no likelier than the last that is, nor than all that is left.
     let bound = least.min((1.0 - seen).max(LEAST_LEFT).ln());
-    Ok(Scores { logprobs: found.into_iter().map(|p| p.unwrap_or(bound)).collect(), usage })
+    Ok(Scores { logprobs: found.into_iter().map(|p| p.unwrap_or(bound)).collect(), usage, cut: Vec::new() })
 }
 
 /// The log-probability of all tokens that are this label, with or without a blank before it.
@@ -86,8 +86,8 @@ mod tests {
     use super::*;
 
     fn request(options: &[&str]) -> ScoreRequest {
-        let prompt = Prompt { shared: "s".into(), own: "q".into() };
-        ScoreRequest { agent: "a".into(), incident: String::new(), prompt, options: options.iter().map(|o| (*o).to_owned()).collect() }
+        let options = options.iter().map(|o| (*o).to_owned()).collect();
+        ScoreRequest { agent: "a".into(), prompt: Prompt::new("s", "q"), options, ..ScoreRequest::default() }
     }
 
     fn answer(tokens: &[(&str, f64)]) -> Answer {

@@ -317,7 +317,7 @@ pub fn text_of(answer: Answer) -> Result<Generated, LlmError> {
     let choice = answer.choices.into_iter().next().ok_or_else(|| LlmError::Server("its answer has no choice".to_owned()))?;
     let finished = choice.finish_reason.as_deref() != Some("length");
     let text = choice.message.and_then(|m| m.content).unwrap_or_default();
-    Ok(Generated { text, finished, usage })
+    Ok(Generated { text, finished, usage, cut: Vec::new() })
 }
 
 /// The text inside `{"answer": ..}`.

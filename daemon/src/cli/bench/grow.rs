@@ -127,14 +127,13 @@ impl Asker for Writer {
         let examples: String = examples.iter().map(|q| format!("- {q}\n")).collect();
         let passage = around(&chunk.content, &answer.phrase);
         let own = format!("Good questions:\n{examples}\nPassage ({}): \"{passage}\"\nAnswer: {}\nQuestion:", chunk.title, answer.phrase);
-        let prompt = Prompt { shared: SHARED.to_owned(), own };
+        let prompt = Prompt::new(SHARED, own);
         let request = GenerateRequest {
             agent: "questions".to_owned(),
-            incident: String::new(),
             prompt,
             grammar: Some(GRAMMAR.to_owned()),
-            schema: None,
             max_tokens: 40,
+            ..GenerateRequest::default()
         };
         self.counts.written += 1;
         let written = self.runtime.block_on(self.provider.generate(request));
