@@ -19,9 +19,10 @@ fi
 
 port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 log=$(mktemp)
-# It drops one request for the next unless told not to, and shows probabilities only when it keeps all logits.
+# It drops one request for the next unless told not to, shows probabilities only when it keeps all logits, and gives
+# vectors only when asked to at its start.
 "$venv/bin/python" -m llama_cpp.server --model "$file" --model_alias smollm2 --host 127.0.0.1 --port "$port" \
-  --n_ctx 2048 --logits_all true --interrupt_requests false >"$log" 2>&1 &
+  --n_ctx 2048 --logits_all true --embedding true --interrupt_requests false >"$log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
 for _ in $(seq 120); do

@@ -41,6 +41,31 @@ fn an_acknowledged_alert_survives_kill_9_and_leads_to_a_report() {
 }
 
 #[test]
+fn the_models_work_is_seen_and_an_adapter_that_is_missing_costs_no_report() {
+    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+        eprintln!("skipped: GALEN_NO_MODEL=1");
+        return;
+    }
+    let reported = |targets: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = Daemon::start(folder.path(), targets);
+        let id = incident(&daemon.post(ALERTS, &payload("f1", BEGAN)).1);
+        daemon.until("reported", || daemon.state(id) == "reported");
+        (daemon.call("incidents.report", json!({"id": id, "format": "json"})), daemon.get("/metrics").1)
+    };
+    let model = "[model]\nname = \"smollm2-135m\"\n";
+    let (report, metrics) = reported(&format!("{NOWHERE}{model}"));
+    assert!(report["model_note"].is_null(), "{}", report["model_note"]);
+    for line in ["galen_llm_restarts_total 0", "galen_llm_requests_failed_total 0", "galen_llm_requests_waiting 0"] {
+        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+    }
+    let adapted = format!("{NOWHERE}adapter = \"own\"\n{model}[[model.adapter]]\nname = \"own\"\nfile = \"/nonexistent/own.gguf\"\n");
+    let (report, _) = reported(&adapted);
+    let note = report["model_note"].as_str().unwrap_or_default();
+    assert!(note.contains("own.gguf") && note.contains("without a model"), "{report}");
+}
+
+#[test]
 fn a_full_disk_refuses_alerts_and_loses_none_that_it_took() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start_cramped(folder.path(), NOWHERE, 500);

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use galen_agents::llm::OpenAiConfig;
 use galen_agents::llm::openai::{Dialect, Key};
 use galen_agents::llm::registry::{self, Registry};
+use galen_agents::llm::{AdapterFile, OpenAiConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -62,6 +62,8 @@ pub struct Target {
     pub allow_superuser: bool,
     #[serde(default)]
     pub brisk: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 /// See [`Config`].
@@ -87,6 +89,10 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vram: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
+    #[serde(rename = "adapter", skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<Adapter>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
     pub allow_remote: bool,
     pub dialect: Dialect,
@@ -94,6 +100,28 @@ pub struct Model {
     pub api_key: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
+}
+
+/// See [`Config`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Adapter {
+    pub name: String,
+    pub file: PathBuf,
+    #[serde(default = "as_trained")]
+    pub scale: f32,
+}
+
+fn as_trained() -> f32 {
+    1.0
+}
+
+impl Adapter {
+    /// As the engine takes it.
+    pub fn file(&self) -> AdapterFile {
+        AdapterFile { name: self.name.clone(), path: self.file.clone(), scale: self.scale }
+    }
 }
 
 /// Who runs the model.
@@ -179,6 +207,8 @@ impl Default for Model {
             threads: 2,
             timeout_s: 60,
             vram: None,
+            memory_limit: None,
+            adapters: Vec::new(),
             base_url: None,
             allow_remote: false,
             dialect: Dialect::default(),
@@ -224,6 +254,10 @@ const KEYS: &[&str] = &[
     "timeout_s",
     "provider",
     "vram",
+    "memory_limit",
+    "adapter",
+    "file",
+    "scale",
     "base_url",
     "allow_remote",
     "dialect",
@@ -239,6 +273,10 @@ impl Model {
         if let Some(vram) = &self.vram {
             galen_agents::llm::plan::bytes(vram).map_err(|why| format!("model.vram: {why}"))?;
         }
+        if let Some(limit) = self.memory_limit.as_ref().filter(|limit| *limit != "none") {
+            galen_agents::llm::plan::bytes(limit).map_err(|why| format!("model.memory_limit: {why}, or none"))?;
+        }
+        self.check_adapters()?;
         if self.name == "none" {
             return Ok(());
         }
@@ -250,6 +288,20 @@ impl Model {
             }
             ModelProvider::Openai => self.server(None).check().map_err(|why| format!("model: {why}")),
         }
+    }
+
+    fn check_adapters(&self) -> Result<(), String> {
+        if self.provider != ModelProvider::Local && !self.adapters.is_empty() {
+            return Err("model.adapter: the server of provider \"openai\" has its own".into());
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for adapter in &self.adapters {
+            adapter.file().check().map_err(|why| format!("model.adapter `{}`: {why}", adapter.name))?;
+            if !names.insert(&adapter.name) {
+                return Err(format!("model.adapter `{}` is there twice", adapter.name));
+            }
+        }
+        Ok(())
     }
 
     /// The server that runs the model, without its key.
@@ -337,6 +389,10 @@ impl Config {
             }
         }
         self.model.check()?;
+        let known = |name: &String| self.model.adapters.iter().any(|adapter| adapter.name == *name);
+        if let Some((target, name)) = self.targets.iter().find_map(|t| t.adapter.as_ref().filter(|a| !known(a)).map(|a| (&t.name, a))) {
+            return Err(format!("target `{target}` wants the adapter `{name}`, which no [[model.adapter]] defines"));
+        }
         self.check_ranges()
     }
 
@@ -373,7 +429,10 @@ impl Config {
              [model]\n# Who runs it: \"local\", the embedded engine, or \"openai\", a server that speaks OpenAI's chat completions.\nprovider = \"local\"\n\
              # A name of `galen model list`, or what the server calls its model; \"none\" goes without.\nname = {:?}\n# Folder of model files; ~/.cache/galen/models when absent.\n\
              # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process, 1 to 256.\nthreads = {}\n# Seconds until a request to the model is given up, 1 to 3600.\ntimeout_s = {}\n\
-             # Memory of a GPU that the embedded engine may use (a build with one): layers are placed to fit. `galen model plan` shows how.\n# vram = \"8GiB\"\n\
+             # Memory of a GPU that the embedded engine may use (a build with one): layers are placed to fit. `galen model plan` shows how.\n# What is free when it starts, when absent.\n# vram = \"8GiB\"\n\
+             # Address space that the model's process may take, or \"none\"; twice the model's file and 4 GiB when absent (no limit with a GPU).\n# memory_limit = \"6GiB\"\n\
+             # Low-rank adapters of the model's weights (GGUF), loaded with it and changed between incidents.\n# [[model.adapter]]\n# name = \"shop\"\n\
+             # file = \"/var/lib/galen/models/shop-lora.gguf\"\n# scale = 1.0\n\
              # The server of provider \"openai\".\n# base_url = \"http://127.0.0.1:8000/v1\"\n\
              # A server on another machine is asked only with this: prompts hold statements and evidence of your databases.\nallow_remote = false\n\
              # How the server takes grammars: \"openai\", \"llama_cpp\", \"vllm\" or \"sglang\".\ndialect = \"openai\"\n\
@@ -479,6 +538,27 @@ mod tests {
         let missing = server(&format!("{there}allow_remote = true\napi_key_file = \"/nonexistent/key\"")).unwrap();
         assert_eq!(missing.model.openai().unwrap_err().code, 3);
         assert!(server("provider = \"x\"").is_err() && load("[model]\nvram = \"lots\"").unwrap_err().message.contains("model.vram"));
+    }
+
+    #[test]
+    fn a_target_has_an_adapter_that_is_defined_and_sound() {
+        let adapter = |name: &str, more: &str| format!("[[model.adapter]]\nname = \"{name}\"\nfile = \"a.gguf\"\n{more}");
+        let target = "[[target]]\nname = \"a\"\ndsn = \"host=x\"\nadapter = \"shop\"\n";
+        let config = load(&format!("{target}{}{}", adapter("shop", "scale = 0.5\n"), adapter("other", ""))).unwrap();
+        let scales: Vec<f32> = config.model.adapters.iter().map(|a| a.file().scale).collect();
+        assert_eq!(scales, [0.5, 1.0]);
+        for (text, expected) in [
+            (format!("{target}{}", adapter("other", "")), "target `a` wants the adapter `shop`"),
+            (adapter("s", "").repeat(2), "`s` is there twice"),
+            (adapter("a b", ""), "a name has letters"),
+            (adapter("s", "scale = inf\n"), "its scale is no number"),
+            (format!("[model]\nprovider = \"openai\"\n{}", adapter("s", "")), "has its own"),
+            ("[model]\nmemory_limit = \"much\"".to_owned(), "model.memory_limit"),
+        ] {
+            let failure = load(&text).unwrap_err();
+            assert!(failure.code == 3 && failure.message.contains(expected), "{text}: {failure}");
+        }
+        assert!(load("[model]\nmemory_limit = \"none\"").is_ok() && load("[model]\nmemory_limit = \"6GiB\"").is_ok());
     }
 
     #[test]

@@ -159,7 +159,13 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
     let recording = Recording::new(live.as_deref().unwrap_or(&frozen));
     let progress = |step: Progress| note(state, incident, step);
     let passed = (now_ms() - incident.opened_at) as f64 / 1000.0;
+    // One diagnosis at a time has the model: its adapter stays until the next one begins.
+    let adapted = match &provider {
+        Some(Ok(provider)) => adapt(&state.config, &incident.target, provider.as_ref()).await,
+        _ => Ok(()),
+    };
     let (provider, trouble) = match provider {
+        Some(Ok(_)) if adapted.is_err() => (None, adapted.err()),
         Some(Ok(provider)) => {
             let within = Within::new(
                 Arc::new(OfIncident::new(Arc::clone(provider), incident.id.to_string())),
@@ -178,6 +184,16 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
     capture.answers = recording.take();
     capture.manifest.diagnosed_in_ms = Some(started.elapsed().as_millis() as u64);
     diagnosis
+}
+
+/// Changes the model to the adapter of a target, or back to itself.
+async fn adapt(config: &Config, target: &str, provider: &dyn Provider) -> Result<(), String> {
+    if config.model.adapters.is_empty() {
+        return Ok(());
+    }
+    provider.reset();
+    let wanted = config.targets.iter().find(|t| t.name == target).and_then(|t| t.adapter.as_deref());
+    provider.adapt(wanted).await.map_err(|error| format!("the adapter `{}` cannot be used: {error}", wanted.unwrap_or("none")))
 }
 
 /// Seconds for the model when `passed` have gone since the alert: what is left, shared with the others that wait.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use galen_agents::driver::{Library, MOST_IN_MEMORY, Shelf};
+use galen_agents::llm::devices::{self, Device};
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiProvider, Provider};
@@ -16,10 +17,15 @@ use galen_knowledge::catalog::Catalog;
 use galen_knowledge::chunk::KnowledgeChunk;
 use galen_tools::signals::SignalTable;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Model};
 use crate::failure::Failure;
 use crate::{output, shelf};
 
+/// Whether this build computes on a GPU.
+const GPU: bool = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"));
+/// Address space of the model's process beyond twice its file, bytes: caches, threads, libraries. What runs away meets this
+/// limit before it takes the machine's memory.
+const ROOM_BYTES: u64 = 4 << 30;
 /// Name of the file in the data folder that holds the skill measured on this machine.
 pub const SKILL_FILE: &str = "skill.toml";
 /// Name of the file in the data folder that holds signatures learnt with `galen learn`.
@@ -141,8 +147,8 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
         let connected = OpenAiProvider::connect(server).await.map_err(|error| Failure::model(error.to_string()))?;
         return Ok(Arc::new(connected));
     }
-    let (folder, vram) = (config.model.models_dir.as_deref(), config.model.vram.as_deref());
-    start(name, folder, threads, timeout_s, vram, true).await.map_err(|error| Failure::model(error.to_string()))
+    let model = Model { name: name.to_owned(), threads, timeout_s, ..config.model.clone() };
+    start(&model, true).await.map_err(|error| Failure::model(error.to_string()))
 }
 
 /// The model that the configuration names. A server that is away is no reason to go without: it may come.
@@ -152,7 +158,7 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
 pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmError> {
     let server = model.openai().map_err(|failure| LlmError::Unavailable(failure.message))?;
     let Some(server) = server else {
-        return start(&model.name, model.models_dir.as_deref(), model.threads, model.timeout_s, model.vram.as_deref(), false).await;
+        return start(model, false).await;
     };
     if let Err(error) = OpenAiProvider::connect(server.clone()).await {
         tracing::warn!(%error, "the model's server does not answer yet; it is asked again at each diagnosis");
@@ -160,46 +166,66 @@ pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmE
     Ok(Arc::new(OpenAiProvider::new(server)?))
 }
 
-/// Starts a model in its supervised process, for work that must give the same bytes again: one request at a time.
+/// Starts the embedded engine with a model, in its supervised process. `exact` gives the same bytes again, one request at
+/// a time; otherwise requests are worked on all at once.
 ///
 /// # Errors
-/// Code 6 with what to do: unknown name, missing or damaged file, a process that does not start.
-pub async fn provider(name: &str, models_dir: Option<&Path>, threads: u16, timeout_s: u64) -> Result<Arc<dyn Provider>, Failure> {
-    start(name, models_dir, threads, timeout_s, None, true).await.map_err(|error| Failure::model(error.to_string()))
-}
-
-/// As [`provider`], with the engine's own error: for those that go on without a model. Unless `exact`, requests are
-/// worked on all at once.
-pub async fn start(
-    name: &str,
-    models_dir: Option<&Path>,
-    threads: u16,
-    timeout_s: u64,
-    vram: Option<&str>,
-    exact: bool,
-) -> Result<Arc<dyn Provider>, LlmError> {
-    let folder = models_dir.map_or_else(default_models_dir, Path::to_path_buf);
+/// What to do: unknown name, missing or damaged file, a process that does not start.
+async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError> {
+    let name = model.name.as_str();
+    let folder = model.models_dir.clone().unwrap_or_else(default_models_dir);
     let registry = Registry::load(&folder)?;
-    let model = registry.chat(name)?;
-    let path = model.path(&folder);
+    let entry = registry.chat(name)?;
+    let path = entry.path(&folder);
     if !path.exists() {
-        return Err(LlmError::Unavailable(format!("{} is not there; fetch it with {}", path.display(), model.how())));
+        return Err(LlmError::Unavailable(format!("{} is not there; fetch it with {}", path.display(), entry.how())));
     }
     let checked = path.clone();
-    let verified = model.clone();
+    let verified = entry.clone();
     tokio::task::spawn_blocking(move || verified.verify(&checked)).await.map_err(|e| LlmError::Unavailable(e.to_string()))??;
     let mut config = LocalConfig::new(path)?;
-    if let Some(vram) = vram {
-        let budget = plan::bytes(vram).map_err(|why| LlmError::Unavailable(format!("model.vram: {why}")))?;
+    let bad = |key: &str, why: String| LlmError::Unavailable(format!("model.{key}: {why}"));
+    let budget = match &model.vram {
+        Some(vram) => Some(plan::bytes(vram).map_err(|why| bad("vram", why))?),
+        None if GPU => room(&devices::list(&config.exe, &config.exe_arguments).await?),
+        None => None,
+    };
+    if let Some(budget) = budget {
         let times = if exact { 1 } else { galen_agents::llm::CELLS.into() };
         let plan = plan::plan_cells(&gguf::read(&config.model_path)?, budget, config.context.into(), times);
         output::tell(&format!("{name}: {plan}"));
         config.exe_arguments.extend(plan.offload().arguments());
     }
-    config.threads = threads.max(1);
+    config.memory_limit = match model.memory_limit.as_deref() {
+        Some("none") => None,
+        Some(limit) => Some(plan::bytes(limit).map_err(|why| bad("memory_limit", why))?),
+        // A GPU's driver maps far more than it uses.
+        None => std::fs::metadata(&config.model_path).ok().filter(|_| !GPU).map(|file| 2 * file.len() + ROOM_BYTES),
+    };
+    config.adapters.extend(model.adapters.iter().map(config::Adapter::file));
+    config.threads = model.threads.max(1);
     config.exact = exact;
-    config.request_timeout = Duration::from_secs(timeout_s);
+    config.request_timeout = Duration::from_secs(model.timeout_s);
     let provider = LocalProvider::start(config).await?;
     tracing::info!(model = name, load_ms = provider.load_ms(), "model loaded");
     Ok(Arc::new(provider))
+}
+
+/// What may be planned of the GPUs' free memory: a tenth stays for what llama.cpp and the driver need beside. Over several
+/// GPUs llama.cpp spreads the layers in proportion to what is free on each. None where there is no GPU.
+fn room(found: &[Device]) -> Option<u64> {
+    let free: u64 = found.iter().filter(|device| device.kind == "gpu" || device.kind == "integrated").map(|device| device.free).sum();
+    (free > 0).then(|| free / 10 * 9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_planned_for_the_free_memory_of_all_gpus() {
+        let device = |kind: &str, free| Device { kind: kind.into(), free, ..Device::default() };
+        assert_eq!(room(&[device("cpu", 64_000), device("gpu", 8_000), device("gpu", 2_000)]), Some(9_000));
+        assert_eq!(room(&[device("cpu", 64_000)]), None);
+    }
 }

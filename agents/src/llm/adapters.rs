@@ -19,6 +19,18 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
+    /// Whether the engine takes it, the file aside.
+    ///
+    /// # Errors
+    /// What is wrong with its name or its factor.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            return Err("a name has letters, digits, `-`, `_` and `.`");
+        }
+        if self.scale.is_finite() { Ok(()) } else { Err("its scale is no number") }
+    }
+
     /// As an argument of the model's process: `name:scale:path`.
     pub(super) fn argument(&self) -> std::ffi::OsString {
         let mut argument = std::ffi::OsString::from(format!("{}:{}:", self.name, self.scale));
@@ -30,9 +42,8 @@ impl AdapterFile {
     pub(super) fn parse(argument: &str) -> Option<Self> {
         let mut parts = argument.splitn(3, ':');
         let (name, scale, path) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let sound = !name.is_empty() && name.chars().all(plain) && f32::is_finite(scale) && !path.is_empty();
-        sound.then(|| Self { name: name.to_owned(), path: PathBuf::from(path), scale })
+        let file = Self { name: name.to_owned(), path: PathBuf::from(path), scale };
+        Some(file).filter(|file| !path.is_empty() && file.check().is_ok())
     }
 }
 

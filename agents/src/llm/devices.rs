@@ -15,7 +15,7 @@ use super::LlmError;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Such as `Vulkan0`.
     pub name: String,

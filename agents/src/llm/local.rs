@@ -110,15 +110,6 @@ impl LocalProvider {
         self.vitals.load_ms.load(Ordering::Relaxed)
     }
 
-    /// Changes to one of the adapters, or to none: requests that were asked before end as they began, those after it have the
-    /// changed weights.
-    ///
-    /// # Errors
-    /// [`LlmError::Invalid`] for a name that is not among [`LocalConfig::adapters`].
-    pub async fn adapt(&self, name: Option<&str>) -> Result<(), LlmError> {
-        self.ask(Task::Adapt(name.map(str::to_owned))).await.map(drop)
-    }
-
     async fn ask(&self, task: Task) -> Result<Output, LlmError> {
         let (reply, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -175,6 +166,10 @@ impl Provider for LocalProvider {
                 _ => Err(mixed_up()),
             }
         })
+    }
+
+    fn adapt<'p>(&'p self, name: Option<&'p str>) -> Asking<'p, ()> {
+        Box::pin(async move { self.ask(Task::Adapt(name.map(str::to_owned))).await.map(drop) })
     }
 
     /// Three failures in a row make the model unavailable until this.

@@ -214,6 +214,11 @@ pub trait Provider: Send + Sync {
     fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated>;
     /// Turns texts into vectors.
     fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings>;
+    /// Changes to one of its adapters, or to the model as it is; what was asked before ends as it began.
+    fn adapt<'p>(&'p self, name: Option<&'p str>) -> Asking<'p, ()> {
+        let refused = || LlmError::Invalid("this model has no adapters".to_owned());
+        Box::pin(async move { name.map_or(Ok(()), |_| Err(refused())) })
+    }
     /// Forgets past failures: a diagnosis begins, and a model that was given up is tried again.
     fn reset(&self) {}
     /// What its engine has done so far, where it has one of its own.

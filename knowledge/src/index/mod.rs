@@ -17,17 +17,16 @@ mod snapshot;
 mod update;
 mod vectors;
 pub mod wordpiece;
+mod words;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
-use tantivy::collector::TopDocs;
 use tantivy::directory::{MmapDirectory, RamDirectory};
-use tantivy::query::{BooleanQuery, TermQuery};
-use tantivy::schema::{Field, IndexRecordOption};
-use tantivy::{IndexReader, Searcher, TantivyDocument, TantivyError, Term};
+use tantivy::schema::Field;
+use tantivy::{IndexReader, TantivyDocument, TantivyError, Term};
 
 use crate::catalog::Catalog;
 use crate::chunk::KnowledgeChunk;
@@ -43,10 +42,6 @@ use snapshot::{Snapshot, clear, reader, snapshot, translate};
 const DEPTH: usize = 50;
 /// How flat the ranks of one way are: at 60, as is usual, the way that is best here (words) lost too many first places.
 const RANK_OFFSET: f32 = 10.0;
-/// Documents from which on frequent terms are left out beside so many rarer ones, and at most so many terms are used.
-const MANY_DOCUMENTS: u64 = 20_000;
-const RAREST: usize = 3;
-const MOST_TERMS: usize = 12;
 /// Memory for an index in memory, bytes: the least that tantivy takes.
 const LEAST_BYTES: usize = 15_000_000;
 
@@ -263,34 +258,13 @@ impl Index {
 
     /// Rows of the best documents that hold any of the terms.
     fn by_terms(&self, seen: &Snapshot, field: Field, terms: &[String], limit: usize) -> Vec<usize> {
-        let term = |t: &String| -> Box<dyn tantivy::query::Query> {
-            Box::new(TermQuery::new(Term::from_field_text(field, t), IndexRecordOption::WithFreqs))
-        };
-        if terms.is_empty() || limit == 0 {
-            return Vec::new();
-        }
-        let telling = telling(&seen.searcher, field, terms);
-        let query = BooleanQuery::union(telling.into_iter().map(term).collect());
-        let Ok(found) = seen.searcher.search(&query, &TopDocs::with_limit(limit).order_by_score()) else { return Vec::new() };
-        let mut rows: Vec<(f32, usize)> = found.into_iter().filter_map(|(score, at)| Some((score, seen.row_at(at)?))).collect();
+        let Ok(found) = words::best(&seen.searcher, field, terms, limit) else { return Vec::new() };
+        let mut rows: Vec<(f32, usize)> = found.into_iter().filter_map(|(score, place)| Some((score, seen.row_at(place)?))).collect();
         // Equal scores in order of row, not of segment.
         rows.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        rows.truncate(limit);
         rows.into_iter().map(|(_, row)| row).collect()
     }
-}
-
-/// The terms that tell documents apart: where there are many documents, terms that every tenth holds cost most of the
-/// time and decide least, and are left out beside three rarer ones.
-fn telling<'t>(searcher: &Searcher, field: Field, terms: &'t [String]) -> Vec<&'t String> {
-    let total = searcher.num_docs();
-    if total < MANY_DOCUMENTS {
-        return terms.iter().collect();
-    }
-    let held = |t: &String| searcher.doc_freq(&Term::from_field_text(field, t)).unwrap_or(0);
-    let mut counted: Vec<(u64, &String)> = terms.iter().map(|t| (held(t), t)).filter(|(held, _)| *held > 0).collect();
-    counted.sort();
-    let kept = counted.iter().enumerate().filter(|(at, (held, _))| *at < RAREST || held * 10 <= total);
-    kept.map(|(_, (_, t))| *t).take(MOST_TERMS).collect()
 }
 
 #[cfg(test)]

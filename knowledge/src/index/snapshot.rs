@@ -9,6 +9,7 @@ use tantivy::{IndexReader, ReloadPolicy, Searcher, TantivyError};
 
 use super::error::{IndexError, Kind};
 use super::rows::Rows;
+use super::words::Place;
 
 /// Changes when what is written changes: an index of another format is built anew.
 pub const FORMAT: u32 = 2;
@@ -46,8 +47,8 @@ impl Snapshot {
     }
 
     /// The row of a document.
-    pub fn row_at(&self, address: tantivy::DocAddress) -> Option<usize> {
-        self.rows.row_of(self.numbers.get(address.segment_ord as usize)?.first(address.doc_id)?)
+    pub fn row_at(&self, (segment, document): Place) -> Option<usize> {
+        self.rows.row_of(self.numbers.get(segment)?.first(document)?)
     }
 }
 

@@ -271,7 +271,7 @@ impl OpenAiProvider {
 
     async fn told(&self, request: &GenerateRequest, grammar: Option<&Grammar>) -> Result<Generated, Failed> {
         let constraint = match (&request.schema, &request.grammar, grammar) {
-            (Some(schema), ..) => Constraint::Schema(schema.clone()),
+            (Some(schema), ..) => Constraint::Schema(self.config.dialect, schema.clone()),
             (None, Some(text), Some(read)) => Constraint::of(self.config.dialect, text, read),
             _ => Constraint::None,
         };

@@ -50,8 +50,8 @@ pub enum Constraint {
     Grammar(Dialect, String),
     /// By a JSON schema around a choice of texts.
     Choice(Vec<String>),
-    /// By the JSON schema that was asked for.
-    Schema(Value),
+    /// By the JSON schema that was asked for, in this dialect.
+    Schema(Dialect, Value),
 }
 
 impl Constraint {
@@ -69,7 +69,9 @@ impl Constraint {
             Self::Grammar(Dialect::LlamaCpp, text) => json!({ "grammar": text }),
             Self::Grammar(Dialect::Vllm, text) => json!({ "structured_outputs": { "grammar": text } }),
             Self::Grammar(Dialect::Sglang, text) => json!({ "ebnf": text }),
-            Self::Schema(schema) => json!({ "response_format": { "type": "json_schema", "json_schema": {
+            // llama.cpp's server takes the other form too, the Python one this form only.
+            Self::Schema(Dialect::LlamaCpp, schema) => json!({ "response_format": { "type": "json_object", "schema": schema } }),
+            Self::Schema(_, schema) => json!({ "response_format": { "type": "json_schema", "json_schema": {
                 "name": "answer", "strict": true, "schema": schema,
             } } }),
             Self::Choice(choices) => json!({ "response_format": { "type": "json_schema", "json_schema": {
@@ -369,6 +371,9 @@ mod tests {
         assert_eq!(fields(Dialect::Sglang), json!({ "ebnf": "G" }));
         let schema = fields(Dialect::Openai);
         assert_eq!(schema["response_format"]["json_schema"]["schema"]["properties"]["answer"]["enum"], json!(["a", "b"]));
+        let asked = |dialect| Constraint::Schema(dialect, json!({ "type": "string" })).fields();
+        assert_eq!(asked(Dialect::Vllm)["response_format"]["json_schema"]["schema"], json!({ "type": "string" }));
+        assert_eq!(asked(Dialect::LlamaCpp)["response_format"], json!({ "type": "json_object", "schema": { "type": "string" } }));
         let open = Grammar::parse("root ::= [a-z]+").unwrap();
         assert_eq!(Constraint::of(Dialect::Openai, "G", &open), Constraint::None);
     }

@@ -72,7 +72,7 @@ pub async fn questions(global: &Global, args: GrowArgs) -> Result<(), Failure> {
     let index = Index::in_memory(&library.chunks, &library.catalog, embedder)?;
     let mut asker: Box<dyn Asker + Send> = match &args.model {
         Some(name) => Box::new(Writer {
-            provider: engine::provider(name, None, 2, 600).await?,
+            provider: engine::chosen(&global.load()?, name, 2, 600).await?,
             runtime: Handle::current(),
             until: Instant::now() + Duration::from_secs(args.minutes * 60),
             examples: VecDeque::new(),
