@@ -74,7 +74,7 @@ fn the_dbsherlock_benchmark_prints_each_figure_beside_its_controls() {
     // compound ones 0.07.
     for (task, dataset, least, above_placebo) in [
         ("iou", "dbsherlock_single/test", 0.82, 0.4),
-        ("iou", "dbsherlock_compound/test", 0.76, 0.4),
+        ("iou", "dbsherlock_compound/test", 0.72, 0.3),
         ("iou", "dbsherlock/all", 0.81, 0.4),
         ("top1", "dbsherlock_single/test", 0.95, 0.2),
         ("top1", "dbsherlock_single/leave_one_out", 0.95, 0.2),
