@@ -20,9 +20,29 @@ fn scenarios_are_listed_with_causes_and_parameters() {
     assert_eq!(code, 0, "{error}");
     let all = lines(&out);
     let mut causes: Vec<&str> = all.iter().flat_map(|one| one["causes"].as_array().unwrap()).map(|it| it.as_str().unwrap()).collect();
+    let (code, out, error) = run(&["lab", "list", "--left-out", "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let left_out = lines(&out);
+    let page = std::fs::read_to_string(repository("docs/lab.md")).unwrap();
+    for cause in &left_out {
+        let (id, why) = (cause["cause"].as_str().unwrap(), cause["why"].as_str().unwrap());
+        assert!(page.contains(&format!("| {id} | {why} |")), "docs/lab.md says why {id} is left out");
+        assert!(!causes.contains(&id), "{id} is left out, and some scenario produces it");
+        causes.push(id);
+    }
     causes.sort_unstable();
     causes.dedup();
-    assert!(all.len() >= 60 && causes.len() >= 36, "{} scenarios, {} causes", all.len(), causes.len());
+    let catalog = galen_knowledge::catalog::Catalog::builtin().unwrap();
+    let mut known: Vec<&str> = catalog.iter().map(|cause| cause.id.as_str()).chain(["healthy"]).collect();
+    known.sort_unstable();
+    assert_eq!(causes, known, "each cause of the catalog has a scenario or a reason");
+    let schemas_of = |tag: &str| {
+        let of_tag = all.iter().filter(|one| one["tags"].as_array().unwrap().iter().any(|it| it == tag));
+        of_tag.map(|one| one["schema"].as_str().unwrap()).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    for tag in ["missing_metrics", "red_herring", "noise"] {
+        assert!(schemas_of(tag) >= 2, "{tag} is tried in one schema only");
+    }
     let one = all.iter().find(|one| one["name"] == "concurrent_updates").unwrap();
     assert_eq!((one["parameters"]["clients"].as_i64(), one["schema"].as_str()), (Some(24), Some("shop")));
     let (code, _, error) = run(&["lab", "run", "no_such_fault"]);
@@ -86,6 +106,36 @@ fn a_diagnosis_is_the_same_without_label_and_answer() {
             assert_eq!((code, &without), (0, &with), "{name}: {error}");
         }
     }
+}
+
+#[test]
+fn a_role_that_moved_is_a_failover_and_the_restart_that_came_with_it_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("case.galen");
+    let mut capture = file::read(&repository("examples/captures/healthy.galen")).unwrap();
+    let span = capture.span().unwrap();
+    let event = |kind: &str, text: &str| galen_tools::model::Event {
+        at: (span.start + span.end) / 2,
+        source: "catalog".into(),
+        kind: kind.into(),
+        object: "shop".into(),
+        text: text.into(),
+    };
+    capture.events.push(event("restart", "the server was restarted; not seen for 3 s"));
+    file::write(&capture, &place).unwrap();
+    let causes = |place: &Path| -> (Vec<String>, String) {
+        let (code, out, error) = run(&["replay", "--json", place.to_str().unwrap()]);
+        assert_eq!(code, 0, "{error}");
+        let report = lines(&out).remove(0);
+        let named = report["root_causes"].as_array().unwrap().iter().map(|it| it["cause"].as_str().unwrap().to_owned()).collect();
+        (named, out)
+    };
+    assert_eq!(causes(&place).0, ["crash_restart"]);
+    capture.events.push(event("role_changed", "the server was promoted: it was a standby and is the primary now"));
+    file::write(&capture, &place).unwrap();
+    let (named, report) = causes(&place);
+    assert_eq!(named, ["failover"]);
+    assert!(report.contains("A failover took place: the server was promoted"), "{report}");
 }
 
 #[test]

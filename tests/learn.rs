@@ -244,11 +244,30 @@ fn the_dbsherlock_benchmark_prints_each_figure_beside_its_controls() {
         let row = rows.iter().find(|r| r["task"] == task && r["dataset"] == dataset);
         row.unwrap_or_else(|| panic!("no row {task} {dataset}"))[field].as_f64().unwrap()
     };
-    let single = "dbsherlock_single/leave_one_out";
-    assert!(value("top1", single, "value") >= 0.95);
-    assert!(value("top1", single, "value") > value("top1", single, "placebo"));
-    assert!(value("top1_5s_own_onset", single, "value") >= 0.94);
-    assert!(value("novelty_auroc", single, "value") >= 0.85);
-    assert!(value("recall_at_3", "dbsherlock_compound/leave_one_out", "value") >= 0.85);
-    assert!(value("iou", "dbsherlock/all", "value") > value("iou", "dbsherlock/all", "baseline"));
+    // Task, data set, the least that must be reached, and how far above the placebo. One case of the test half is 0.03, of the
+    // compound ones 0.07.
+    for (task, dataset, least, above_placebo) in [
+        ("iou", "dbsherlock_single/test", 0.82, 0.4),
+        ("iou", "dbsherlock_compound/test", 0.72, 0.3),
+        ("iou", "dbsherlock/all", 0.81, 0.4),
+        ("top1", "dbsherlock_single/test", 0.95, 0.2),
+        ("top1", "dbsherlock_single/leave_one_out", 0.95, 0.2),
+        ("top1_5s_own_onset", "dbsherlock_single/test", 0.93, 0.2),
+        ("top1_5s_own_onset", "dbsherlock_single/leave_one_out", 0.94, 0.2),
+        ("novelty_auroc", "dbsherlock_single/test", 0.9, 0.1),
+        ("novelty_auroc", "dbsherlock_single/leave_one_out", 0.9, 0.1),
+        ("recall_at_3", "dbsherlock_compound/test", 0.78, 0.1),
+        ("recall_at_3", "dbsherlock_compound/leave_one_out", 0.83, 0.1),
+        ("report_top1", "dbsherlock_single/test", 0.78, 0.5),
+        ("report_top1", "dbsherlock_single/leave_one_out", 0.88, 0.5),
+    ] {
+        let (reached, placebo) = (value(task, dataset, "value"), value(task, dataset, "placebo"));
+        assert!(reached >= least, "{task} {dataset}: {reached}");
+        assert!(reached >= placebo + above_placebo, "{task} {dataset}: {reached}, placebo {placebo}");
+        let simple = value(task, dataset, "baseline");
+        assert!((0.3..=1.0).contains(&simple), "{task} {dataset}: the simple method is one that works ({simple})");
+    }
+    let all_but = "dbsherlock/all_but_poor_physical_design";
+    assert!(value("iou", all_but, "value") > value("iou", all_but, "baseline"));
+    assert!(value("quiet_before_anomaly", "dbsherlock/all", "value") >= 0.9);
 }

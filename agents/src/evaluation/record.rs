@@ -115,7 +115,7 @@ pub struct Answer {
     pub culprits: Vec<Expected>,
     /// When it was wrong.
     pub window: Option<Window>,
-    /// The case that this one is a variant of, with something missing or added.
+    /// The case in the same folder that this one is a variant of, with something missing or added.
     pub variant_of: Option<String>,
     /// What was changed: `missing_metrics`, `noise`, `red_herring`, ...
     pub tags: Vec<String>,

@@ -82,13 +82,21 @@ fn culprits_remedies_and_claims_are_scored() {
 
 #[test]
 fn a_variant_is_scored_by_what_its_case_loses() {
-    let mut variant = case("a-without-host", &["missing_index"], &[]);
+    let mut variant = case("shop/a-without-host", &["missing_index"], &[]);
     variant.answer.variant_of = Some("a".into());
     variant.answer.tags = vec!["missing_metrics".into()];
-    let base = case("a", &["missing_index"], &["missing_index"]);
-    near(score(vec![base.clone(), variant.clone()], "variant_holds").value, 0.0);
+    let base = case("shop/a", &["missing_index"], &["missing_index"]);
+    near(score(vec![base.clone(), variant.clone()], "holds_without_metrics").value, 0.0);
     variant.named = base.named.clone();
-    near(score(vec![base, variant], "variant_holds").value, 1.0);
+    near(score(vec![base.clone(), variant.clone()], "holds_without_metrics").value, 1.0);
+    // What was changed decides the task; without the case it comes from, or beside one of another folder, nothing is said.
+    variant.answer.tags = vec!["noise".into(), "red_herring".into()];
+    let tasks = |cases: Vec<CaseLine>| -> Vec<String> {
+        scores(&run(cases)).into_iter().filter(|s| s.capability == Capability::Robustness).map(|s| s.task).collect()
+    };
+    assert_eq!(tasks(vec![base.clone(), variant.clone()]), ["holds_beside_red_herrings", "holds_in_noise"]);
+    assert_eq!(tasks(vec![variant.clone()]), [""; 0]);
+    assert_eq!(tasks(vec![case("a", &["missing_index"], &["missing_index"]), variant]), [""; 0]);
 }
 
 #[test]

@@ -147,9 +147,21 @@ pub const TASKS: &[Task] = &[
     },
     Task {
         capability: Capability::Robustness,
-        name: "variant_holds",
-        about: "how much of a case's accuracy its changed variant keeps; trivial: the most frequent cause on the variant",
-        measure: variant_holds,
+        name: "holds_without_metrics",
+        about: "how much of a case's accuracy is kept where the collector sees less; trivial: the most frequent cause on the variant",
+        measure: |c, x| variant_holds(c, x, "missing_metrics"),
+    },
+    Task {
+        capability: Capability::Robustness,
+        name: "holds_beside_red_herrings",
+        about: "how much of it is kept beside a change that does no harm; trivial: as above",
+        measure: |c, x| variant_holds(c, x, "red_herring"),
+    },
+    Task {
+        capability: Capability::Robustness,
+        name: "holds_in_noise",
+        about: "how much of it is kept where the ordinary day is restless; trivial: as above",
+        measure: |c, x| variant_holds(c, x, "noise"),
     },
     Task {
         capability: Capability::Calibration,
@@ -235,8 +247,12 @@ fn culprit_named(case: &CaseLine, _: &Context<'_>) -> Option<(f64, f64)> {
     (!expected.is_empty()).then(|| (found as f64 / expected.len() as f64, 0.0))
 }
 
-fn variant_holds(case: &CaseLine, context: &Context<'_>) -> Option<(f64, f64)> {
-    let base = context.cases.get(case.answer.variant_of.as_deref()?)?;
+/// Share of the accuracy on the original that is kept on the variant; none unless it is a variant of this kind. An answer names
+/// the original by its file, which lies in the folder of the variant.
+fn variant_holds(case: &CaseLine, context: &Context<'_>, tag: &str) -> Option<(f64, f64)> {
+    let original = case.answer.variant_of.as_deref().filter(|_| case.answer.tags.iter().any(|t| t == tag))?;
+    let folder = case.case.rfind('/').map_or("", |end| &case.case[..=end]);
+    let base = context.cases.get(format!("{folder}{original}").as_str())?;
     let accuracy = |c: &CaseLine| if is_healthy(c) { flag(named_faults(c).is_empty()) } else { dbot(c, &named_faults(c)) };
     let before = accuracy(base);
     let kept = |after: f64| 1.0 - (before - after).max(0.0);

@@ -79,7 +79,9 @@ mod tests {
             Box::pin(std::future::pending())
         }
         fn metrics(&self) -> Option<EngineMetrics> {
-            Some(EngineMetrics { answered: 7, ..EngineMetrics::default() })
+            let mut metrics = EngineMetrics::default();
+            metrics.answered = 7;
+            Some(metrics)
         }
     }
 

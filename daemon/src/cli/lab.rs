@@ -54,6 +54,9 @@ struct ListArgs {
     /// Name the suites instead
     #[arg(long, conflicts_with = "suite")]
     suites: bool,
+    /// Name the causes of the catalog that no scenario produces, and why
+    #[arg(long, conflicts_with_all = ["suite", "suites"])]
+    left_out: bool,
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +180,15 @@ fn list(global: &Global, args: &ListArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    if args.left_out {
+        for cause in lab::left_out().map_err(|e| Failure::fault(format!("{e:#}")))? {
+            output::line(&match global.json {
+                true => json!({"cause": cause.id, "why": cause.why}).to_string(),
+                false => format!("{:<20} {}", cause.id, cause.why),
+            });
+        }
+        return Ok(());
+    }
     let faults = match &args.suite {
         Some(name) => Suite::load(name).and_then(|suite| suite.expand()).map_err(usage)?.into_iter().map(|(it, _)| it.fault).collect(),
         None => Scenario::list().map_err(|e| Failure::fault(format!("{e:#}")))?,
@@ -206,7 +218,8 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     };
     let recorded = recorded.map_err(lab_failure)?;
     if let Some(folder) = &folder {
-        folder.save(&scenario.fault.name, &recorded.capture, &recorded.answer).map_err(|e| Failure::fault(format!("{e:#}")))?;
+        let case = plan.case(&scenario.fault.name);
+        folder.save(&case, &recorded.capture, &recorded.answer).map_err(|e| Failure::fault(format!("{e:#}")))?;
     }
     let capture = &recorded.capture;
     let options = Options { replay: true, ..Options::default() };
@@ -317,10 +330,8 @@ fn cases(args: &RecordArgs) -> Result<Vec<Case>, Failure> {
     let mut cases = Vec::new();
     for round in 0..args.repeat {
         for (scenario, parameters) in &wanted {
-            let seed = args.shape.seed.wrapping_add(round);
-            let values: String = parameters.iter().map(|(name, value)| format!("-{name}{value}")).collect();
-            let name = format!("{}{values}-{seed}", scenario.fault.name).replace('.', "-");
-            cases.push(Case { name, scenario: scenario.clone(), run: args.shape.run(parameters.clone(), seed) });
+            let run = args.shape.run(parameters.clone(), args.shape.seed.wrapping_add(round));
+            cases.push(Case { name: run.case(&scenario.fault.name), scenario: scenario.clone(), run });
         }
     }
     if let Some(twice) = cases.iter().enumerate().find(|(at, case)| cases[..*at].iter().any(|other| other.name == case.name)) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::LoadReport;
 use super::run::{Phases, Run};
-use super::scenario::{ExpectedCulprit, Scenario};
+use super::scenario::{ExpectedCulprit, Scenario, Tag};
 use super::script::Parameters;
 
 /// What was true of a run. Written as `NAME.answer.json` beside `NAME.galen`; nothing that diagnoses opens it.
@@ -23,6 +23,12 @@ pub struct Answer {
     pub causes: Vec<String>,
     /// What it should point at.
     pub culprits: Vec<ExpectedCulprit>,
+    /// The case that this one is a variant of, with the same seed: the stem of its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant_of: Option<String>,
+    /// What was changed in the variant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tag>,
     /// Parameters of the fault, defaults included.
     pub parameters: Parameters,
     /// Lengths of the phases.
@@ -76,6 +82,8 @@ impl Answer {
             title: scenario.fault.title.clone(),
             causes: scenario.fault.causes.clone(),
             culprits: scenario.fault.culprits.clone(),
+            variant_of: scenario.fault.variant_of.as_deref().map(|base| run.of_part(base).case(base)),
+            tags: scenario.fault.tags.clone(),
             parameters,
             phases: run.phases,
             seed: run.seed,
@@ -100,27 +108,34 @@ mod tests {
     use super::*;
     use galen_tools::model::CulpritKind;
 
+    /// The answer as the benchmarks read it.
+    fn read_back(written: &Answer) -> galen_agents::evaluation::record::Answer {
+        serde_json::from_str(&serde_json::to_string(written).unwrap()).unwrap()
+    }
+
+    fn answer(scenario: &str, run: &Run) -> Answer {
+        let window = Some(Window { start: 40_000, end: 60_000 });
+        Answer::new(&Scenario::load(scenario).unwrap(), run, window, 150_020, Default::default())
+    }
+
     #[test]
     fn what_the_lab_writes_is_an_answer_to_the_benchmarks() {
         let phases = Phases { baseline: Duration::from_secs(40), anomaly: Duration::from_secs(20), ..Phases::default() };
-        let written = Answer {
-            scenario: "missing_index".into(),
-            schema: "shop".into(),
-            title: "An index is dropped".into(),
-            causes: vec!["missing_index".into()],
-            culprits: vec![ExpectedCulprit { kind: CulpritKind::Table, pattern: "orders".into() }],
-            parameters: Parameters::new(),
-            phases,
-            seed: 1,
-            window: Some(Window { start: 40_000, end: 60_000 }),
-            server_version_num: 150_020,
-            galen_version: "0".into(),
-            steady: Done::default(),
-            fault: Done::default(),
-        };
-        let text = serde_json::to_string(&written).unwrap();
-        let read: galen_agents::evaluation::record::Answer = serde_json::from_str(&text).unwrap();
+        let written = answer("missing_index", &Run { phases, seed: 1, ..Run::default() });
+        let read = read_back(&written);
         assert_eq!((read.causes, read.window), (written.causes, written.window));
-        assert_eq!(read.culprits[0].pattern, "orders");
+        assert_eq!((read.culprits[1].kind, read.culprits[1].pattern.as_str()), (CulpritKind::Table, "orders"));
+        assert_eq!((read.variant_of, read.tags.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_variant_names_the_case_it_comes_from_as_that_is_recorded() {
+        let run = Run { seed: 7, ..Run::default() };
+        let read = read_back(&answer("missing_index_blind", &run));
+        assert_eq!(read.variant_of.as_deref(), Some(run.case("missing_index").as_str()));
+        assert_eq!((read.variant_of.as_deref(), read.tags.join(" ").as_str()), (Some("missing_index-7"), "missing_metrics"));
+        // With the parameters of the part, and under the name that these give to its case.
+        let run = Run { parameters: Parameters::from([("missing_index.clients".to_owned(), 5)]), ..run };
+        assert_eq!(read_back(&answer("missing_index_blind", &run)).variant_of.as_deref(), Some("missing_index-clients5-7"));
     }
 }

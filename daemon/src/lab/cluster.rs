@@ -107,19 +107,20 @@ impl Cluster {
         }
     }
 
-    /// Connection string of the superuser, for the lab itself.
+    /// Connection string of the superuser, for the lab itself. With a standby this and the next two name both servers, the
+    /// primary first, as clients do that survive a failover.
     pub fn dsn_admin(&self) -> String {
-        self.dsn(&self.address.admin, &self.address.password)
+        self.dsn_of_both(&self.address.admin, &self.address.password)
     }
 
     /// Connection string of the role that owns the database, for its load.
     pub fn dsn_app(&self) -> String {
-        self.dsn(&self.database, &self.passwords.app)
+        self.dsn_of_both(&self.database, &self.passwords.app)
     }
 
     /// Connection string of the least-privilege role a collector uses.
     pub fn dsn_galen(&self) -> String {
-        self.dsn(&self.address.collector, &self.passwords.galen)
+        self.dsn_of_both(&self.address.collector, &self.passwords.galen)
     }
 
     /// TCP port, on 127.0.0.1 for a server of the lab's own.
@@ -298,6 +299,14 @@ impl Cluster {
 
     fn dsn(&self, user: &str, password: &str) -> String {
         self.dsn_at(self.address.port, user, password, &self.database)
+    }
+
+    fn dsn_of_both(&self, user: &str, password: &str) -> String {
+        let primary = self.dsn(user, password);
+        match self.standby_port {
+            Some(port) => format!("{primary} host=127.0.0.1 port={port}"),
+            None => primary,
+        }
     }
 
     pub(super) fn dsn_postgres(&self) -> String {

@@ -8,11 +8,13 @@ standby=
 exec 3<&0 </dev/null >/dev/null 2>&1
 
 finish() {
-    if [ -z "$ended" ]; then
-        job=$!
-        kill -INT "$job" $standby
-        (sleep 5; kill -QUIT "$job" $standby; sleep 3; kill -KILL "$job" $standby) 3<&- &
-        wait "$job" $standby
+    # After a failover the standby is all that is left.
+    jobs=$standby
+    [ -z "$ended" ] && jobs="$! $standby"
+    if [ -n "$jobs" ]; then
+        kill -INT $jobs
+        (sleep 5; kill -QUIT $jobs; sleep 3; kill -KILL $jobs) 3<&- &
+        wait $jobs
     fi
     trap '' TERM
     rm -rf -- "$dir"

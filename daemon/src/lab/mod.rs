@@ -15,6 +15,7 @@ mod fault;
 mod files;
 mod folder;
 mod guard;
+mod left_out;
 mod load;
 mod process;
 mod run;
@@ -32,6 +33,7 @@ pub use answer::Answer;
 #[allow(unused_imports)]
 pub use cluster::{Cluster, ClusterOptions};
 pub use folder::{Folder, Otherwise};
+pub use left_out::left_out;
 #[allow(unused_imports)]
 pub use load::{ClientSpec, Load};
 pub use run::{Phase, Phases, Recorded, Run, record};

@@ -88,6 +88,21 @@ pub struct Run {
     pub seed: u64,
 }
 
+impl Run {
+    /// Stem of the files of this run of a scenario: its name, the parameters that were given, the seed.
+    pub fn case(&self, scenario: &str) -> String {
+        let values: String = self.parameters.iter().map(|(name, value)| format!("-{name}{value}")).collect();
+        format!("{scenario}{values}-{}", self.seed).replace('.', "-")
+    }
+
+    /// The same run of a scenario that another one includes: `NAME.PARAMETER` is its `PARAMETER`, the others are not its own.
+    pub fn of_part(&self, scenario: &str) -> Run {
+        let prefix = format!("{scenario}.");
+        let own = |(name, value): (&String, &i64)| Some((name.strip_prefix(&prefix)?.to_owned(), *value));
+        Run { parameters: self.parameters.iter().filter_map(own).collect(), ..self.clone() }
+    }
+}
+
 /// What was seen of a run, and what was true of it.
 #[derive(Debug, Clone)]
 pub struct Recorded {

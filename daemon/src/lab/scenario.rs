@@ -46,11 +46,27 @@ pub struct Fault {
     pub parameters: Parameters,
     /// What a diagnosis should point at.
     pub culprits: Vec<ExpectedCulprit>,
+    /// The scenario of the same schema and causes that this one is a variant of, with something missing or added.
+    pub variant_of: Option<String>,
+    /// What was changed in it; nothing unless it is a variant.
+    pub tags: Vec<Tag>,
     /// Faults that happen together with what this file adds.
     #[serde(skip)]
     includes: Vec<Fault>,
     #[serde(skip)]
     body: toml::Table,
+}
+
+/// What makes a variant harder than the scenario it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tag {
+    /// The collector sees less.
+    MissingMetrics,
+    /// Something else changes at the same time and does no harm.
+    RedHerring,
+    /// The ordinary day is restless.
+    Noise,
 }
 
 /// Something a diagnosis should point at.
@@ -75,6 +91,9 @@ struct Head {
     parameters: Parameters,
     #[serde(default)]
     culprits: Vec<ExpectedCulprit>,
+    variant_of: Option<String>,
+    #[serde(default)]
+    tags: Vec<Tag>,
     #[serde(flatten)]
     body: toml::Table,
 }
@@ -167,7 +186,7 @@ impl Fault {
 
     /// Reads a fault in TOML, made for the schema of this name.
     pub fn parse(schema: &str, text: &str) -> anyhow::Result<Fault> {
-        let Head { name, title, mut causes, includes, mut parameters, mut culprits, body } = toml::from_str(text)?;
+        let Head { name, title, mut causes, includes, mut parameters, mut culprits, variant_of, tags, body } = toml::from_str(text)?;
         let includes = includes.iter().map(|one| find(one)).collect::<anyhow::Result<Vec<_>>>()?;
         let own_causes = !causes.is_empty();
         for part in &includes {
@@ -179,7 +198,12 @@ impl Fault {
             parameters.extend(part.parameters.iter().map(|(key, value)| (format!("{}.{key}", part.name), *value)));
         }
         anyhow::ensure!(!causes.is_empty(), "{name} names no cause");
-        let fault = Fault { name, schema: schema.to_owned(), title, causes, parameters, culprits, includes, body };
+        anyhow::ensure!(variant_of.is_some() != tags.is_empty(), "{name}: `variant_of` and `tags` come together");
+        if let Some(base) = variant_of.as_deref().map(find).transpose()? {
+            let same = base.schema == schema && base.causes == causes;
+            anyhow::ensure!(same, "{name} is no variant of {}, which has another schema or other causes", base.name);
+        }
+        let fault = Fault { name, schema: schema.to_owned(), title, causes, parameters, culprits, variant_of, tags, includes, body };
         fault.script(&Parameters::new())?;
         Ok(fault)
     }
@@ -260,5 +284,22 @@ mod tests {
         let script = both.script(&BTreeMap::from([("missing_index.clients".to_owned(), 9)])).unwrap();
         assert_eq!((script.clients[0].count, script.clients[1].count, script.busy), (9, 10, 1));
         assert!(Fault::parse("queue", text).unwrap_err().to_string().contains("shop"));
+    }
+
+    #[test]
+    fn a_variant_has_a_known_origin_of_the_same_causes_and_says_what_was_changed() {
+        let text = |of: &str, tags: &str| format!("name = 'x'\ntitle = 't'\nincludes = ['missing_index']\n{of}\ntags = [{tags}]");
+        let good = Fault::parse("shop", &text("variant_of = 'missing_index'", "'noise'")).unwrap();
+        assert_eq!((good.variant_of.as_deref(), good.tags), (Some("missing_index"), vec![Tag::Noise]));
+        for (of, tags, why) in [
+            ("variant_of = 'missing_index'", "", "come together"),
+            ("", "'noise'", "come together"),
+            ("variant_of = 'deadlocks'", "'noise'", "no variant of deadlocks"),
+            ("variant_of = 'no_such'", "'noise'", "no_such"),
+            ("variant_of = 'missing_index'", "'harder'", "harder"),
+        ] {
+            let error = format!("{:#}", Fault::parse("shop", &text(of, tags)).unwrap_err());
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

@@ -109,6 +109,18 @@ mod tests {
     }
 
     #[test]
+    fn a_suite_with_a_variant_has_the_scenario_it_comes_from() {
+        for name in ["robustness", "all"] {
+            let faults: Vec<Fault> = Suite::load(name).unwrap().expand().unwrap().into_iter().map(|(it, _)| it.fault).collect();
+            let variants: Vec<&String> = faults.iter().filter_map(|fault| fault.variant_of.as_ref()).collect();
+            assert!(variants.len() >= 10, "{name}");
+            for base in variants {
+                assert!(faults.iter().any(|fault| fault.name == *base), "{name}: {base}");
+            }
+        }
+    }
+
+    #[test]
     fn every_suite_names_scenarios_that_exist() {
         let suites = Suite::list().unwrap();
         assert!(suites.iter().any(|(name, _)| name == "quick") && suites.iter().any(|(name, _)| name == "all"));

@@ -5,6 +5,8 @@
 //! with the largest sum of R2 squared wins. This is the scan for an epidemic change (Levin and Kline, "The cusum test of
 //! homogeneity with an application in spontaneous abortion epidemiology", 1985; Olshen et al., "Circular binary segmentation",
 //! 2004) made multivariate and robust. Squaring prefers few signals that shift cleanly to many that drift a little.
+//! Where several things go wrong and one of them ends first, the winner is the stretch in which all are at work: it is prolonged
+//! by what follows where that, measured in the same way, is an incident of its own.
 
 /// Shortest anomaly and shortest baseline, seconds.
 const LEAST: usize = 5;
@@ -47,15 +49,16 @@ pub(super) fn find(grids: &[&[f64]], skip: usize, throughput: Option<usize>) -> 
     let width = usable.div_ceil(MOST_STEPS);
     let thin = |grid: &[f64]| if width == 1 { grid.to_vec() } else { grid.chunks(width).map(middle).collect() };
     let columns: Vec<Column> = grids.iter().map(|grid| Column::of(thin(&grid[skip..]))).collect();
-    let (from, to) = Ranked::of(&columns, usable.div_ceil(width)).best()?;
-    let (from, mut to) = (skip + from * width, (skip + to * width).min(steps));
+    let (first, last) = Ranked::of(&columns, usable.div_ceil(width)).best()?;
+    let (from, mut to) = (skip + first * width, (skip + last * width).min(steps));
     let mut ranks = Vec::new();
     let strength = grids.iter().zip(&columns).map(|(grid, column)| column.between(&grid[skip..to], from - skip, width, &mut ranks));
     let strength: Vec<f64> = strength.collect();
-    let least = witness(to - skip);
-    let witnesses = strength.iter().filter(|r2| **r2 >= least).count();
     let moving = grids.iter().filter(|grid| grid[skip..].windows(2).any(|w| w[0] != w[1])).count();
-    let certain = witnesses >= 2 && witnesses as f64 >= WITNESSES * moving as f64;
+    let certain = enough(strength.iter().copied(), to - skip, moving);
+    if certain {
+        to = (skip + prolonged(&columns, (first, last), usable.div_ceil(width), moving) * width).min(steps);
+    }
     if let Some(work) = throughput.and_then(|i| grids.get(i))
         && steps - to >= LEAST
         && slower(&work[skip..from], &work[to..])
@@ -65,9 +68,23 @@ pub(super) fn find(grids: &[&[f64]], skip: usize, throughput: Option<usize>) -> 
     Some(Shift { skip, from, to, strength, certain })
 }
 
-/// The least share of variance that makes a witness over so many steps.
-fn witness(steps: usize) -> f64 {
-    WITNESS.max(CHANCE / steps.max(1) as f64)
+/// True when enough of the signals that move witness a shift over so many steps.
+fn enough(strength: impl Iterator<Item = f64>, steps: usize, moving: usize) -> bool {
+    let least = WITNESS.max(CHANCE / steps.max(1) as f64);
+    let witnesses = strength.filter(|r2| *r2 >= least).count();
+    witnesses >= 2 && witnesses as f64 >= WITNESSES * moving as f64
+}
+
+/// Where an incident ends that was found in the steps `from..to`: at the end of the stretch behind it that differs most from the
+/// rest, when enough signals witness that this differs both from what was before and from all that is outside. Something that
+/// goes on after the worst is over is still an incident; a slow way back to the usual differs from before alone.
+fn prolonged(columns: &[Column], (from, to): (usize, usize), steps: usize, moving: usize) -> usize {
+    let left = steps - (to - from);
+    let rest: Vec<Column> = columns.iter().map(|column| column.without(from, to)).collect();
+    let Some(end) = Ranked::of(&rest, left).best_from(from) else { return to };
+    let mut ranks = Vec::new();
+    let mut stands_out = |among: usize| enough(rest.iter().map(|column| column.share((from, end), among, &mut ranks)), among, moving);
+    if stands_out(end) && stands_out(left) { to + (end - from) } else { to }
 }
 
 /// True for a counter: it changes often and (almost) always the same way, so that only its differences tell anything.
@@ -132,10 +149,22 @@ impl Column {
         if width > 1 || trending(grid) != self.trends {
             return Self::of(grid.to_vec()).between(grid, from, 1, ranks);
         }
-        let squares = self.ranks(grid.len(), ranks);
-        let sum: f64 = self.classes[from..grid.len()].iter().map(|class| ranks[*class as usize]).sum();
-        let (outside, inside) = (from as f64, (grid.len() - from) as f64);
-        if squares > 0.0 { sum * sum * grid.len() as f64 / squares / (inside * outside).max(1.0) } else { 0.0 }
+        self.share((from, grid.len()), grid.len(), ranks)
+    }
+
+    /// Share of the variance of the ranks of the first `steps` steps, 0..1, that lies between the steps from `from` to `to` and
+    /// the others.
+    fn share(&self, (from, to): (usize, usize), steps: usize, ranks: &mut Vec<f64>) -> f64 {
+        let squares = self.ranks(steps, ranks);
+        let sum: f64 = self.classes[from..to].iter().map(|class| ranks[*class as usize]).sum();
+        let (inside, outside) = ((to - from) as f64, (steps - (to - from)) as f64);
+        if squares > 0.0 { sum * sum * steps as f64 / squares / (inside * outside).max(1.0) } else { 0.0 }
+    }
+
+    /// The column with the steps from `from` to `to` cut out.
+    fn without(&self, from: usize, to: usize) -> Self {
+        let classes = [&self.classes[..from], &self.classes[to..]].concat();
+        Self { trends: self.trends, classes, known: self.known }
     }
 }
 
@@ -194,6 +223,17 @@ impl Ranked {
             }
         }
         (best.0 > 0.0).then_some((best.1, best.2))
+    }
+
+    /// The end of the stretch with the largest sum of squared R2 among those that begin at `from`; none where there is no room for
+    /// one and for something behind it.
+    fn best_from(&self, from: usize) -> Option<usize> {
+        let mut best = (0.0, 0, 0);
+        for to in from + LEAST..=self.steps.saturating_sub(LEAST) {
+            let fourth = self.sums.iter().map(|sums| (sums[to] - sums[from]).powi(4)).sum();
+            self.consider(from, to, fourth, &mut best);
+        }
+        (best.0 > 0.0).then_some(best.2)
     }
 
     /// Every `stride`-th first step with every `stride`-th end from there on. All ends of a first step are added up side by

@@ -167,6 +167,31 @@ fn noise_that_no_table_knows_and_one_odd_signal_are_no_incident() {
     }
 }
 
+/// Two things go wrong at second 50, in signals of their own: one until second 70, the other until `end`, `left` of its signals.
+fn two_troubles(seed: u64, end: i64, left: usize) -> Window {
+    let mut noise = Noise(seed.wrapping_mul(6_007).wrapping_add(29));
+    let mut capture = Capture::default();
+    for second in 0..140 {
+        let last = |i: usize| if i < 12 { 70 } else { end };
+        let shifts = |i: usize| (50..last(i)).contains(&second) && i < 12 + left;
+        let values = (0..40).map(|i| (format!("attribute_{i}"), "", noise.normal() + if shifts(i) { 4.0 } else { 0.0 }));
+        capture.absorb(Frame { at: second * 1000, values: values.collect(), ..Frame::default() });
+    }
+    detect(&capture, &SignalTable::builtin(), &DetectOptions::default()).window.unwrap()
+}
+
+#[test]
+fn an_incident_lasts_until_its_last_trouble_is_over() {
+    for seed in 0..5 {
+        // The stretch with both is the strongest; what goes on afterwards belongs to it.
+        assert!(overlap(two_troubles(seed, 100, 6), (50, 100)) > 0.9, "{:?}", two_troubles(seed, 100, 6));
+        // Two signals of forty that stay high for a while are what is left of it.
+        assert!(overlap(two_troubles(seed, 100, 2), (50, 70)) > 0.8, "{:?}", two_troubles(seed, 100, 2));
+        // A level that never comes back is a new usual.
+        assert!(overlap(two_troubles(seed, 70, 6), (50, 70)) > 0.9);
+    }
+}
+
 #[test]
 fn an_incident_lasts_until_the_throughput_is_back() {
     let recording = |after: f64| {

@@ -84,6 +84,22 @@ pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
     best.map(|(from, to)| Window { start: span.start + from * 1000, end: span.start + (to + 1) * 1000 })
 }
 
+/// Intersection over union of two windows.
+pub(super) fn overlap(found: Option<Window>, truth: Window) -> f64 {
+    let Some(found) = found else { return 0.0 };
+    let shared = (found.end.min(truth.end) - found.start.max(truth.start)).max(0) as f64;
+    shared / (found.end.max(truth.end) - found.start.min(truth.start)).max(1) as f64
+}
+
+/// The placebo of the overlap: what a window of the right length reaches at a place that nothing chose, as the mean over all
+/// places in the recording, a second apart.
+pub(super) fn anywhere(span: Window, truth: Window) -> f64 {
+    let length = truth.end - truth.start;
+    let places = (span.start..=(span.end - length).max(span.start)).step_by(1000);
+    let reached: Vec<f64> = places.map(|start| overlap(Some(Window { start, end: start + length }), truth)).collect();
+    reached.iter().sum::<f64>() / reached.len().max(1) as f64
+}
+
 /// The values, or their differences where they only grow.
 fn levelled(values: &[f64]) -> Vec<f64> {
     let grows = values.windows(2).filter(|pair| pair[1] >= pair[0]).count() as f64;
@@ -117,4 +133,19 @@ pub(super) fn nearest(learnt: &[(&str, &Levels)], tested: &Levels, scaled: bool)
     let mut ranked: Vec<(String, f64)> = distance.into_iter().map(|(c, d)| (c.to_owned(), d.sqrt())).collect();
     ranked.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
     ranked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_anywhere_overlaps_by_chance_alone() {
+        let window = |start: i64, end: i64| Window { start: start * 1000, end: end * 1000 };
+        assert_eq!(overlap(Some(window(10, 20)), window(15, 25)), 5.0 / 15.0);
+        assert_eq!((overlap(None, window(0, 9)), overlap(Some(window(0, 5)), window(5, 9))), (0.0, 0.0));
+        // Two seconds of four: at five places of which three touch, 1/3, 1, 1/3 in the middle.
+        assert!((anywhere(window(0, 6), window(2, 4)) - (1.0 + 2.0 / 3.0) / 5.0).abs() < 1e-12);
+        assert_eq!(anywhere(window(0, 6), window(0, 6)), 1.0, "where the incident fills the recording, any window is right");
+    }
 }

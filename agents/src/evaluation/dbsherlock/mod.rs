@@ -2,14 +2,16 @@
 //!
 //! Labels come from the data set's manifest and are used to learn and to score; detection and diagnosis see captures alone.
 
+mod case;
 mod control;
 mod read;
 mod score;
 mod view;
 
+pub use case::{CaseRow, cases};
 pub use read::{Recording, class_causes, is_dataset, load, published_half};
 pub use score::{Row, Stage, score};
-pub use view::learnable;
+pub use view::{learnable, placebo_learnable};
 
 /// Data set of incidents with one cause, as [`super::split::half_of`] knows it.
 pub const SINGLE: &str = "dbsherlock_single";

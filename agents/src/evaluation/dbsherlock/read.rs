@@ -54,6 +54,21 @@ pub struct Recording {
     pub capture: Capture,
 }
 
+impl Recording {
+    /// The recording cut where its anomaly begins.
+    pub fn before(&self) -> Capture {
+        let end = self.abnormal.start;
+        let mut cut = self.capture.clone();
+        for series in cut.series.values_mut() {
+            let keep = series.times.partition_point(|t| *t < end);
+            series.times.truncate(keep);
+            series.values.truncate(keep);
+        }
+        cut.manifest.span = cut.manifest.span.map(|s| Window { end, ..s });
+        cut
+    }
+}
+
 fn classes() -> Result<Classes, String> {
     toml::from_str(include_str!("../../../evaluation/dbsherlock.toml")).map_err(|e| e.to_string())
 }

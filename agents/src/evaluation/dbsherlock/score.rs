@@ -5,9 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use galen_tools::capture::Capture;
 use galen_tools::detect::{DetectOptions, detect};
-use galen_tools::model::Window;
 use galen_tools::signals::SignalTable;
 
 use crate::evaluation::split::Half;
@@ -15,7 +13,7 @@ use crate::evaluation::{Capability, Score};
 use crate::signature::learn::{Case, estimate};
 use crate::signature::{Effects, Moved, Signatures};
 
-use super::control::{Levels, nearest, simple_window};
+use super::control::{Levels, anywhere, nearest, overlap, simple_window};
 use super::read::Recording;
 use super::view::View;
 use super::{COMPOUND, SINGLE};
@@ -26,7 +24,8 @@ pub struct Row {
     /// What was measured, beside the simple method.
     #[serde(flatten)]
     pub score: Score,
-    /// The same method fed only rows from before the anomaly; what it reaches, the recording sessions give away.
+    /// The same method fed only rows from before the anomaly; what it reaches, the recording sessions give away. Of windows: one
+    /// of the right length anywhere.
     pub placebo: Option<f64>,
     /// How it was measured, in a few words.
     pub how: String,
@@ -42,14 +41,14 @@ pub enum Stage {
 }
 
 /// Which cases are learnt from and tested.
-struct Fold<'v, 'r> {
+pub(super) struct Fold<'v, 'r> {
     learnt: Vec<&'v View<'r>>,
     tested: &'v View<'r>,
 }
 
 /// What a method says of a case: ranked classes, and how strange it finds it.
-struct Told {
-    ranked: Vec<String>,
+pub(super) struct Told {
+    pub(super) ranked: Vec<String>,
     strange: f64,
 }
 
@@ -94,15 +93,23 @@ impl Set {
         test.iter()
             .filter(|v| may_test(v))
             .map(|tested| {
-                let mut taken: std::collections::BTreeMap<&str, usize> = Default::default();
-                let learnt = learn.iter().filter(|v| may_learn(v) && v.recording.id != tested.recording.id).filter(|v| {
-                    let count = taken.entry(v.class()).or_default();
-                    *count += 1;
-                    *count <= k
-                });
-                Fold { learnt: learnt.copied().collect(), tested }
+                let learn: Vec<&View<'_>> = learn.iter().copied().filter(|v| may_learn(v)).collect();
+                Fold::without(tested, &learn, k)
             })
             .collect()
+    }
+}
+
+impl<'v, 'r> Fold<'v, 'r> {
+    /// A case tested with what the others teach, at most `k` of a class.
+    pub(super) fn without(tested: &'v View<'r>, others: &[&'v View<'r>], k: usize) -> Self {
+        let mut taken: std::collections::BTreeMap<&str, usize> = Default::default();
+        let learnt = others.iter().filter(|v| v.recording.id != tested.recording.id).filter(|v| {
+            let count = taken.entry(v.class()).or_default();
+            *count += 1;
+            *count <= k
+        });
+        Fold { learnt: learnt.copied().collect(), tested }
     }
 }
 
@@ -112,12 +119,12 @@ impl Fold<'_, '_> {
         estimate(&cases.iter().collect::<Vec<_>>())
     }
 
-    fn explain(&self, pick: Pick, onset: bool, without: Option<&str>) -> Told {
+    pub(super) fn explain(&self, pick: Pick, onset: bool, without: Option<&str>) -> Told {
         let signatures = self.signatures(pick, without);
         tell(&signatures, if onset { &pick(self.tested).onset } else { &pick(self.tested).whole }, onset)
     }
 
-    fn centroid(&self, learnt: Values, tested: Values, scaled: bool, without: Option<&str>) -> Told {
+    pub(super) fn centroid(&self, learnt: Values, tested: Values, scaled: bool, without: Option<&str>) -> Told {
         let known: Vec<(&str, &Levels)> =
             self.learnt.iter().filter(|v| without != Some(v.class())).map(|v| (v.class(), learnt(v))).collect();
         let ranked = nearest(&known, tested(self.tested), scaled);
@@ -167,13 +174,6 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     sum / n.max(1) as f64
 }
 
-/// Intersection over union of two windows.
-fn overlap(found: Option<Window>, truth: Window) -> f64 {
-    let Some(found) = found else { return 0.0 };
-    let shared = (found.end.min(truth.end) - found.start.max(truth.start)).max(0) as f64;
-    shared / (found.end.max(truth.end) - found.start.min(truth.start)).max(1) as f64
-}
-
 fn detection(views: &[View<'_>], table: &SignalTable) -> Vec<Row> {
     type Chosen<'a> = Box<dyn Fn(&View<'_>) -> bool + 'a>;
     let sets: [(&str, Chosen<'_>); 4] = [
@@ -182,36 +182,26 @@ fn detection(views: &[View<'_>], table: &SignalTable) -> Vec<Row> {
         ("dbsherlock/all", Box::new(|_| true)),
         ("dbsherlock/all_but_poor_physical_design", Box::new(|v| v.class() != "Poor Physical Design")),
     ];
-    let how = "mean intersection over union with the given window; no label is used to detect";
+    let how = "mean intersection over union with the given window; no label is used to detect; placebo: a window of that length anywhere";
     let mut rows: Vec<Row> = sets
         .iter()
         .map(|(name, member)| {
             let chosen: Vec<&View<'_>> = views.iter().filter(|v| member(v)).collect();
             let ours = mean(chosen.iter().map(|v| overlap(v.detection.window, v.recording.abnormal)));
             let simple = mean(chosen.iter().map(|v| overlap(simple_window(&v.recording.capture), v.recording.abnormal)));
-            row(Capability::Detection, "iou", (*name).to_owned(), chosen.len(), [ours, simple], None, how)
+            let placed = |v: &&View<'_>| v.recording.capture.span().map_or(0.0, |span| anywhere(span, v.recording.abnormal));
+            let placebo = mean(chosen.iter().map(placed));
+            row(Capability::Detection, "iou", (*name).to_owned(), chosen.len(), [ours, simple], Some(placebo), how)
         })
         .collect();
     // Recordings cut before their anomaly: silence is right.
     let quiet = mean(views.iter().map(|v| {
-        let found = detect(&until(&v.recording.capture, v.recording.abnormal.start), table, &DetectOptions::default());
+        let found = detect(&v.recording.before(), table, &DetectOptions::default());
         f64::from(u8::from(found.window.is_none()))
     }));
     let how = "share of recordings, cut before the anomaly, in which nothing is found; the simple detector always finds something";
     rows.push(row(Capability::Abstention, "quiet_before_anomaly", "dbsherlock/all".into(), views.len(), [quiet, 0.0], None, how));
     rows
-}
-
-/// The part of a capture before a moment.
-fn until(capture: &Capture, end: i64) -> Capture {
-    let mut cut = capture.clone();
-    for series in cut.series.values_mut() {
-        let keep = series.times.partition_point(|t| *t < end);
-        series.times.truncate(keep);
-        series.values.truncate(keep);
-    }
-    cut.manifest.span = cut.manifest.span.map(|s| Window { end, ..s });
-    cut
 }
 
 fn root_cause(set: Set, folds: &[Fold<'_, '_>], progress: &dyn Fn(Stage)) -> Vec<Row> {

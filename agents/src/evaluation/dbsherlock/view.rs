@@ -40,13 +40,11 @@ impl<'r> View<'r> {
         let own = detection.window.zip(detection.baseline);
         let start = capture.span().map_or(0, |s| s.start) + WARM_UP_MS;
         let before = Window { start, end: recording.abnormal.start };
-        let cut = start + ((before.end - start) as f64 * PLACEBO_BASELINE) as i64;
-        let placebo = moved(capture, Window { end: cut, ..before }, Window { start: cut, ..before }, table);
         let first = crate::signature::effects::first_seconds;
         Self {
             own: own.map(|(window, baseline)| moved(capture, baseline, window, table)).unwrap_or_default(),
             given: moved(capture, before, recording.abnormal, table),
-            placebo,
+            placebo: placebo(recording, table),
             own_z: own.map(|(window, baseline)| robust_z(capture, baseline, window)).unwrap_or_default(),
             onset_z: own.map(|(window, baseline)| robust_z(capture, baseline, first(window))).unwrap_or_default(),
             given_onset_z: robust_z(capture, before, first(recording.abnormal)),
@@ -71,6 +69,20 @@ pub fn learnable(recording: &Recording, table: &SignalTable) -> Option<Case> {
     let [class] = recording.classes.as_slice() else { return None };
     let moved = of_capture(&recording.capture, table)?;
     Some(Case { class: class.clone(), causes: class_causes(class), moved })
+}
+
+/// The same of the rows before the anomaly alone: what may be learnt from them is what the recording sessions give away.
+pub fn placebo_learnable(recording: &Recording, table: &SignalTable) -> Option<Case> {
+    let [class] = recording.classes.as_slice() else { return None };
+    Some(Case { class: class.clone(), causes: class_causes(class), moved: placebo(recording, table) })
+}
+
+/// Effects between two parts of the rows before the anomaly.
+fn placebo(recording: &Recording, table: &SignalTable) -> Moved {
+    let start = recording.capture.span().map_or(0, |s| s.start) + WARM_UP_MS;
+    let before = Window { start, end: recording.abnormal.start };
+    let cut = start + ((before.end - start) as f64 * PLACEBO_BASELINE) as i64;
+    moved(&recording.capture, Window { end: cut, ..before }, Window { start: cut, ..before }, table)
 }
 
 fn of_capture(capture: &Capture, table: &SignalTable) -> Option<Moved> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::capture::Capture;
-use crate::model::{CulpritKind, IndexSample};
+use crate::model::{CulpritKind, IndexSample, TableSample};
 use crate::observe::facts::{FactSheet, TableWork, table_work, text_of, window, work};
 use crate::observe::{Observation, Scene};
 
@@ -176,6 +176,15 @@ fn dropped(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan) {
     }
 }
 
+/// True when a table was written in a window and no longer in the last third of it. What was changed by then is a change that the
+/// statistics do not know; while changes go on, they are the load themselves.
+fn settled(capture: &Capture, table: &str, work: &TableWork) -> bool {
+    let third = work.after.at - (work.after.at - work.before.at) / 3;
+    let written = |s: &TableSample| s.n_tup_ins + s.n_tup_upd + s.n_tup_del;
+    let then = capture.tables.iter().rfind(|s| s.table == table && s.at <= third && s.at > work.before.at);
+    then.is_some_and(|then| written(&work.after) - written(then) < 0.01 * work.after.n_mod_since_analyze)
+}
+
 /// `stale_statistics`: of the tables that the top statement touches, the one with most rows changed since ANALYZE. Tables
 /// of other statements say nothing of why this one is slower.
 pub fn stale_statistics(scene: &Scene<'_>) -> Observation {
@@ -186,10 +195,14 @@ pub fn stale_statistics(scene: &Scene<'_>) -> Observation {
     let touched: Vec<String> = loaded(capture, w).into_iter().filter(|s| Some(s.id) == top).flat_map(|s| s.features.tables).collect();
     let work = table_work(capture, Some(w));
     let in_use = work.iter().filter(|(table, _)| touched.iter().any(|t| same_table(t, table)));
-    let share = |t: &TableWork| t.before.n_mod_since_analyze / t.before.n_live_tup.max(1.0);
-    let Some((table, t)) = in_use.max_by(|a, b| share(a.1).total_cmp(&share(b.1))) else {
+    let share = |(table, t): &(&String, &TableWork)| {
+        let of = |s: &TableSample| s.n_mod_since_analyze / s.n_live_tup.max(1.0);
+        if settled(capture, table, t) { of(&t.before).max(of(&t.after)) } else { of(&t.before) }
+    };
+    let Some((table, t)) = in_use.max_by(|a, b| share(a).total_cmp(&share(b))) else {
         return sheet.finish("no table of the top statement was sampled");
     };
+    let share = |t: &TableWork| share(&(table, t));
     sheet.put("table", table.as_str()).put("modified_share", share(t)).put("live_rows", t.after.n_live_tup);
     sheet.put("since_analyze_s", t.after.since_analyze_s).put("never_analyzed", t.after.since_analyze_s.is_none());
     sheet.put("autovacuum_on", crate::observe::facts::setting_on(capture, "autovacuum"));
@@ -206,6 +219,25 @@ mod tests {
         let capture = Capture { indexes: taken.iter().map(index).collect(), ..Capture::default() };
         let columns: Vec<String> = columns.iter().map(|c| (*c).to_owned()).collect();
         free_name(&capture, table, &columns)
+    }
+
+    #[test]
+    fn changes_count_as_unknown_to_the_planner_once_they_have_stopped() {
+        let settled_after = |inserted: fn(i64) -> f64| {
+            let sample = |s: i64| TableSample {
+                at: s * 1000,
+                table: "public.events".into(),
+                n_tup_ins: inserted(s),
+                n_mod_since_analyze: inserted(s),
+                ..TableSample::default()
+            };
+            let capture = Capture { tables: (0..=30).step_by(3).map(sample).collect(), ..Capture::default() };
+            let work = table_work(&capture, Some(crate::model::Window { start: 0, end: 30_000 })).remove("public.events").unwrap();
+            settled(&capture, "public.events", &work)
+        };
+        assert!(settled_after(|s| if s >= 6 { 60_000.0 } else { 0.0 }), "a load of six seconds");
+        assert!(!settled_after(|s| s as f64 * 2_000.0), "a load that goes on");
+        assert!(settled_after(|s| if s >= 6 { 60_000.0 } else { 0.0 } + s as f64), "a trickle is no load");
     }
 
     #[test]

@@ -4,6 +4,9 @@ use crate::model::CulpritKind;
 use crate::observe::facts::{FactSheet, mean, middle, peak};
 use crate::observe::{Observation, Scene};
 
+/// A volume that loses a smaller share of itself over the window is not filling.
+const LEAST_FALL: f64 = 0.01;
+
 /// `host`: everything the host's counters say.
 pub fn host(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
@@ -43,7 +46,13 @@ pub fn host(scene: &Scene<'_>) -> Observation {
     sheet.put("memory_available_share", middle(capture, "node_memory_available_ratio", window));
     sheet.put("swap_pages_per_s", mean(capture, "node_swap_io_rate", window));
     sheet.put("psi_memory", mean(capture, "node_pressure_memory_ratio", window));
-    sheet.put("filesystem_avail_share", middle(capture, "node_filesystem_avail_ratio", window));
+    // A volume is judged by its worst moment: one that fills has had room for most of the time.
+    let volume = window.zip(capture.series.get("node_filesystem_avail_ratio"));
+    let free = volume.map_or(&[] as &[f64], |(window, series)| series.within(window));
+    sheet.put("filesystem_avail_share", free.iter().copied().reduce(f64::min));
+    let fall = free.first().zip(free.last()).map(|(first, last)| first - last).filter(|fall| *fall > LEAST_FALL);
+    let full_in = fall.zip(free.last()).zip(window).map(|((fall, last), window)| last / fall * window.seconds());
+    sheet.put("filesystem_full_in_s", full_in);
     managed(scene, &mut sheet);
     sheet.signals(&[
         "instance_cpu_ratio",
@@ -82,5 +91,38 @@ fn managed(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
     sheet.put("swap_used_bytes", middle(capture, "swap_used_bytes", window));
     if cpu.is_some() && capture.manifest.origin == "rds" {
         sheet.put("source", "CloudWatch");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::{Capture, Frame};
+    use crate::detect::Detection;
+    use crate::model::Window;
+    use crate::probe::Recorded;
+
+    /// Facts of a minute in which this share of the volume is free.
+    fn volume(free: impl Fn(i64) -> f64) -> serde_json::Map<String, serde_json::Value> {
+        let mut capture = Capture::default();
+        for s in 0..60 {
+            let values = vec![("node_filesystem_avail_ratio".into(), "ratio", free(s))];
+            capture.absorb(Frame { at: s * 1000, values, ..Frame::default() });
+        }
+        let detection = Detection { window: Some(Window { start: 40_000, end: 60_000 }), ..Detection::default() };
+        host(&Scene { capture: &capture, detection: &detection, prober: &Recorded(&capture) }).facts.into_iter().collect()
+    }
+
+    #[test]
+    fn a_volume_is_judged_by_its_worst_moment_and_by_how_fast_it_fills() {
+        let number = |facts: &serde_json::Map<String, serde_json::Value>, name: &str| facts.get(name).and_then(|v| v.as_f64());
+        // Full for the last three seconds only; half of the time there was room.
+        let filled = volume(|s| if s < 40 { 0.6 } else { (0.6 - 0.035 * (s - 40) as f64).max(0.0) });
+        assert_eq!((number(&filled, "filesystem_avail_share"), number(&filled, "filesystem_full_in_s")), (Some(0.0), Some(0.0)));
+        let filling = volume(|s| 0.5 - 0.005 * s as f64);
+        let in_s = number(&filling, "filesystem_full_in_s").unwrap();
+        assert!((38.0..46.0).contains(&in_s), "0.205 are left, and half a percent goes each second: {in_s}");
+        let steady = volume(|s| 0.3 + 0.001 * (s % 2) as f64);
+        assert_eq!((number(&steady, "filesystem_avail_share"), number(&steady, "filesystem_full_in_s")), (Some(0.3), None));
     }
 }

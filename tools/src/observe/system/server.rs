@@ -168,6 +168,9 @@ pub fn errors(scene: &Scene<'_>) -> Observation {
     };
     if capture.manifest.server_version_num > 0 || capture.events.iter().any(|e| e.source != "rds") {
         sheet.put("restarted", seen("restart") > 0).put("role_changed", seen("role_changed") > 0).put("error_events", seen("error"));
+        // The last one: in between, the way back may lead over a standby.
+        let role = capture.events.iter().rev().find(|e| e.kind == "role_changed" && e.at >= window.start - 30_000 && e.at < window.end);
+        sheet.put("role_text", role.map(|e| e.text.clone()).filter(|text| !text.is_empty()));
     }
     sheet.signals(&["rollbacks_per_s", "deadlocks_per_s"]);
     sheet.finish("errors were not counted")

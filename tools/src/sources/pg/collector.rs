@@ -19,7 +19,7 @@ use super::probes;
 use super::rates::Rates;
 use super::row::{get, text};
 use super::runner::Runner;
-use super::server;
+use super::server::{self, Role};
 use super::statements::Statements;
 use super::text::fingerprint;
 use super::texts::Texts;
@@ -44,6 +44,7 @@ pub struct Collector {
     rates: Rates,
     max_connections: Option<f64>,
     oldest_holder: f64,
+    role: Role,
     missing: Vec<Missing>,
     lost: Option<Loss>,
     retry_at: Instant,
@@ -89,6 +90,7 @@ impl Collector {
             rates: Rates::default(),
             max_connections: None,
             oldest_holder: 0.0,
+            role: Role::default(),
             missing: Vec::new(),
             lost: None,
             retry_at: Instant::now(),
@@ -177,6 +179,11 @@ impl Collector {
         }
         if let Some(rows) = self.runner.when_due(&probes::HOLDERS, every.server, now).await? {
             self.oldest_holder = server::holders(&rows, now, frame);
+        }
+        if let Some(rows) = self.runner.when_due(&probes::ROLE, every.server, now).await?
+            && let Some(row) = rows.first()
+        {
+            self.follow_role(Role::read(row), now, frame);
         }
         self.statements(&every, now, frame).await?;
         self.relations(&every, now, frame).await?;
@@ -331,6 +338,15 @@ impl Collector {
         self.facts = facts;
         self.retry_after = FIRST_RETRY;
         Ok(())
+    }
+
+    /// Notes that the node changed its role, or that another node has it.
+    fn follow_role(&mut self, role: Role, now: UnixMs, frame: &mut Frame) {
+        if let Some(text) = role.moved_since(self.role) {
+            let (source, kind, object) = ("catalog".into(), "role_changed".into(), self.config.name.clone());
+            frame.events.push(Event { at: now, source, kind, object, text });
+        }
+        self.role.follow(role);
     }
 
     /// What the role or the server does not let Galen see, with what to do.

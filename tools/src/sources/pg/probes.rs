@@ -46,6 +46,7 @@ probes! {
     DATABASE "database" FAST [14, 13];
     SERVER "server" SLOW [18, 17, 13];
     HOLDERS "holders" SLOW [13];
+    ROLE "role" FAST [13];
     STATEMENTS "statements" SLOW [15, 13];
     STATEMENT_TEXTS "statement_texts" SLOW [13];
     TABLES "tables" SLOW [13];

@@ -73,6 +73,41 @@ fn rate_each(table: &[(&'static str, &str, &'static str)], row: &Row, at: f64, r
     }
 }
 
+/// Primary or standby, and on which timeline a primary writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Role {
+    in_recovery: Option<bool>,
+    timeline: Option<i32>,
+}
+
+impl Role {
+    /// Reads the row of the role probe.
+    pub fn read(row: &Row) -> Self {
+        Self { in_recovery: get(row, "in_recovery"), timeline: get(row, "timeline") }
+    }
+
+    /// How the role moved since `before`, in words; none when it did not, or is not known. A promotion begins a new timeline, so
+    /// that it shows as well to whoever is led to another primary (by a virtual address, a pooler, several hosts in the DSN).
+    pub fn moved_since(self, before: Self) -> Option<String> {
+        match (before.in_recovery?, self.in_recovery?) {
+            (true, false) => Some("the server was promoted: it was a standby and is the primary now".to_owned()),
+            (false, true) => Some("the server that answers is a standby; before, the primary answered".to_owned()),
+            (false, false) => before
+                .timeline
+                .zip(self.timeline)
+                .filter(|(old, new)| new > old)
+                .map(|(old, new)| format!("the primary writes on timeline {new} and no longer on {old}: another server was promoted")),
+            (true, true) => None,
+        }
+    }
+
+    /// What is known now; what is not stays as it was.
+    pub fn follow(&mut self, now: Self) {
+        self.in_recovery = now.in_recovery.or(self.in_recovery);
+        self.timeline = now.timeline.or(self.timeline);
+    }
+}
+
 /// Reads the rows of the holders probe, adds their signals, and returns the oldest xmin age among them.
 pub(super) fn holders(rows: &[Row], at: UnixMs, frame: &mut Frame) -> f64 {
     let holder = |row: &Row| HolderSample {
@@ -98,4 +133,24 @@ pub(super) fn holders(rows: &[Row], at: UnixMs, frame: &mut Frame) -> f64 {
     let oldest = holders.iter().filter_map(|h| h.xmin_age).max().unwrap_or(0) as f64;
     frame.holders.extend(holders);
     oldest
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn a_role_moves_by_promotion_and_by_another_server_and_never_by_silence() {
+        let role = |in_recovery: Option<bool>, timeline| Role { in_recovery, timeline };
+        let (primary, standby) = (role(Some(false), Some(1)), role(Some(true), None));
+        assert!(role(Some(false), Some(2)).moved_since(standby).unwrap().contains("promoted"));
+        assert!(standby.moved_since(primary).unwrap().contains("is a standby"));
+        assert!(role(Some(false), Some(3)).moved_since(primary).unwrap().contains("timeline 3"));
+        for (before, now) in [(primary, primary), (standby, standby), (primary, Role::default()), (Role::default(), primary)] {
+            assert_eq!(now.moved_since(before), None);
+        }
+        let mut kept = primary;
+        kept.follow(Role::default());
+        assert_eq!(kept, primary);
+    }
 }

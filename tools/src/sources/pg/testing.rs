@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,6 +73,17 @@ impl Cluster {
 
     fn data(&self) -> String {
         self.directory.join("data").display().to_string()
+    }
+
+    /// Restarts as a standby without a primary, until `control("promote")`.
+    pub fn restart_as_standby(&self) {
+        self.control("stop");
+        let signal = Path::new(&self.data()).join("standby.signal");
+        fs::write(&signal, "").expect("standby.signal");
+        // The server removes it when it is promoted.
+        let mode = fs::metadata(self.data()).expect("data directory");
+        std::os::unix::fs::chown(&signal, Some(mode.uid()), Some(mode.gid())).expect("owner");
+        self.control("start");
     }
 
     /// What the server has logged.

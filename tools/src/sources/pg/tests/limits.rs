@@ -116,6 +116,27 @@ async fn restarts_and_crashes_are_survived_and_reported() {
 }
 
 #[tokio::test]
+async fn a_promotion_is_an_event_and_so_is_a_primary_on_another_timeline() {
+    let cluster = Cluster::start().await;
+    cluster.restart_as_standby();
+    let mut collector = Collector::connect(cluster.config()).await.expect("connect");
+    let (capture, _) = turns(&mut collector, T0, 2).await;
+    assert_eq!(capture.events, []);
+    cluster.control("promote");
+    let (capture, _) = turns(&mut collector, T0 + 10_000, 2).await;
+    let events: Vec<(&str, &str)> = capture.events.iter().map(|e| (e.kind.as_str(), e.text.as_str())).collect();
+    assert!(matches!(events[..], [("role_changed", text)] if text.contains("was a standby and is the primary")), "{events:?}");
+    // As behind a virtual address: the connection breaks, and the primary that answers next was promoted meanwhile.
+    cluster.restart_as_standby();
+    cluster.control("promote");
+    collector.turn(T0 + 20_000).await.expect_err("lost");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let frame = next_frame(&mut collector, T0 + 21_000).await;
+    let moved = frame.events.iter().find(|event| event.kind == "role_changed").expect("event");
+    assert!(moved.text.contains("timeline 3"), "{moved:?}");
+}
+
+#[tokio::test]
 async fn a_recording_goes_on_while_the_server_is_away_and_says_so() {
     let cluster = Cluster::start().await;
     let stop = |action: &'static str| {
