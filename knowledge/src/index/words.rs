@@ -160,7 +160,9 @@ mod tests {
                 writer.commit().unwrap();
             }
         }
-        (0..count).step_by(7).for_each(|n| drop(writer.delete_term(Term::from_field_text(id, &n.to_string()))));
+        (0..count).step_by(7).for_each(|n| {
+            writer.delete_term(Term::from_field_text(id, &n.to_string()));
+        });
         writer.commit().unwrap();
         (index.reader().unwrap().searcher(), body)
     }
