@@ -19,8 +19,6 @@ use super::{EngineMetrics, LlmError, ModelIdentity, Usage, gguf};
 const MOST_FAILURES: u32 = 3;
 /// Pause before the first restart; doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Failures within this time are one: a broken batch fails all that are in it.
-const TOGETHER: Duration = Duration::from_millis(20);
 /// Time for the process to take a message; after that it hangs.
 const TAKE: Duration = Duration::from_secs(15);
 /// Requests in the process at most.
@@ -65,6 +63,8 @@ struct Open {
     asker: Asker,
     /// The adapter to change to: a new process begins with it.
     adapt: Option<Option<String>>,
+    /// When the process got it.
+    asked: Instant,
     /// None when nobody waits for the answer any more.
     reply: Option<oneshot::Sender<Result<Output, LlmError>>>,
     /// When it has taken too long; a dropped one, when the process has.
@@ -79,7 +79,7 @@ pub struct Supervisor {
     vitals: Arc<Vitals>,
     process: Option<Process>,
     open: BTreeMap<u64, Open>,
-    /// When the process answered with a failure last: what fails together failed once.
+    /// When something failed last. What was at work then and fails later failed with it.
     last_failure: Option<Instant>,
 }
 
@@ -152,13 +152,14 @@ impl Supervisor {
             return;
         }
         if let Err(error) = self.ready().await {
-            self.failed(&error);
+            self.failed(&error, Instant::now());
             self.refuse(&asker, error, reply);
             return;
         }
         let adapt = if let Task::Adapt(name) = &task { Some(name.clone()) } else { None };
-        let deadline = Instant::now() + self.config.request_timeout;
-        self.open.insert(id, Open { asker, adapt, reply: Some(reply), deadline, began: false });
+        let asked = Instant::now();
+        let deadline = asked + self.config.request_timeout;
+        self.open.insert(id, Open { asker, adapt, asked, reply: Some(reply), deadline, began: false });
         let sent = match &mut self.process {
             Some(process) => timeout(TAKE, process.send(&ToWorker::Ask { id, task })).await,
             None => return,
@@ -192,14 +193,12 @@ impl Supervisor {
                     // Its end is booked; what it cost is known now.
                     self.vitals.metrics().spent(asker, usage);
                 }
-                if let Some(Open { asker, reply: Some(reply), .. }) = open {
+                if let Some(Open { asker, asked, reply: Some(reply), .. }) = open {
                     self.vitals.metrics().ended(&asker, result.as_ref().err(), usage, times);
                     // An answer that refuses is an answer: the process is well.
                     match &result {
                         Err(e @ (LlmError::Crashed(_) | LlmError::Unavailable(_) | LlmError::Timeout(_))) => {
-                            if self.last_failure.replace(now).is_none_or(|last| now - last > TOGETHER) {
-                                self.failed(e);
-                            }
+                            self.failed(e, asked);
                         }
                         _ => self.vitals.failures.store(0, Ordering::Relaxed),
                     }
@@ -246,24 +245,21 @@ impl Supervisor {
     async fn expire(&mut self) {
         let now = Instant::now();
         let late: Vec<u64> = self.open.iter().filter(|(_, o)| o.deadline <= now).map(|(id, _)| *id).collect();
-        let mut counted = false;
         for id in late {
             let Some(open) = self.open.get_mut(&id) else { continue };
-            let asker = open.asker.clone();
+            let (asker, asked) = (open.asker.clone(), open.asked);
             let Some(reply) = open.reply.take() else {
                 if let Some(process) = &self.process {
                     process.last_words("hangs");
                 }
                 let hung = LlmError::Crashed("the process hung and was ended".to_owned());
-                self.failed(&hung);
+                self.failed(&hung, asked);
                 self.fail_open(&hung);
                 self.end().await;
                 return;
             };
             let error = LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX));
-            if !std::mem::replace(&mut counted, true) {
-                self.failed(&error);
-            }
+            self.failed(&error, asked);
             if self.given_up() {
                 self.end().await;
             } else if let Some(process) = &mut self.process {
@@ -284,8 +280,8 @@ impl Supervisor {
             None => String::new(),
         };
         let error = LlmError::Crashed(format!("the process ended{how}"));
-        if self.open.values().any(|o| o.reply.is_some()) {
-            self.failed(&error);
+        if let Some(asked) = self.open.values().filter(|o| o.reply.is_some()).map(|o| o.asked).max() {
+            self.failed(&error, asked);
         }
         self.fail_open(&error);
         self.end().await;
@@ -299,7 +295,13 @@ impl Supervisor {
         }
     }
 
-    fn failed(&self, error: &LlmError) {
+    /// Counts the failure of what was asked then, unless it was at work when something failed before: one hang or one broken
+    /// batch fails many, at different times.
+    fn failed(&mut self, error: &LlmError, asked: Instant) {
+        if self.last_failure.is_some_and(|last| asked <= last) {
+            return;
+        }
+        self.last_failure = Some(Instant::now());
         let failures = self.vitals.failures.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::warn!(%error, failures, "model request failed");
     }
@@ -402,7 +404,23 @@ mod tests {
 
     fn open(reply: bool, began: bool, deadline: Instant) -> Open {
         let reply = reply.then(|| oneshot::channel().0);
-        Open { asker: Asker::default(), adapt: None, reply, deadline, began }
+        Open { asker: Asker::default(), adapt: None, asked: Instant::now(), reply, deadline, began }
+    }
+
+    #[test]
+    fn what_was_at_work_together_fails_once() {
+        let mut supervisor = Supervisor::new(LocalConfig::new("m.gguf".into()).unwrap(), Arc::default());
+        let (early, error) = (Instant::now(), LlmError::Timeout(1));
+        for _ in 0..3 {
+            supervisor.failed(&error, early);
+        }
+        assert_eq!(supervisor.vitals.failures.load(Ordering::Relaxed), 1);
+        for count in 2..=MOST_FAILURES {
+            std::thread::sleep(Duration::from_millis(1));
+            supervisor.failed(&error, Instant::now());
+            assert_eq!(supervisor.vitals.failures.load(Ordering::Relaxed), count);
+        }
+        assert!(supervisor.given_up());
     }
 
     #[test]

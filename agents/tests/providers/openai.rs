@@ -43,7 +43,7 @@ async fn the_local_engine_its_recording_and_a_server_in_front_of_it_pass_one_sui
     let recorder = Recorder::new(Arc::new(local().await.unwrap()));
     suite(&recorder, OURS).await;
     let answered = recorder.metrics().unwrap().answered;
-    assert!(answered > 20, "the engine behind the recorder counts: {answered}");
+    assert!(answered > 10, "the engine behind the recorder counts: {answered}");
     let replay = RecordedProvider::new(recorder.recording());
     suite(&replay, Expect { live: false, ..OURS }).await;
     assert_eq!(replay.unasked(), 1, "all but the score after the abandoned text");
@@ -57,7 +57,7 @@ async fn the_local_engine_its_recording_and_a_server_in_front_of_it_pass_one_sui
     let remote = OpenAiProvider::connect(patient).await.unwrap();
     suite(&remote, Expect { counts: false, ..OURS }).await;
     let metrics = remote.metrics().unwrap();
-    assert!(metrics.answered > 20 && metrics.failed > 5 && metrics.dropped == 1, "{metrics:?}");
+    assert!(metrics.answered > 10 && metrics.failed > 3 && metrics.dropped == 1, "{metrics:?}");
     let tokens = metrics.agents["test"];
     assert!(tokens.prompt_tokens > 1_000 && tokens.generated_tokens > 20, "{metrics:?}");
 }
