@@ -14,7 +14,7 @@ pub enum ToWorker {
         /// Number that the answer carries.
         id: u64,
         /// The work.
-        task: Task,
+        task: Box<Task>,
     },
     /// Nobody waits for this one any more.
     Cancel {

@@ -161,7 +161,7 @@ impl Supervisor {
         let deadline = asked + self.config.request_timeout;
         self.open.insert(id, Open { asker, adapt, asked, reply: Some(reply), deadline, began: false });
         let sent = match &mut self.process {
-            Some(process) => timeout(TAKE, process.send(&ToWorker::Ask { id, task })).await,
+            Some(process) => timeout(TAKE, process.send(&ToWorker::Ask { id, task: Box::new(task) })).await,
             None => return,
         };
         if !matches!(sent, Ok(Ok(()))) {

@@ -296,7 +296,7 @@ impl Inbox {
             for line in io::stdin().lock().lines().map_while(Result::ok) {
                 match serde_json::from_str(&line) {
                     Ok(ToWorker::Ask { id, task }) => {
-                        if sender.send(Asked { id, task, since: Instant::now() }).is_err() {
+                        if sender.send(Asked { id, task: *task, since: Instant::now() }).is_err() {
                             break;
                         }
                     }

@@ -60,11 +60,13 @@ fn prompt(body: &Value) -> Prompt {
 }
 
 async fn text(model: &LocalProvider, body: &Value, stream: &mut TcpStream) -> Result<(), LlmError> {
+    let format = &body["response_format"];
     let request = GenerateRequest {
         agent: "facade".into(),
         prompt: prompt(body),
         grammar: body["grammar"].as_str().map(str::to_owned),
-        schema: body["response_format"]["json_schema"].get("schema").cloned(),
+        // In the one form or the other.
+        schema: format.get("schema").or_else(|| format["json_schema"].get("schema")).cloned(),
         max_tokens: u32::try_from(body["max_tokens"].as_u64().unwrap()).unwrap(),
         ..GenerateRequest::default()
     };
