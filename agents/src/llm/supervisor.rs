@@ -185,6 +185,8 @@ impl Supervisor {
                     self.vitals.metrics().engine(counts);
                 }
                 let open = self.open.remove(&id);
+                // Before the answer is told: whoever has it sees it gone.
+                self.vitals.metrics().open = self.open.len() as u64;
                 // Also when nobody waits for it any more: the process has changed.
                 if let (Some(adapter), Ok(_)) = (open.as_ref().and_then(|o| o.adapt.clone()), &result) {
                     self.config.adapter = adapter;
