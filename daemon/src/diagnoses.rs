@@ -158,19 +158,19 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
     let frozen = Recorded(capture);
     let recording = Recording::new(live.as_deref().unwrap_or(&frozen));
     let progress = |step: Progress| note(state, incident, step);
-    let passed = (now_ms() - incident.opened_at) as f64 / 1000.0;
+    let left = || Duration::from_secs_f64(patience((now_ms() - incident.opened_at) as f64 / 1000.0, others, crowded));
     // One diagnosis at a time has the model: its adapter stays until the next one begins.
     let adapted = match &provider {
-        Some(Ok(provider)) => adapt(&state.config, &incident.target, provider.as_ref()).await,
+        Some(Ok(provider)) => {
+            let changed = tokio::time::timeout(left(), adapt(&state.config, &incident.target, provider.as_ref()));
+            changed.await.unwrap_or_else(|_| Err("the model's adapter could not be changed in time".to_owned()))
+        }
         _ => Ok(()),
     };
     let (provider, trouble) = match provider {
         Some(Ok(_)) if adapted.is_err() => (None, adapted.err()),
         Some(Ok(provider)) => {
-            let within = Within::new(
-                Arc::new(OfIncident::new(Arc::clone(provider), incident.id.to_string())),
-                Duration::from_secs_f64(patience(passed, others, crowded)),
-            );
+            let within = Within::new(Arc::new(OfIncident::new(Arc::clone(provider), incident.id.to_string())), left());
             (Some(Arc::new(within) as Arc<dyn Provider>), None)
         }
         Some(Err(why)) => (None, Some(why.clone())),

@@ -147,7 +147,10 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
         let connected = OpenAiProvider::connect(server).await.map_err(|error| Failure::model(error.to_string()))?;
         return Ok(Arc::new(connected));
     }
-    let model = Model { name: name.to_owned(), threads, timeout_s, ..config.model.clone() };
+    let mut model = Model { name: name.to_owned(), threads, timeout_s, ..config.model.clone() };
+    // Nothing here changes to an adapter, and those of another model do not load; a limit was set for the configured one.
+    model.adapters.clear();
+    model.memory_limit = model.memory_limit.filter(|limit| name == config.model.name || limit == "none");
     start(&model, true).await.map_err(|error| Failure::model(error.to_string()))
 }
 

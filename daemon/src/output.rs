@@ -76,7 +76,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let fail = |e: std::io::Error| Failure::write(path, &e);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(fail)?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    // As it was; a new one may be read by the daemon, which is another user where an administrator writes.
+    let new = |_| std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    let mode = std::fs::metadata(path).map_or_else(new, |old| old.permissions());
     let mut draft = tempfile::Builder::new().prefix(".galen-").permissions(mode).tempfile_in(folder).map_err(fail)?;
     draft.write_all(bytes).and_then(|()| draft.as_file().sync_all()).map_err(fail)?;
     draft.persist(path).map_err(|e| fail(e.error))?;

@@ -154,6 +154,9 @@ pub struct CaseLine {
     /// The file's name was to say what is right, had nothing else done so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub label_from_name: bool,
+    /// The file beside the capture said what is right.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub label_from_answer: bool,
     /// How the diagnosis ended.
     pub status: Status,
     /// Root causes named, most probable first.

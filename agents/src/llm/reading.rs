@@ -72,7 +72,11 @@ impl<'m> Reader<'m> {
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
         // Sections make way for the whole answer, as far as that is not longer than half of the context.
         let room = if request.prompt.sections.is_empty() { 1 } else { most.min(self.limit / 2).max(1) };
-        let tokens = self.fitted(&request.prompt, room)?;
+        let tokens = match self.fitted(&request.prompt, room) {
+            // Without any section as one that never had some.
+            Err(LlmError::TooLong { .. }) if room > 1 => self.fitted(&request.prompt, 1)?,
+            fitted => fitted?,
+        };
         Ok((tokens, Greedy { model: self.model, grammar }, most))
     }
 

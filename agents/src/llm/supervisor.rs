@@ -290,7 +290,9 @@ impl Supervisor {
     }
 
     fn fail_open(&mut self, error: &LlmError) {
-        for (_, open) in std::mem::take(&mut self.open) {
+        let all = std::mem::take(&mut self.open);
+        self.vitals.metrics().open = 0;
+        for (_, open) in all {
             if let Some(reply) = open.reply {
                 self.refuse(&open.asker, error.clone(), reply);
             }

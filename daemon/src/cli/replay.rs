@@ -1,6 +1,6 @@
 //! `galen replay`: recorded incidents, offline, the same bytes every time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -117,18 +117,27 @@ fn rendered(global: &Global, paged: bool, diagnosis: &Diagnosis) -> Result<(Stri
 
 /// Names of pages: the captures', with a number where folders hold captures of the same name.
 #[derive(Default)]
-struct Pages(HashMap<OsString, usize>);
+struct Pages {
+    taken: HashSet<OsString>,
+    /// The number to go on with, by name.
+    next: HashMap<OsString, usize>,
+}
 
 impl Pages {
     fn name(&mut self, capture: &Path) -> OsString {
-        let mut name = capture.file_stem().unwrap_or_default().to_owned();
-        let seen = self.0.entry(name.clone()).or_default();
-        *seen += 1;
-        if *seen > 1 {
-            name.push(format!("-{seen}"));
+        let stem = capture.file_stem().unwrap_or_default().to_owned();
+        let next = self.next.entry(stem.clone()).or_insert(1);
+        loop {
+            let mut name = stem.clone();
+            if *next > 1 {
+                name.push(format!("-{next}"));
+            }
+            name.push(".html");
+            *next += 1;
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
         }
-        name.push(".html");
-        name
     }
 }
 
@@ -161,4 +170,16 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_page_takes_the_name_of_another() {
+        let mut pages = Pages::default();
+        let named = ["a/x.galen", "b/x.galen", "c/x-2.galen", "d/x.galen", "e/y.galen"].map(|path| pages.name(Path::new(path)));
+        assert_eq!(named, ["x.html", "x-2.html", "x-2-2.html", "x-3.html", "y.html"]);
+    }
 }

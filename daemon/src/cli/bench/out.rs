@@ -127,7 +127,8 @@ mod tests {
     }
 
     fn case(id: &str) -> Line {
-        Line::Case(Box::new(CaseLine { case: id.into(), capture_sha256: "1".into(), ..CaseLine::default() }))
+        let half = Some(Half::Learn);
+        Line::Case(Box::new(CaseLine { case: id.into(), capture_sha256: "1".into(), half, ..CaseLine::default() }))
     }
 
     fn wanted(sha256: &str) -> Vec<Wanted> {

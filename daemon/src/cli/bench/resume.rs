@@ -56,11 +56,13 @@ fn stands(line: &CaseLine, (case, twin): &Wanted) -> bool {
     let told = match &case.answer {
         Err(_) => return false,
         Ok(Some(answer)) if !answer.causes.is_empty() => answer.clone(),
+        // The file that said so says nothing any more.
+        Ok(_) if line.label_from_answer => return false,
         // Labels are in the capture, a name is in the id: neither changes without the other.
         Ok(answer) => Answer { causes: line.answer.causes.clone(), ..answer.clone().unwrap_or_default() },
     };
     let same = case.sha256.as_deref() == Some(line.capture_sha256.as_str()) && case.label_from_name == line.label_from_name;
-    same && twin.is_none() && told == line.answer
+    same && line.half == Some(case.half) && twin.is_none() && told == line.answer
 }
 
 #[cfg(test)]
@@ -85,7 +87,8 @@ mod tests {
 
     fn line(id: &str, sha: &str) -> CaseLine {
         let answer = Answer { causes: vec!["deadlocks".into()], ..Answer::default() };
-        CaseLine { case: id.into(), dataset: "d".into(), capture_sha256: sha.into(), answer, ..CaseLine::default() }
+        let (case, half) = (id.into(), Some(Half::Learn));
+        CaseLine { case, dataset: "d".into(), half, capture_sha256: sha.into(), answer, ..CaseLine::default() }
     }
 
     fn header(suite: &str) -> Header {
@@ -121,8 +124,13 @@ mod tests {
         assert_eq!(with(&|w| w.0.answer = told(&[], &["noise"])), 1);
         assert_eq!(with(&|w| w.0.answer = Err("no JSON".into())), 1);
         assert_eq!(with(&|w| w.0.label_from_name = true), 1);
+        assert_eq!(with(&|w| w.0.half = Half::Test), 1);
         assert_eq!(with(&|w| w.1 = Some("the same capture as a".into())), 1);
         assert_eq!(with(&|w| w.0.answer = told(&["deadlocks"], &[])), 0);
+        // Its answer stood in a file that is gone.
+        let mut from_file = done();
+        from_file.cases[1].label_from_answer = true;
+        assert_eq!(keep(&from_file, &header("new"), &[wanted("a", "1"), wanted("b", "2")]).unwrap().again, 1);
         let kept = keep(&done(), &header("new"), &[wanted("a", "1"), wanted("b", "3"), wanted("c", "4")]).unwrap();
         assert_eq!((kept.run.cases[0].case.as_str(), kept.run.header.pins.suite_sha256.as_str(), kept.differs), ("a", "new", true));
     }

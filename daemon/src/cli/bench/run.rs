@@ -205,6 +205,7 @@ fn one(case: &Case, worker: &Worker) -> Result<CaseLine, String> {
     line.dataset.clone_from(&case.dataset);
     line.half = Some(case.half);
     line.label_from_name = case.label_from_name;
+    line.label_from_answer = matches!(&case.answer, Ok(Some(answer)) if !answer.causes.is_empty());
     line.capture_sha256 = case.sha256.clone().unwrap_or_default();
     line.span = seen.span;
     line.wall_ms = (seen.wall_ms * 1000.0).round() / 1000.0;
