@@ -25,6 +25,8 @@ const ALONE: f64 = 0.15;
 pub const LEAST_SAMPLES: usize = 4;
 /// A sampling period from which on samples are taken for averages, milliseconds.
 const COARSE: f64 = 20_000.0;
+/// An anomaly shows in its signals a sample or two after it began: so much before the window is in neither, milliseconds.
+const MARGIN_MS: i64 = 3_000;
 /// Longest capture looked at, grid steps (a day); older samples are left out.
 const MOST_STEPS: i64 = 86_400;
 
@@ -87,12 +89,13 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
             found.baseline.1 = found.baseline.1.min(found.from);
         }
     }
+    let margin = if coarse.is_some() { 0 } else { MARGIN_MS };
     let options = match coarse {
         // A single sample out of line is no anomaly.
         Some(period) => &DetectOptions { persistence_s: options.persistence_s.max(2.0 * period as f64 - 1.0), ..options.clone() },
         None => options,
     };
-    conclude(&signals, &found, start, options)
+    conclude(&signals, &found, start, margin, options)
 }
 
 /// Judges what is abnormal from a moment on, where somebody who watched longer (the live detector) has seen an anomaly
@@ -108,7 +111,7 @@ pub fn detect_since(capture: &Capture, table: &SignalTable, options: &DetectOpti
         signals.iter().filter_map(|s| abnormal(s, usual(s, (0, from), &mut scratch), (from, steps), start)).collect();
     abnormal.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));
     let at = start + from as i64 * STEP;
-    let baseline = Window { start, end: at };
+    let baseline = before(Window { start, end: at }, at, MARGIN_MS, options);
     Detection {
         window: Some(Window { start: at, end: start + steps as i64 * STEP }),
         baseline: (baseline.seconds() >= 5.0).then_some(baseline),
@@ -292,7 +295,15 @@ fn known(grid: &[f64], values: &mut Vec<f64>) {
     values.extend(grid.iter().filter(|v| !v.is_nan()));
 }
 
-fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, options: &DetectOptions) -> Detection {
+/// A baseline that keeps a margin from the window that follows it, where it is long enough for that: one look at an
+/// incident among calm ones would be most of what sessions did before.
+fn before(baseline: Window, window_start: UnixMs, margin: i64, options: &DetectOptions) -> Window {
+    let end = baseline.end.min(window_start - margin);
+    let enough = end - baseline.start >= (options.warm_up_s * 1000.0) as i64;
+    if baseline.end <= window_start && enough { Window { end, ..baseline } } else { baseline }
+}
+
+fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, margin: i64, options: &DetectOptions) -> Detection {
     let window = Window { start: start + found.from as i64 * STEP, end: start + found.to as i64 * STEP };
     let baseline = Window { start: start + found.baseline.0 as i64 * STEP, end: start + found.baseline.1 as i64 * STEP };
     let overlaps = baseline.start < window.end && window.start < baseline.end;
@@ -301,6 +312,7 @@ fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, options: &Dete
         (true, false) => Window { start: window.end, ..baseline },
         _ => baseline,
     };
+    let baseline = before(baseline, window.start, margin, options);
     let mut scratch = Vec::new();
     let mut abnormal: Vec<Abnormal> = signals
         .iter()

@@ -261,7 +261,7 @@ fn bursts_that_a_median_passes_over_are_judged_from_where_they_began() {
     let (table, options) = (SignalTable::builtin(), DetectOptions::default());
     assert_eq!(detect(&capture, &table, &options).window, None);
     let found = super::detect_since(&capture, &table, &options, 40_000);
-    assert_eq!((found.window.unwrap().start, found.baseline.unwrap()), (40_000, Window { start: 0, end: 40_000 }));
+    assert_eq!((found.window.unwrap().start, found.baseline.unwrap()), (40_000, Window { start: 0, end: 37_000 }));
 }
 
 /// A healthy run in which `name` (a rate, read every three seconds) counts `counts` at those seconds.
@@ -299,4 +299,16 @@ fn what_should_hardly_ever_happen_is_an_incident_however_short() {
     };
     assert!(fires(&with_counts("checkpoints_requested_per_s", &storm)).is_some_and(|at| (75..90).contains(&at)));
     assert_eq!(fires(&with_counts("checkpoints_requested_per_s", &storm[..2])), None);
+}
+
+#[test]
+fn what_was_usual_ends_before_the_incident_showed() {
+    for seed in 1..6 {
+        let detection = run(seed, 180, Some((90, 140)));
+        let (window, baseline) = (detection.window.unwrap(), detection.baseline.unwrap());
+        assert!(baseline.end <= 90_000 && baseline.end + 3_000 <= window.start, "{baseline:?} {window:?}");
+    }
+    // A baseline that is hardly long enough is not cut.
+    let detection = run(7, 60, Some((12, 50)));
+    assert!(detection.baseline.unwrap().seconds() >= 9.0, "{detection:?}");
 }

@@ -12,6 +12,9 @@ use crate::observe::{Observation, Scene, activity};
 /// Longest text in a fact, characters.
 const MOST_TEXT: usize = 2_000;
 
+/// Fewer sessions seen active than this say nothing of how a quiet time was spent.
+pub const LEAST_BEFORE: f64 = 5.0;
+
 /// Collects facts, signals and culprits of one observation.
 pub struct FactSheet<'s> {
     scene: &'s Scene<'s>,

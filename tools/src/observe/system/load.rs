@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{CulpritKind, SessionSample, Window};
-use crate::observe::facts::{FactSheet, active, largest, looks, mean, peak, text_of};
+use crate::observe::facts::{FactSheet, LEAST_BEFORE, active, largest, looks, mean, peak, text_of};
 use crate::observe::statements::is_wal;
 use crate::observe::{Observation, Scene, activity};
 
@@ -16,12 +16,19 @@ struct Profile {
     by_event: BTreeMap<String, f64>,
     /// What `total` and the rest are divided by to have sessions at a time.
     looks: f64,
+    /// Somebody else looked and kept averages: `total` is in sessions at a time.
+    averages: bool,
 }
 
 impl Profile {
     fn of(scene: &Scene<'_>, window: Option<Window>) -> Self {
-        let mut profile =
-            Self { total: 0.0, by_class: BTreeMap::new(), by_event: BTreeMap::new(), looks: looks(scene.capture, window).max(1.0) };
+        let mut profile = Self {
+            total: 0.0,
+            by_class: BTreeMap::new(),
+            by_event: BTreeMap::new(),
+            looks: looks(scene.capture, window).max(1.0),
+            averages: !activity::sampled(scene.capture),
+        };
         for sample in active(scene.capture, window) {
             profile.add(class_of(sample), event_of(sample), 1.0);
         }
@@ -45,6 +52,16 @@ impl Profile {
 
     fn share(&self, class: &str) -> Option<f64> {
         (self.total > 0.0).then(|| self.by_class.get(class).copied().unwrap_or(0.0) / self.total)
+    }
+
+    /// The same where it is to be compared with: none where too little was seen for a usual share.
+    fn usual_share(&self, class: &str) -> Option<f64> {
+        self.share(class).filter(|_| self.enough())
+    }
+
+    /// Averages come from many looks of somebody else.
+    fn enough(&self) -> bool {
+        self.averages || self.total >= LEAST_BEFORE
     }
 
     fn event_share(&self, matches: impl Fn(&str) -> bool) -> Option<f64> {
@@ -86,7 +103,7 @@ pub fn load_profile(scene: &Scene<'_>) -> Observation {
     let (now, base) = (Profile::of(scene, window), Profile::of(scene, base_window));
     for class in ["CPU", "IO", "Lock", "LWLock", "Client", "IPC", "Timeout"] {
         let name = format!("{}_share", class.to_lowercase());
-        sheet.put(&name, now.share(class)).put(&format!("{name}_base"), base.share(class));
+        sheet.put(&name, now.share(class)).put(&format!("{name}_base"), base.usual_share(class));
     }
     if let Some((event, count)) = largest(&now.by_event) {
         sheet.put("top_event", event).put("top_event_share", count / now.total);
@@ -129,7 +146,7 @@ pub fn wal(scene: &Scene<'_>) -> Observation {
     let window = Some(crate::observe::facts::window(scene));
     let base = scene.detection.baseline;
     let (now, before) = (Profile::of(scene, window), Profile::of(scene, base));
-    sheet.put("wal_wait_share", now.event_share(is_wal)).put("wal_wait_share_base", before.event_share(is_wal));
+    sheet.put("wal_wait_share", now.event_share(is_wal)).put("wal_wait_share_base", before.event_share(is_wal).filter(|_| before.enough()));
     let waiting: f64 = now.by_event.iter().filter(|(e, _)| is_wal(e)).map(|(_, n)| n).sum();
     if now.total > 0.0 {
         sheet.put("commit_sessions", waiting / now.looks);
