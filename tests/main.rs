@@ -12,5 +12,6 @@ mod lab;
 mod learn;
 mod live;
 mod rds;
+mod reports;
 mod search;
 mod support;
