@@ -324,9 +324,12 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let mut claims = Vec::new();
     let strongest: Vec<String> = case.detection.abnormal.iter().take(3).map(describe).collect();
     if !strongest.is_empty() {
+        // One of them may have been out of line before the others were.
+        let began = case.detection.abnormal.iter().take(3).map(|a| a.began).min();
+        let since = case.detection.window.map(|w| w.start).into_iter().chain(began).min();
         let text = format!(
             "Since {}, {} abnormal: {}.",
-            clock(&report.window.start),
+            clock(&since.map_or_else(|| report.window.start.clone(), rfc3339)),
             counted(case.detection.abnormal.len()),
             strongest.join("; ")
         );
