@@ -40,7 +40,7 @@ test-openai: deps ## run the providers' suite against llama-cpp-python's server 
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@scripts/test-openai.sh
 
-test-vulkan: deps ## build with Vulkan and try it on a software driver: make test-vulkan VULKAN_HEADERS=DIR (half an hour)
+test-vulkan: deps tiny-models ## build with Vulkan and try it on a software driver: make test-vulkan VULKAN_HEADERS=DIR (half an hour)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@VULKAN_HEADERS="$(VULKAN_HEADERS)" scripts/test-vulkan.sh
 
