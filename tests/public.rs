@@ -157,7 +157,7 @@ fn two_runs_are_compared_case_by_case() {
         .measured
         .iter()
         .zip(&after.measured)
-        .filter(|(a, b)| a.value != b.value)
+        .filter(|(a, b)| a.value != b.value && !a.aside)
         .filter_map(|(a, b)| a.case.as_deref().filter(|case| b.case.as_deref() == Some(case)))
         .collect();
     moved.sort_unstable();

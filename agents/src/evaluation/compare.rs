@@ -52,6 +52,9 @@ pub struct Difference {
     pub difference: Interval,
     /// The interval excludes 0.
     pub significant: bool,
+    /// A figure that is shown only, see [`super::Score::aside`]: more of it is not better.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub aside: bool,
 }
 
 /// A case that the two runs see differently.
@@ -84,6 +87,7 @@ impl Difference {
             after: mean(&column(|v| v.1)),
             difference,
             significant: difference.excludes_zero(),
+            aside: false,
         })
     }
 }

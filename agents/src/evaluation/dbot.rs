@@ -16,6 +16,9 @@ const WRONG: f64 = 0.1;
 /// At most so many causes of an answer count.
 pub const MOST_NAMED: usize = 4;
 
+/// What its tasks measure, in a few words.
+pub const ABOUT: &str = "(right - 0.1 wrong) / labelled over at most four named, not below 0; simple: the labels of most other cases with the same strongest signal";
+
 /// A case that was diagnosed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Case {

@@ -70,7 +70,9 @@ pub(super) fn compare(before: &[Measured], after: &[Measured], seed: u64) -> Com
     for (Figure { capability, task, dataset }, pairs) in by_figure(pairs.iter().map(|pair| (pair.0.figure(), *pair))) {
         let (by_case, whole): (Vec<Pair<'_>>, Vec<Pair<'_>>) = pairs.into_iter().partition(|(a, _)| a.case.is_some());
         let values: Vec<(f64, f64)> = by_case.iter().map(|(a, b)| (a.value, b.value)).collect();
-        told.tasks.extend(Difference::of((capability, task, Some(dataset)), &values, seed));
+        let aside = by_case.iter().any(|(a, b)| a.aside || b.aside);
+        let difference = Difference::of((capability, task, Some(dataset)), &values, seed);
+        told.tasks.extend(difference.map(|difference| Difference { aside, ..difference }));
         told.whole.extend(whole.iter().map(|(a, b)| Whole {
             capability,
             task: task.to_owned(),
@@ -108,11 +110,11 @@ fn pair<'a>(before: &'a [Measured], after: &'a [Measured]) -> (Vec<Pair<'a>>, Ve
     (pairs, left_out.into_iter().collect())
 }
 
-/// Cases with a figure that changed, in the order of the first run.
+/// Cases with a figure that changed, in the order of the first run. What stands aside judges no case.
 fn moved(pairs: &[Pair<'_>]) -> Vec<Moved> {
     let mut order: Vec<&str> = Vec::new();
     let mut steps: BTreeMap<&str, Vec<Step>> = BTreeMap::new();
-    let changed = pairs.iter().filter(|(a, b)| a.value.to_bits() != b.value.to_bits());
+    let changed = pairs.iter().filter(|(a, b)| a.value.to_bits() != b.value.to_bits() && !a.aside && !b.aside);
     for (a, b, case) in changed.filter_map(|(a, b)| Some((a, b, a.case.as_deref()?))) {
         let of_case = steps.entry(case).or_default();
         if of_case.is_empty() {
@@ -164,6 +166,10 @@ mod tests {
         assert_eq!(told.moved.len(), 12);
         assert_eq!((told.moved[0].verdict, told.moved[0].figures.len(), told.moved[2].verdict), ("other", 2, "worse"));
         assert_eq!(compare(&high, &low, 7).moved[2].verdict, "better");
+        // A control that rises makes no case better.
+        let aside = |lines: &[Measured]| lines.iter().map(|line| Measured { aside: true, ..line.clone() }).collect::<Vec<_>>();
+        let told = compare(&aside(&low), &aside(&high), 7);
+        assert!(told.moved.is_empty() && told.tasks.iter().all(|t| t.aside) && told.tasks[0].significant);
         // Figures of a whole set have no interval.
         after.push(Measured { case: None, cases: 20, ..TOP1.of_case("", "all", [0.75, 0.5]) });
         let told = compare(&after, &after, 7);

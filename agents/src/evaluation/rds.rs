@@ -18,6 +18,9 @@ use super::measured::{Figure, Measured};
 use crate::report::{Report, markdown};
 
 const TABLE: &str = include_str!("../../evaluation/rds.toml");
+/// What its task measures, in a few words.
+pub const ABOUT: &str =
+    "a scenario's own key passes its report; simple: the signal with the largest robust z; placebo: the other scenarios' reports";
 /// Robust z below which the trivial method calls an instance healthy.
 const QUIET: f64 = 6.0;
 

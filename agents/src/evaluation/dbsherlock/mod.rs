@@ -12,7 +12,7 @@ mod view;
 pub use case::{CaseRow, cases};
 pub use read::{Flaw, Recording, class_causes, is_dataset, load, published_half};
 pub use report::reports;
-pub use score::{Stage, how, measure};
+pub use score::{HOW, Stage, how, measure};
 pub use view::{learnable, placebo_learnable};
 
 /// Data set of incidents with one cause, as [`super::split::half_of`] knows it.

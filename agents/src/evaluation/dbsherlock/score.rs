@@ -19,7 +19,7 @@ use super::view::View;
 use super::{COMPOUND, SINGLE};
 
 /// How each task is measured, in a few words.
-const HOW: &[(&str, &str)] = &[
+pub const HOW: &[(&str, &str)] = &[
     ("iou", "mean intersection over union with the given window; no label is used to detect; placebo: a window of that length anywhere"),
     (
         "quiet_before_anomaly",

@@ -14,7 +14,7 @@ use super::calibration::calibration;
 use super::record::Run;
 use super::score::{Level, hierarchy, scores};
 use super::tasks::TASKS;
-use super::{Score, plots};
+use super::{Score, dbot, dbsherlock, plots, rds};
 
 const PAGE: &str = include_str!("../../../templates/leaderboard.html");
 
@@ -45,7 +45,7 @@ pub fn render(runs: &[(String, Run)], reference: Option<usize>) -> Result<String
         "cost": drawn(!cost.is_empty(), &|| plots::cost("Accuracy over time", &cost)),
         "columns": columns.iter().enumerate().map(|(i, column)| json!({"name": column.name, "colour": hex(i)})).collect::<Vec<_>>(),
         "levels": table::rows(&columns, &trees, against),
-        "about": TASKS.iter().map(|t| json!({"task": t.name, "about": t.about})).collect::<Vec<_>>(),
+        "about": about(),
         "runs": runs.iter().enumerate().map(|(i, (name, run))| details::details(name, &hex(colour(i)), run)).collect::<Vec<_>>(),
     });
     let mut env = Environment::new();
@@ -53,6 +53,14 @@ pub fn render(runs: &[(String, Run)], reference: Option<usize>) -> Result<String
     env.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
     let page = env.template_from_str(PAGE).and_then(|t| t.render(Serde(&context)));
     page.map_err(|e| format!("the leaderboard does not render: {e}"))
+}
+
+/// What the tasks measure: those of suites, and those of each public benchmark.
+fn about() -> Vec<Value> {
+    let own = TASKS.iter().map(|t| (t.name.to_owned(), t.about));
+    let dbsherlock = dbsherlock::HOW.iter().map(|(task, how)| (format!("dbsherlock: {task}"), *how));
+    let others = [("dbot: dbot_accuracy_single, dbot_accuracy_multi".to_owned(), dbot::ABOUT), ("rds: own_rules".to_owned(), rds::ABOUT)];
+    own.chain(dbsherlock).chain(others).map(|(task, about)| json!({"task": task, "about": about})).collect()
 }
 
 /// What the rows of the first table are made from.

@@ -50,7 +50,7 @@ fn show(told: &Comparison) {
     output::line(&format!("{} cases in both runs; differences with 95 % BCa bootstrap intervals, paired by case", told.cases));
     for t in &told.tasks {
         output::line(&format!(
-            "{:<13} {} {:.3} -> {:.3}  {:+.3} [{:+.3}, {:+.3}]{}  {} cases",
+            "{:<13} {} {:.3} -> {:.3}  {:+.3} [{:+.3}, {:+.3}]{}  {} cases{}",
             t.capability.word(),
             t.dataset.as_ref().map_or_else(|| format!("{:<24}", t.task), |dataset| figure(&t.task, dataset)),
             t.before,
@@ -59,7 +59,8 @@ fn show(told: &Comparison) {
             t.difference.low,
             t.difference.high,
             if t.significant { " *" } else { "" },
-            t.cases
+            t.cases,
+            if t.aside { ", aside" } else { "" }
         ));
     }
     for w in &told.whole {
