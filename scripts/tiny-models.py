@@ -2,7 +2,8 @@
 """Writes tiny models with random weights: architectures that no small file at hand has, for tests of the engine.
 
     tiny-models.py DIR      writes DIR/tiny-moe.gguf (a mixture of experts), DIR/tiny-minicpm.gguf, DIR/tiny-window.gguf
-                            (attention over a sliding window), DIR/tiny-mamba.gguf (no attention, a running state) and
+                            (attention over a sliding window), DIR/tiny-mamba.gguf (no attention, a running state),
+                            DIR/tiny-bert.gguf (an encoder), DIR/tiny-reranker.gguf (one that ranks) and
                             DIR/tiny-minicpm-lora.gguf (an adapter)
 
 They know nothing and weigh under 500 KB. The writer is the gguf package, so that the reader is tried on files of another hand.
@@ -148,6 +149,67 @@ def recurrent(writer, random, add, ones, layer):
     writer.add_tensor(f"{layer}ssm_a", rate.astype(np.float32))
 
 
+def encoder(path, pooling):
+    """Writes a BERT: it turns a text into a vector, and goes on with none."""
+    random = np.random.default_rng(13)
+    writer = gguf.GGUFWriter(str(path), "bert")
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    # A word begins with a mark in llama.cpp's files, where BERT's own mark what goes on.
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + ["\u2581" + letter for letter in letters] + letters
+    writer.add_name(path.stem)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(pooling)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if i < 5 else gguf.TokenType.NORMAL for i in range(len(tokens))])
+    writer.add_token_type_count(2)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_eos_token_id(3)
+    writer.add_mask_token_id(4)
+
+    def add(name, *shape):
+        writer.add_tensor(name, (random.standard_normal(shape) * 0.3).astype(np.float16 if len(shape) > 1 else np.float32))
+
+    def norm(name):
+        writer.add_tensor(f"{name}.weight", np.ones(WIDTH, dtype=np.float32))
+        add(f"{name}.bias", WIDTH)
+
+    add("token_embd.weight", len(tokens), WIDTH)
+    writer.add_tensor("position_embd.weight", (random.standard_normal((CONTEXT, WIDTH)) * 0.3).astype(np.float32))
+    writer.add_tensor("token_types.weight", (random.standard_normal((2, WIDTH)) * 0.3).astype(np.float32))
+    norm("token_embd_norm")
+    for i in range(LAYERS):
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"blk.{i}.{part}.weight", WIDTH, WIDTH)
+            add(f"blk.{i}.{part}.bias", WIDTH)
+        norm(f"blk.{i}.attn_output_norm")
+        add(f"blk.{i}.ffn_up.weight", INNER, WIDTH)
+        add(f"blk.{i}.ffn_up.bias", INNER)
+        add(f"blk.{i}.ffn_down.weight", WIDTH, INNER)
+        add(f"blk.{i}.ffn_down.bias", WIDTH)
+        norm(f"blk.{i}.layer_output_norm")
+    if pooling == gguf.PoolingType.RANK:
+        add("cls.weight", WIDTH, WIDTH)
+        add("cls.bias", WIDTH)
+        add("cls.output.weight", 1, WIDTH)
+        add("cls.output.bias", 1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def adapter(path, architecture):
     """Writes a low-rank adapter for the tiny model of this architecture: it turns the queries of the first layer."""
     random = np.random.default_rng(11)
@@ -178,6 +240,10 @@ def main():
     for name, architecture, experts in models:
         draft = folder / f".{name}.gguf"
         write(draft, architecture, experts)
+        draft.rename(folder / f"{name}.gguf")
+    for name, pooling in [("tiny-bert", gguf.PoolingType.MEAN), ("tiny-reranker", gguf.PoolingType.RANK)]:
+        draft = folder / f".{name}.gguf"
+        encoder(draft, pooling)
         draft.rename(folder / f"{name}.gguf")
     draft = folder / ".tiny-minicpm-lora.gguf"
     adapter(draft, "minicpm")

@@ -11,7 +11,9 @@ use crate::driver::{Case, describe};
 use crate::llm::Provider;
 use crate::narrate;
 use crate::panel::Opinion;
-use crate::report::{Bill, Chart, Claim, Consequence, ExpertNote, Remedy, Report, Review, RootCause, RuledOut, Span, TreeSize, clock};
+use crate::report::{
+    Bill, Chart, Claim, Consequence, ExpertNote, ModelCost, Remedy, Report, Review, RootCause, RuledOut, Span, TreeSize, clock,
+};
 use crate::retrieve;
 use crate::search::{Hypothesis, Search, round};
 use crate::settle::{counted, settle};
@@ -61,7 +63,7 @@ pub async fn report(case: &mut Case<'_>, opinion: &Opinion, provider: Option<&dy
     report.summary = told.claims;
     report.summary_by = told.by;
     report.model_note = told.note.or(report.model_note);
-    report.bill = bill(case, told.prompt_tokens, told.generated_tokens);
+    report.bill = bill(case, told.bill);
     report
 }
 
@@ -75,7 +77,7 @@ fn refine(case: &mut Case<'_>, named: &[String]) {
     }
 }
 
-fn bill(case: &Case<'_>, prompt_tokens: u64, generated_tokens: u64) -> Bill {
+fn bill(case: &Case<'_>, model: Vec<ModelCost>) -> Bill {
     let recorded: f64 = case.capture.answers.values().map(|a| a.cost_ms).sum();
     let collecting: f64 = case.capture.bill.iter().map(|cost| cost.total_ms).sum();
     let asked = if case.options.replay { recorded } else { case.probe_ms() };
@@ -85,8 +87,9 @@ fn bill(case: &Case<'_>, prompt_tokens: u64, generated_tokens: u64) -> Bill {
     Bill {
         probe_ms: round(collecting + asked),
         probes,
-        prompt_tokens,
-        generated_tokens,
+        prompt_tokens: model.iter().map(|cost| cost.prompt_tokens).sum(),
+        generated_tokens: model.iter().map(|cost| cost.generated_tokens).sum(),
+        model,
         wall_ms: if case.options.replay { case.capture.manifest.diagnosed_in_ms.unwrap_or(0) } else { 0 },
     }
 }

@@ -5,7 +5,7 @@ use crate::claims;
 use crate::driver::Case;
 use crate::llm::{GenerateRequest, Prompt, Provider};
 use crate::panel::{self, Opinion};
-use crate::report::{Claim, Report, Status};
+use crate::report::{Claim, ModelCost, Report, Status};
 
 /// A summary and where it came from.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,10 +16,8 @@ pub struct Told {
     pub by: String,
     /// What happened to the model, when something did.
     pub note: Option<String>,
-    /// Prompt tokens evaluated over the whole diagnosis.
-    pub prompt_tokens: u64,
-    /// Tokens generated over the whole diagnosis.
-    pub generated_tokens: u64,
+    /// What the model cost over the whole diagnosis.
+    pub bill: Vec<ModelCost>,
 }
 
 /// Prose is letters, digits and plain punctuation, one to three sentences: nothing that could be markup.
@@ -32,23 +30,18 @@ body ::= ([a-zA-Z0-9 ,_%()/-] | "." [a-z0-9])+ ". "?
 /// place of the claim it paraphrases, the others are withheld and the plain claim stays.
 pub async fn summary(case: &Case<'_>, report: &Report, provider: Option<&dyn Provider>, opinion: &Opinion) -> Told {
     let plain = plain_claims(case, report);
-    let mut told = Told {
-        claims: plain.clone(),
-        by: "template".into(),
-        note: None,
-        prompt_tokens: opinion.usage.prompt_tokens,
-        generated_tokens: opinion.usage.generated_tokens,
-    };
+    let mut told = Told { claims: plain.clone(), by: "template".into(), note: None, bill: opinion.bill.clone() };
     let Some(provider) = provider.filter(|_| report.status == Status::Diagnosed && opinion.note.is_none()) else { return told };
     let facts: Vec<String> = plain.iter().take(3).map(|c| format!("- {}", c.text)).collect();
     let own = format!(
         "Facts:\n{}\n\nRewrite the facts as two short sentences for a database administrator. Keep every number and name exactly. Add nothing.",
         facts.join("\n")
     );
+    // It tells of what was found; that is a leaf of the search.
+    let branch = report.root_causes.first().map(|cause| cause.cause.clone()).unwrap_or_default();
     let request = GenerateRequest {
         agent: "writer".into(),
-        // It tells of what was found; that is a leaf of the search.
-        branch: report.root_causes.first().map(|cause| cause.cause.clone()).unwrap_or_default(),
+        branch: branch.clone(),
         prompt: Prompt::new(panel::SYSTEM, own),
         grammar: Some(PROSE.into()),
         max_tokens: 80,
@@ -56,8 +49,7 @@ pub async fn summary(case: &Case<'_>, report: &Report, provider: Option<&dyn Pro
     };
     match provider.generate(request).await {
         Ok(answer) => {
-            told.prompt_tokens += answer.usage.prompt_tokens;
-            told.generated_tokens += answer.usage.generated_tokens;
+            told.bill.push(ModelCost::of("writer", &branch, answer.usage));
             let model = &provider.identity().name;
             let (kept, of) = adopt(&mut told.claims, &answer.text, case);
             told.by =

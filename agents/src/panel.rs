@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use galen_knowledge::cause::Verdict;
 
 use crate::driver::{Case, Progress};
-use crate::llm::{LlmError, OfBranch, Provider, Section, Shared, Usage, ballot, prior};
+use crate::llm::{LlmError, OfBranch, Provider, Section, Shared, ballot, prior};
+use crate::report::ModelCost;
 use crate::search::round;
 
 /// System text of every request: shared, so that it is evaluated once.
@@ -46,8 +47,8 @@ pub struct Opinion {
     pub choice: Option<String>,
     /// The candidates.
     pub candidates: Vec<String>,
-    /// Tokens it cost.
-    pub usage: Usage,
+    /// Tokens it cost, by agent.
+    pub bill: Vec<ModelCost>,
     /// What happened to the model, when something did.
     pub note: Option<String>,
     /// Which evidence the model was not shown, when there was too much of it.
@@ -67,7 +68,8 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
     let lines = evidence_lines(case, &candidates);
     let shared = shared(&lines);
     // What the vote costs is accounted at the hypotheses that it weighs.
-    let provider = &OfBranch::new(provider, candidates.join("+"));
+    let branch = candidates.join("+");
+    let provider = &OfBranch::new(provider, branch.clone());
     let experts: Vec<(String, String)> = case.panel.iter().take(3).map(|(i, _)| (i.expert.id.clone(), i.expert.prompt.clone())).collect();
     let prior = match prior(provider, "panel", &titles).await {
         Ok(prior) => prior,
@@ -78,13 +80,14 @@ pub async fn consult(case: &mut Case<'_>, provider: &dyn Provider) -> Opinion {
         let (shared, titles, prior) = (&shared, &titles, &prior);
         async move { (id.clone(), ballot(provider, id, shared.clone(), &question, titles, prior).await) }
     });
-    let mut opinion = Opinion { candidates: candidates.clone(), usage: prior.usage, ..Opinion::default() };
+    let mut opinion =
+        Opinion { candidates: candidates.clone(), bill: vec![ModelCost::of("panel", &branch, prior.usage)], ..Opinion::default() };
     let (mut pooled, mut cut) = (vec![0.0; candidates.len()], BTreeSet::new());
     let ratio = case.library.skill.ratio(&provider.identity().sha256, TASK);
     for (expert, answer) in join_all(asked).await {
         match answer {
             Ok(ballot) => {
-                opinion.usage += ballot.usage;
+                opinion.bill.push(ModelCost::of(&expert, &branch, ballot.usage));
                 cut.extend(ballot.cut);
                 for ((cause, share), pool) in candidates.iter().zip(&ballot.probabilities).zip(&mut pooled) {
                     *pool += share;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use galen_agents::driver::{Library, MOST_IN_MEMORY, Shelf};
 use galen_agents::llm::devices::{self, Device};
+use galen_agents::llm::offload::Offload;
+use galen_agents::llm::plan::Room;
 use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiProvider, Provider};
@@ -188,17 +190,22 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     tokio::task::spawn_blocking(move || verified.verify(&checked)).await.map_err(|e| LlmError::Unavailable(e.to_string()))??;
     let mut config = LocalConfig::new(path)?;
     let bad = |key: &str, why: String| LlmError::Unavailable(format!("model.{key}: {why}"));
+    let gpus = if GPU { devices::list(&config.exe, &config.exe_arguments).await? } else { Vec::new() };
     let budget = match &model.vram {
         Some(vram) => Some(plan::bytes(vram).map_err(|why| bad("vram", why))?),
-        None if GPU => room(&devices::list(&config.exe, &config.exe_arguments).await?),
-        None => None,
+        None => room(&gpus),
     };
+    let mut offload = Offload::default();
     if let Some(budget) = budget {
         let times = if exact { 1 } else { galen_agents::llm::CELLS.into() };
-        let plan = plan::plan_cells(&gguf::read(&config.model_path)?, budget, config.context.into(), times);
+        let (gpus, context) = (gpus.iter().filter(|device| computes(device)).count() as u64, config.context.into());
+        let plan = plan::plan_for(&gguf::read(&config.model_path)?, Room { budget, gpus, context, times, cache: model.kv_type });
         output::tell(&format!("{name}: {plan}"));
-        config.exe_arguments.extend(plan.offload().arguments());
+        offload = plan.offload();
     }
+    offload.cache = model.kv_type.unwrap_or(offload.cache);
+    offload.flash_attention = model.flash_attention.or(offload.flash_attention);
+    config.exe_arguments.extend(offload.arguments());
     config.memory_limit = match model.memory_limit.as_deref() {
         Some("none") => None,
         Some(limit) => Some(plan::bytes(limit).map_err(|why| bad("memory_limit", why))?),
@@ -214,10 +221,14 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     Ok(Arc::new(provider))
 }
 
+fn computes(device: &Device) -> bool {
+    device.kind == "gpu" || device.kind == "integrated"
+}
+
 /// What may be planned of the GPUs' free memory: a tenth stays for what llama.cpp and the driver need beside. Over several
 /// GPUs llama.cpp spreads the layers in proportion to what is free on each. None where there is no GPU.
 fn room(found: &[Device]) -> Option<u64> {
-    let free: u64 = found.iter().filter(|device| device.kind == "gpu" || device.kind == "integrated").map(|device| device.free).sum();
+    let free: u64 = found.iter().filter(|device| computes(device)).map(|device| device.free).sum();
     (free > 0).then(|| free / 10 * 9)
 }
 

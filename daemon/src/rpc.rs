@@ -28,12 +28,8 @@ const MOST_CLIENTS: usize = 32;
 /// A client that says nothing for this long is dropped.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Serves until `stop`; the socket file is removed at the end.
-///
-/// # Errors
-/// Another daemon listens, or the path cannot be bound.
-pub async fn serve(state: Arc<State>, path: &Path, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-    let listener = bind(path).await?;
+/// Serves what [`bind`] opened until `stop`; the socket file is removed at the end.
+pub async fn serve(state: Arc<State>, listener: UnixListener, path: &Path, stop: impl Future<Output = ()>) {
     let clients = Arc::new(Semaphore::new(MOST_CLIENTS));
     tokio::pin!(stop);
     loop {
@@ -53,10 +49,13 @@ pub async fn serve(state: Arc<State>, path: &Path, stop: impl Future<Output = ()
         });
     }
     let _ = std::fs::remove_file(path);
-    Ok(())
 }
 
-async fn bind(path: &Path) -> Result<UnixListener, Failure> {
+/// Opens the socket.
+///
+/// # Errors
+/// Another daemon listens, or the path cannot be bound.
+pub async fn bind(path: &Path) -> Result<UnixListener, Failure> {
     if path.exists() {
         if UnixStream::connect(path).await.is_ok() {
             return Err(Failure::config(format!("another daemon listens on {}; stop it or choose another socket.path", path.display())));

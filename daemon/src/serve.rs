@@ -37,6 +37,8 @@ pub async fn run(
     let library = Arc::new(Living::open(&state.config.data_dir)?);
     let mut tasks = JoinSet::new();
     let mut address = None;
+    // Before the http door: who hears there that the daemon is ready may call.
+    let socket = rpc::bind(&state.config.socket_path()).await?;
     if state.config.http.enabled {
         let listener = tokio::net::TcpListener::bind(&state.config.http.listen)
             .await
@@ -50,7 +52,7 @@ pub async fn run(
         });
     }
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let socket = rpc_task(&state, stopped);
+    let mut socket = rpc_task(&state, socket, stopped);
     for target in state.config.targets.clone() {
         let state = Arc::clone(&state);
         tasks.spawn(supervised(format!("target {}", target.name), move || watch(Arc::clone(&state), target.clone())));
@@ -66,10 +68,9 @@ pub async fn run(
     state.wake.notify_one();
     tracing::info!(targets = state.config.targets.len(), http = ?address, socket = %state.config.socket_path().display(), "ready");
     ready(address);
-    let mut socket = socket;
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
-        ended = &mut socket => ended.unwrap_or_else(|e| Err(Failure::fault(e.to_string()))),
+        ended = &mut socket => ended.map_err(|e| Failure::fault(e.to_string())),
     };
     tracing::info!("stopping");
     let _ = stop.send(true);
@@ -80,14 +81,18 @@ pub async fn run(
     outcome
 }
 
-fn rpc_task(state: &Arc<State>, mut stopped: tokio::sync::watch::Receiver<bool>) -> tokio::task::JoinHandle<Result<(), Failure>> {
+fn rpc_task(
+    state: &Arc<State>,
+    listener: tokio::net::UnixListener,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
     let state = Arc::clone(state);
     let path = state.config.socket_path();
     tokio::spawn(async move {
-        rpc::serve(state, &path, async move {
+        let stop = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
-        })
-        .await
+        };
+        rpc::serve(state, listener, &path, stop).await;
     })
 }
 

@@ -35,6 +35,10 @@ impl Provider for OfBranch<'_> {
         self.inner.embed(request)
     }
 
+    fn adapt<'p>(&'p self, name: Option<&'p str>) -> Asking<'p, ()> {
+        self.inner.adapt(name)
+    }
+
     fn reset(&self) {
         self.inner.reset();
     }

@@ -45,7 +45,7 @@ impl<'m> Cells<'m> {
         let context = model
             .new_context(backend, offload.context(params))
             .map_err(|e| LlmError::Unavailable(format!("no context of {cells} tokens: {e}")))?;
-        Ok(Self { context, batch: LlamaBatch::new(batch as usize, BRANCHES as i32) })
+        Ok(Self { context, batch: LlamaBatch::new(batch as usize, BRANCHES as i32 + 1) })
     }
 
     /// Tokens that fit, and rows of a batch.
@@ -70,8 +70,8 @@ pub fn sharing(model: &LlamaModel) -> Sharing {
         return Sharing::None;
     }
     let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
-    // These have a window even where the file does not say how long it is.
-    if ["llama4", "gemma2", "gemma3", "gemma3n", "exaone4", "smallthinker", "gpt-oss"].contains(&architecture.as_str()) {
+    // These have a window even where the file does not say how long it is (all of llama-cpp-sys-2 0.1.161).
+    if ["llama4", "gemma2", "exaone4"].contains(&architecture.as_str()) {
         return Sharing::Whole;
     }
     let window = model.meta_val_str(&format!("{architecture}.attention.sliding_window"));
@@ -100,7 +100,7 @@ impl Backend for Cells<'_> {
 
     fn decode(&mut self, rows: &[Row]) -> Result<(), LlmError> {
         self.batch.clear();
-        let mut seqs = Vec::with_capacity(BRANCHES);
+        let mut seqs = Vec::with_capacity(BRANCHES + 1);
         for row in rows {
             let position = i32::try_from(row.position).map_err(|e| broken(&e))?;
             seqs.clear();

@@ -13,6 +13,8 @@ use super::{LlmError, Usage};
 
 /// Longest text in tokens.
 const LONGEST: u32 = 512;
+/// What a file calls the pooling of a reranker: a number for a pair of texts, no vector.
+const RANK: &str = "4";
 
 /// Makes vectors.
 pub struct Embedder<'m> {
@@ -32,7 +34,7 @@ impl<'m> Embedder<'m> {
     ///
     /// # Errors
     /// [`LlmError::Invalid`] for an empty text, [`LlmError::TooLong`] for one of more than 512 tokens,
-    /// [`LlmError::Unavailable`] when there is no memory for a context.
+    /// [`LlmError::Unavailable`] when there is no memory for a context. [`LlmError::Invalid`] also for a reranker.
     pub fn embed(&mut self, text: &str, usage: &mut Usage) -> Result<Vec<f32>, LlmError> {
         if text.trim().is_empty() {
             return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
@@ -62,7 +64,11 @@ impl<'m> Embedder<'m> {
     pub fn ready(&mut self) -> Result<&mut (LlamaContext<'m>, LlamaBatch<'static>), LlmError> {
         if self.ready.is_none() {
             let architecture = self.model.meta_val_str("general.architecture").unwrap_or_default();
-            let pooled = self.model.meta_val_str(&format!("{architecture}.pooling_type")).is_ok_and(|kind| kind != "0");
+            let pooling = self.model.meta_val_str(&format!("{architecture}.pooling_type")).unwrap_or_default();
+            if pooling == RANK {
+                return Err(LlmError::Invalid("this model ranks texts (a reranker); it makes no vectors".to_owned()));
+            }
+            let pooled = !matches!(pooling.as_str(), "" | "0");
             let params = LlamaContextParams::default()
                 .with_n_ctx(NonZeroU32::new(LONGEST))
                 .with_n_batch(LONGEST)

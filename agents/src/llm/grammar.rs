@@ -8,6 +8,43 @@ use std::sync::Arc;
 const DEEPEST: usize = 200;
 /// Most steps of one match.
 const MOST_STEPS: usize = 2_000_000;
+/// Largest grammar in bytes, and deepest nesting of its groups, that llama.cpp is given: it reads groups by recursion, and ends
+/// its process where that goes too deep.
+const LARGEST: usize = 256 << 10;
+const DEEPEST_READ: usize = 64;
+
+/// Whether llama.cpp may be given a grammar.
+///
+/// # Errors
+/// One line with what is wrong.
+pub fn readable(text: &str) -> Result<(), String> {
+    if text.len() > LARGEST {
+        return Err("it is too large".to_owned());
+    }
+    let (mut depth, mut inside) = (0_usize, None);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (inside, c) {
+            (Some('\n'), '\n') => inside = None,
+            (Some('\n'), _) => {}
+            (Some(_), '\\') => {
+                chars.next();
+            }
+            (Some(end), c) if c == end => inside = None,
+            (Some(_), _) => {}
+            (None, '"') => inside = Some('"'),
+            (None, '[') => inside = Some(']'),
+            (None, '#') => inside = Some('\n'),
+            (None, '(') => depth += 1,
+            (None, ')') => depth = depth.saturating_sub(1),
+            (None, _) => {}
+        }
+        if depth > DEEPEST_READ {
+            return Err("its groups are nested too deeply".to_owned());
+        }
+    }
+    Ok(())
+}
 
 /// A grammar that was read.
 #[derive(Debug, Clone)]
@@ -381,6 +418,17 @@ mod tests {
 
     fn fit(grammar: &str, text: &str) -> Fit {
         Grammar::parse(grammar).unwrap().fit(text)
+    }
+
+    #[test]
+    fn what_would_end_llama_cpp_is_not_given_to_it() {
+        let nested = |n: usize| format!("root ::= {}\"a\"{}", "(".repeat(n), ")".repeat(n));
+        assert!(readable(&nested(64)).is_ok());
+        assert!(readable(&nested(65)).unwrap_err().contains("too deeply"));
+        // Brackets that open no group.
+        let plain = format!("root ::= {} # {}", "[(\\]] \"((\\\"((\" ".repeat(100), "(".repeat(100));
+        assert!(readable(&plain).is_ok());
+        assert!(readable(&"root ::= \"a\"\n".repeat(30_000)).unwrap_err().contains("too large"));
     }
 
     #[test]

@@ -32,6 +32,10 @@ impl Provider for OfIncident {
         self.inner.generate(request)
     }
 
+    fn adapt<'p>(&'p self, name: Option<&'p str>) -> Asking<'p, ()> {
+        self.inner.adapt(name)
+    }
+
     fn reset(&self) {
         self.inner.reset();
     }

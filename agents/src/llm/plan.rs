@@ -61,20 +61,37 @@ struct Needs {
     scores: u64,
     /// Whether keys and values come in whole blocks of eight bits.
     blocks: bool,
+    /// GPUs that it is spread over.
+    gpus: u64,
 }
 
-/// Plans for `budget` bytes of GPU memory and `context` tokens, cut to what the model was trained for.
+/// What a model is planned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of GPU memory in all.
+    pub budget: u64,
+    /// GPUs that these are on, at least 1: each has its scratch, and its driver takes something.
+    pub gpus: u64,
+    /// Tokens of context, cut to what the model was trained for.
+    pub context: u64,
+    /// The cache has so many times the context: the daemon keeps prefixes beside what is at work.
+    pub times: u64,
+    /// Type of the cache; what buys most, when absent.
+    pub cache: Option<Cache>,
+}
+
+/// Plans for one GPU with `budget` bytes of memory and `context` tokens.
 pub fn plan(header: &Header, budget: u64, context: u64) -> Plan {
-    plan_cells(header, budget, context, 1)
+    plan_for(header, Room { budget, gpus: 1, context, times: 1, cache: None })
 }
 
-/// As [`plan`], with a cache of so many times the context: the daemon keeps prefixes beside what is at work.
-pub fn plan_cells(header: &Header, budget: u64, context: u64, times: u64) -> Plan {
-    let trained = header.architecture_number("context_length").unwrap_or(context);
-    let context = context.min(trained).max(1) * times.clamp(1, 16);
-    let needs = Needs::of(header, context);
-    let full = needs.place(budget, context, Cache::F16);
-    if full.whole || !needs.blocks {
+/// Plans for what there is.
+pub fn plan_for(header: &Header, room: Room) -> Plan {
+    let trained = header.architecture_number("context_length").unwrap_or(room.context);
+    let (budget, context) = (room.budget, room.context.min(trained).max(1) * room.times.clamp(1, 16));
+    let needs = Needs { gpus: room.gpus.max(1), ..Needs::of(header, context) };
+    let full = needs.place(budget, context, room.cache.unwrap_or_default());
+    if full.whole || !needs.blocks || room.cache.is_some() {
         return full;
     }
     // Eight bits for keys and values change answers a little: only where it buys the whole model or several layers.
@@ -118,7 +135,7 @@ impl Needs {
         let rows = PIECE.min(context);
         let scratch = rows * 4 * (vocabulary + 4 * width + 2 * inner);
         let blocks = key % BLOCK == 0 && value % BLOCK == 0;
-        Self { layers, experts, output, input, cache, scratch, scores: rows * 4 * context * heads, blocks }
+        Self { layers, experts, output, input, cache, scratch, scores: rows * 4 * context * heads, blocks, gpus: 1 }
     }
 
     /// The largest part that fits, with this cache. Experts leave first: they are most of a mixture's weights and work
@@ -179,7 +196,7 @@ impl Needs {
 
     fn vram(&self, gpu_layers: u64, cpu_experts: u64, cache: Cache, flash_attention: bool) -> u64 {
         let (weights, keys) = self.on_gpu(gpu_layers, cpu_experts, cache);
-        weights + keys + self.scratch + DRIVER + if flash_attention { 0 } else { self.scores }
+        weights + keys + (self.scratch + DRIVER + if flash_attention { 0 } else { self.scores }) * self.gpus
     }
 }
 
@@ -331,6 +348,16 @@ mod tests {
         assert!(told.contains("the output and 24 of 24 layers") && told.contains("experts of the first"), "{told}");
         let offload = some.offload();
         assert_eq!(u64::from(offload.cpu_experts), some.cpu_experts);
+    }
+
+    #[test]
+    fn each_gpu_has_its_scratch_and_a_cache_that_was_asked_for_is_kept() {
+        let room = Room { budget: 80 * GIB, gpus: 1, context: 4_096, times: 1, cache: None };
+        let [one, three] = [1, 3].map(|gpus| plan_for(&dense(), Room { gpus, ..room }));
+        let scratch = Needs::of(&dense(), 4_096).scratch + DRIVER;
+        assert_eq!(three.vram - one.vram, 2 * scratch);
+        let cache = |cache| plan_for(&dense(), Room { cache, ..room }).cache;
+        assert_eq!((cache(Some(Cache::Q8_0)), cache(Some(Cache::F32)), cache(None)), (Cache::Q8_0, Cache::F32, Cache::F16));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A request in tokens, and tokens as text: what both ways of working ask of a model's vocabulary and template.
 
+use std::ops::Not;
+
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
@@ -8,7 +10,10 @@ use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 use super::batched::{GROUP_TOKENS, Next, Pick};
 use super::template::{Chat, Tokens};
-use super::{GenerateRequest, LlmError, Prompt, ScoreRequest, schema};
+use super::{GenerateRequest, LlmError, Prompt, ScoreRequest, grammar, schema};
+
+/// Logits compared at a time.
+const LANES: usize = 16;
 
 /// Reads requests for a model.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub struct Reader<'m> {
     model: &'m LlamaModel,
     chat: Chat<'m>,
     limit: usize,
+    /// Whether it goes on with a text, and not only turns one into a vector.
+    writes: bool,
 }
 
 /// Greedy choice, under a grammar when there is one.
@@ -30,7 +37,7 @@ impl<'m> Reader<'m> {
     /// # Errors
     /// [`LlmError::Unavailable`] when the template does not render.
     pub fn new(model: &'m LlamaModel, limit: usize) -> Result<Self, LlmError> {
-        Ok(Self { model, chat: Chat::new(model)?, limit })
+        Ok(Self { model, chat: Chat::new(model)?, limit, writes: writes(model) })
     }
 
     /// The prompt and the options of a request to score.
@@ -38,6 +45,7 @@ impl<'m> Reader<'m> {
     /// # Errors
     /// [`LlmError::Invalid`] for fewer than two options or an empty one, [`LlmError::TooLong`].
     pub fn score(&self, request: &ScoreRequest) -> Result<(Tokens, Vec<Vec<LlamaToken>>), LlmError> {
+        self.writes()?;
         if request.options.len() < 2 {
             return Err(LlmError::Invalid("scoring needs at least two options".to_owned()));
         }
@@ -58,6 +66,7 @@ impl<'m> Reader<'m> {
     /// # Errors
     /// [`LlmError::Invalid`] for a bad grammar or schema or no tokens to generate, [`LlmError::TooLong`].
     pub fn generate(&self, request: &GenerateRequest) -> Result<(Tokens, Greedy<'m>, usize), LlmError> {
+        self.writes()?;
         if request.max_tokens == 0 {
             return Err(LlmError::Invalid("max_tokens is 0".to_owned()));
         }
@@ -67,6 +76,7 @@ impl<'m> Reader<'m> {
             (None, Some(schema)) => Some(schema::grammar(schema)?),
             (grammar, None) => grammar.clone(),
         };
+        text.as_deref().map_or(Ok(()), grammar::readable).map_err(|e| refuse(&e))?;
         let grammar = text.as_deref().map(|text| LlamaSampler::grammar(self.model, text, "root"));
         let grammar = grammar.transpose().map_err(|e| refuse(&e))?;
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
@@ -78,6 +88,14 @@ impl<'m> Reader<'m> {
             fitted => fitted?,
         };
         Ok((tokens, Greedy { model: self.model, grammar }, most))
+    }
+
+    fn writes(&self) -> Result<(), LlmError> {
+        if self.writes {
+            Ok(())
+        } else {
+            Err(LlmError::Invalid("this model only turns texts into vectors or ranks; it answers nothing".to_owned()))
+        }
     }
 
     /// Text of tokens; a character cut in half at the end is left out.
@@ -155,11 +173,29 @@ fn allowed(grammar: &mut LlamaSampler, candidates: Vec<LlamaTokenData>) -> Optio
     best.map(LlamaTokenData::id)
 }
 
+/// Whether a model goes on with a text. llama.cpp gives the others no cache, and logits that mean nothing.
+fn writes(model: &LlamaModel) -> bool {
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    let has = |key: &str| model.meta_val_str(&format!("{architecture}.{key}"));
+    // Encoders, and models that fill in a whole text at once, by their names in llama.cpp.
+    let other = ["bert", "t5", "dream", "llada", "rnd1"].iter().any(|name| architecture.contains(name));
+    !other && has("attention.causal").is_ok_and(|causal| causal == "false").not() && has("pooling_type").is_err()
+}
+
 /// The likeliest token, the first of equals.
 fn best(row: &[f32]) -> Option<LlamaToken> {
-    // Two plain passes are several times faster than one that keeps the place.
-    let top = row.iter().copied().filter(|x| x.is_finite()).fold(f32::NEG_INFINITY, f32::max);
-    let place = row.iter().position(|x| *x == top && x.is_finite())?;
+    // Lanes that do not wait for each other, and no branch: the compiler takes many at a time.
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (top, x) in tops.iter_mut().zip(chunk) {
+            *top = if *x > *top && *x < f32::INFINITY { *x } else { *top };
+        }
+    }
+    let finite = |x: &&f32| x.is_finite();
+    let top = tops.iter().chain(rest).filter(finite).copied().reduce(f32::max)?;
+    let before = chunks.iter().position(|chunk| chunk.contains(&top)).unwrap_or(chunks.len()) * LANES;
+    let place = before + row.get(before..)?.iter().position(|x| *x == top)?;
     i32::try_from(place).ok().map(LlamaToken)
 }
 
@@ -187,5 +223,13 @@ mod tests {
     fn the_best_token_is_the_first_of_the_likeliest_and_a_number() {
         assert_eq!(best(&[1.0, f32::NAN, 3.0, 3.0, f32::NEG_INFINITY]), Some(LlamaToken(2)));
         assert_eq!(best(&[f32::NAN, f32::NEG_INFINITY]), None);
+        assert_eq!(best(&[]), None);
+        for at in 0..70 {
+            let mut row: Vec<f32> = (0..70).map(|i| -(i as f32)).collect();
+            (row[at], row[69 - at / 2]) = (5.0, 5.0);
+            row[(at + 7) % 70] = f32::INFINITY;
+            let first = row.iter().position(|x| *x == 5.0).and_then(|i| i32::try_from(i).ok());
+            assert_eq!(best(&row).map(|t| t.0), first, "{at}");
+        }
     }
 }

@@ -75,6 +75,11 @@ impl Provider for Recorder {
         })
     }
 
+    /// Not recorded: answers are kept with what was asked, and a recording is of one adapter.
+    fn adapt<'p>(&'p self, name: Option<&'p str>) -> Asking<'p, ()> {
+        self.inner.adapt(name)
+    }
+
     fn reset(&self) {
         self.inner.reset();
     }

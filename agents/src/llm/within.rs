@@ -41,6 +41,10 @@ impl Provider for Within {
         Box::pin(self.in_time(self.inner.generate(request)))
     }
 
+    fn adapt<'p>(&'p self, name: Option<&'p str>) -> Asking<'p, ()> {
+        Box::pin(self.in_time(self.inner.adapt(name)))
+    }
+
     fn reset(&self) {
         self.inner.reset();
     }

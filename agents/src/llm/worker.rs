@@ -322,9 +322,9 @@ impl Inbox {
         self.closed.load(Ordering::Relaxed) || lock(&self.cancelled).contains(&id)
     }
 
-    /// A request that is answered cannot be cancelled any more.
+    /// A request that is answered cannot be cancelled any more, nor can those before it: numbers rise.
     fn forget(&self, id: u64) {
-        lock(&self.cancelled).remove(&id);
+        lock(&self.cancelled).retain(|other| *other > id);
     }
 
     fn cancellations(&self) -> BTreeSet<u64> {

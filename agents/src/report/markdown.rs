@@ -64,6 +64,13 @@ pub fn render(report: &Report) -> String {
     for p in &b.probes {
         let _ = writeln!(out, "| {} | {} | {} | {:.1} | {:.1} |", inline(&p.probe), p.runs, p.failures, p.total_ms, p.max_ms);
     }
+    if !b.model.is_empty() {
+        out.push_str("\n| model asked by | about | prompt tokens | reused | generated |\n|---|---|---|---|---|\n");
+    }
+    for m in &b.model {
+        let (agent, branch) = (inline(&m.agent), inline(&m.branch));
+        let _ = writeln!(out, "| {agent} | {branch} | {} | {} | {} |", m.prompt_tokens, m.reused_tokens, m.generated_tokens);
+    }
     if let Some(note) = &report.model_note {
         let _ = writeln!(out, "\n{}.", inline(note));
     }
@@ -170,9 +177,17 @@ mod tests {
             total_ms,
             max_ms: 2.25,
         };
+        report.bill.model = vec![crate::report::ModelCost {
+            agent: "locks".into(),
+            branch: "a+b".into(),
+            prompt_tokens: 7,
+            reused_tokens: 5,
+            generated_tokens: 3,
+        }];
         report.bill.probes = vec![cost("sessions", 20.5), cost("a|b", 3.0)];
         let text = render(&report);
         assert!(text.contains("| sessions | 90 | 1 | 20.5 | 2.2 |\n| a\\|b | 90 | 1 | 3.0 | 2.2 |"), "{text}");
+        assert!(text.contains("| locks | a+b | 7 | 5 | 3 |"), "{text}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use galen_tools::capture::Missing;
 use galen_tools::model::{Culprit, ProbeCost, UnixMs};
 use galen_tools::observe::Observation;
 
+use crate::llm::Usage;
+
 /// A diagnosis report. Its JSON is the contract of `replay --json`: same capture, seed and model, same bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -273,7 +275,33 @@ pub struct Bill {
     pub probes: Vec<ProbeCost>,
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
+    /// The model's tokens by agent and by what it was asked about, in the order asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub model: Vec<ModelCost>,
     pub wall_ms: u64,
+}
+
+/// What an agent cost of the model on one branch of the search.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelCost {
+    /// Who asked.
+    pub agent: String,
+    /// The hypothesis, or those weighed against each other.
+    pub branch: String,
+    /// Prompt tokens evaluated.
+    pub prompt_tokens: u64,
+    /// Prompt tokens that were evaluated before.
+    pub reused_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+}
+
+impl ModelCost {
+    /// One request, or several, of an agent.
+    pub fn of(agent: &str, branch: &str, usage: Usage) -> Self {
+        let Usage { prompt_tokens, reused_tokens, generated_tokens } = usage;
+        Self { agent: agent.to_owned(), branch: branch.to_owned(), prompt_tokens, reused_tokens, generated_tokens }
+    }
 }
 
 #[cfg(test)]

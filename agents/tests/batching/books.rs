@@ -117,18 +117,18 @@ async fn what_an_abandoned_request_cost_is_counted_when_the_process_says_so() {
     assert_eq!((metrics.dropped, metrics.failed, metrics.answered), (1, 0, 0));
 }
 
-/// Hundreds of requests with real cells: answered, refused in each way, abandoned at each moment.
+/// Ten thousand requests with real cells, each of an incident of its own: answered, refused in each way, abandoned at each moment.
 #[tokio::test]
-async fn hundreds_of_requests_leave_nothing_behind() {
+async fn ten_thousand_requests_leave_nothing_behind() {
     // With prefixes shared in any length, and as a whole only.
-    for name in ["tiny-minicpm", "tiny-window"] {
+    for (name, rounds) in [("tiny-minicpm", 95), ("tiny-window", 5)] {
         let Some(path) = tiny(name) else { return };
         let provider = Arc::new(LocalProvider::start(LocalConfig { exact: false, ..config(path) }).await.unwrap());
         let mut cells = Vec::new();
-        for round in 0..3 {
+        for round in 0..rounds {
             let tasks: Vec<_> = (0..100_u64)
                 .map(|i| {
-                    let provider = Arc::clone(&provider);
+                    let provider = OfIncident::new(Arc::clone(&provider) as Arc<dyn Provider>, format!("{round}-{i}"));
                     // The same twenty prompts in each way.
                     let own = format!("Question {}?", i % 20);
                     tokio::spawn(async move {
@@ -167,6 +167,7 @@ async fn hundreds_of_requests_leave_nothing_behind() {
             assert!(metrics.open == 0 && metrics.dropped > 0 && metrics.failed >= 40, "{name} {round}: {metrics:?}");
             cells.push(counts.cells);
         }
-        assert!(cells[0] > 100 && cells.iter().all(|now| *now == cells[0]), "{name}: {cells:?}");
+        // What the cache keeps of the same few prompts: how much depends on what was abandoned when, and does not grow.
+        assert!(cells.iter().all(|now| (100..1_000).contains(now)), "{name}: {cells:?}");
     }
 }

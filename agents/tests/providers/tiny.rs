@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use galen_agents::llm::offload::{Cache, Offload};
 use galen_agents::llm::{LlmError, LocalProvider, Provider, gguf, plan};
 
-use super::support::{config, evidence, generate, score, tiny};
+use super::support::{config, embed, evidence, generate, score, tiny};
 
 #[tokio::test]
 async fn a_mixture_of_experts_and_a_minicpm_score_and_write_under_a_grammar() {
@@ -74,4 +74,41 @@ async fn an_unknown_architecture_is_unavailable_by_name() {
     let refused = LocalProvider::start(config(file)).await.map(|_| ());
     let Err(LlmError::Unavailable(why)) = refused else { panic!("{refused:?}") };
     assert!(why.contains("unknown.gguf does not load") && why.contains("unknown model architecture") && why.contains("zzama"), "{why}");
+}
+
+/// What has no cache, or was not made to go on with a text, would answer with numbers that mean nothing.
+#[tokio::test]
+async fn an_encoder_makes_vectors_a_reranker_none_and_neither_answers() {
+    for (name, makes_vectors) in [("tiny-bert", true), ("tiny-reranker", false)] {
+        let Some(path) = tiny(name) else { return };
+        for exact in [true, false] {
+            let mut config = config(path.clone());
+            config.exact = exact;
+            let provider = LocalProvider::start(config).await.unwrap();
+            let refused = |why: &LlmError| matches!(why, LlmError::Invalid(why) if why.contains("answers nothing"));
+            assert!(provider.score(score("s", "Which?", &["a", "b"])).await.is_err_and(|e| refused(&e)), "{name}");
+            assert!(provider.generate(generate("x", None, 8)).await.is_err_and(|e| refused(&e)), "{name}");
+            let vectors = provider.embed(embed(&["locks wait", "a slow disk", "locks wait"])).await.map(|e| e.vectors);
+            if !makes_vectors {
+                assert!(matches!(&vectors, Err(LlmError::Invalid(why)) if why.contains("reranker")), "{vectors:?}");
+                continue;
+            }
+            let vectors = vectors.unwrap();
+            assert_eq!((vectors.len(), vectors[0].len()), (3, 64));
+            assert!(vectors[0] == vectors[2] && vectors[0] != vectors[1]);
+            assert!(vectors.iter().all(|v| (v.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-4));
+        }
+    }
+}
+
+/// llama.cpp reads groups by recursion: so deep a grammar would end the process, and all that is at work with it.
+#[tokio::test]
+async fn a_grammar_nested_without_end_is_refused_and_the_model_goes_on() {
+    let Some(path) = tiny("tiny-moe") else { return };
+    let provider = LocalProvider::start(config(path)).await.unwrap();
+    let deep = format!("root ::= {}\"a\"{}", "(".repeat(20_000), ")".repeat(20_000));
+    let refused = provider.generate(generate("x", Some(&deep), 8)).await;
+    assert!(matches!(&refused, Err(LlmError::Invalid(why)) if why.contains("nested too deeply")), "{refused:?}");
+    assert!(provider.generate(generate("x", Some("root ::= \"a\""), 8)).await.is_ok());
+    assert_eq!(provider.metrics().unwrap().restarts, 0);
 }

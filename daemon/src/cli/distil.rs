@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use galen_agents::llm::registry::{default_models_dir, digest};
+use galen_agents::llm::registry::{Registry, default_models_dir};
 use galen_knowledge::index::distil::TokenVectors;
 use galen_knowledge::index::minilm::MiniLm;
 
@@ -12,38 +12,30 @@ use crate::failure::Failure;
 use crate::output;
 use crate::shelf::VECTORS_FILE;
 
-/// Folder of the sentence transformer in the models folder.
-pub const FOLDER: &str = "all-minilm-l6-v2";
-/// The publisher's files and their digests.
-const FILES: [(&str, &str); 2] = [
-    ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-    ("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
-];
+/// The sentence transformer's name in the registry.
+pub const NAME: &str = "all-minilm-l6-v2";
 
 /// Embeds every token of the vocabulary and keeps the result in the models folder.
 pub fn distil(global: &Global) -> Result<(), Failure> {
     let models = default_models_dir();
-    let folder = models.join(FOLDER);
-    for (name, wanted) in FILES {
-        let path = folder.join(name);
-        if !path.exists() {
-            return Err(Failure::model(format!("{} is not there; fetch it with `make embedding`", path.display())));
-        }
-        let found = digest(&path).map_err(|e| Failure::model(e.to_string()))?;
-        if found != wanted {
-            return Err(Failure::model(format!(
-                "{}: its sha256 is {found}, not {wanted}; remove it and run `make embedding`",
-                path.display()
-            )));
-        }
+    let failed = |e: &dyn std::fmt::Display| Failure::model(e.to_string());
+    let registry = Registry::builtin().map_err(|e| failed(&e))?;
+    let (mut weights, mut vocabulary) = (None, None);
+    for file in registry.find(NAME).map_err(|e| failed(&e))?.files() {
+        let path = file.path(&models);
+        file.verify(&path).map_err(|e| failed(&e))?;
+        *(if file.name == NAME { &mut weights } else { &mut vocabulary }) = Some(path);
     }
-    let model = MiniLm::load(&folder.join(FILES[0].0)).map_err(|e| Failure::model(e.to_string()))?;
+    let (Some(weights), Some(vocabulary)) = (weights, vocabulary) else {
+        return Err(Failure::fault(format!("{NAME} has no vocabulary in the registry")));
+    };
+    let model = MiniLm::load(&weights).map_err(|e| failed(&e))?;
     let bar = ProgressBar::new(model.vocabulary() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} tokens, {per_sec}, {eta} left") {
         bar.set_style(style);
     }
     let step = |done: usize, _: usize| bar.set_position(done as u64);
-    let vectors = TokenVectors::distil(&model, &folder.join(FILES[1].0), &step).map_err(|e| Failure::model(e.to_string()))?;
+    let vectors = TokenVectors::distil(&model, &vocabulary, &step).map_err(|e| failed(&e))?;
     bar.finish_and_clear();
     let path = models.join(VECTORS_FILE);
     vectors.save(&path)?;

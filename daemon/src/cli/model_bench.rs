@@ -33,6 +33,9 @@ pub struct BenchArgs {
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: u16,
+    /// Measure prompts and answers alone, which takes a tenth of the time
+    #[arg(long)]
+    rates: bool,
 }
 
 struct Bench {
@@ -46,9 +49,29 @@ fn text(seed: usize, lines: usize) -> String {
     (0..lines).map(|i| format!("{}: {} sessions wait for a lock\n", seed * 1_000 + i, (seed * 31 + i * 7) % 90 + 10)).collect()
 }
 
-fn generate(shared: &str, own: &str, max_tokens: u32, grammar: Option<&str>) -> GenerateRequest {
+/// What an answer is held to.
+enum Held<'a> {
+    Free,
+    Grammar(&'a str),
+    Schema(&'a serde_json::Value),
+}
+
+/// An answer that no model would give by itself: numbers in an object, until the tokens end.
+fn schema() -> serde_json::Value {
+    let finding = json!({ "type": "object", "properties": { "line": { "type": "integer" }, "verdict": { "enum": ["supports", "refutes"] } },
+        "required": ["line", "verdict"], "additionalProperties": false });
+    json!({ "type": "object", "properties": { "findings": { "type": "array", "items": finding, "minItems": 40 } },
+        "required": ["findings"], "additionalProperties": false })
+}
+
+fn generate(shared: &str, own: &str, max_tokens: u32, held: &Held<'_>) -> GenerateRequest {
     let prompt = Prompt::new(shared, format!("{own}Write a long story about this."));
-    GenerateRequest { agent: "bench".into(), prompt, grammar: grammar.map(str::to_owned), max_tokens, ..GenerateRequest::default() }
+    let (grammar, schema) = match held {
+        Held::Free => (None, None),
+        Held::Grammar(text) => (Some((*text).to_owned()), None),
+        Held::Schema(schema) => (None, Some((*schema).clone())),
+    };
+    GenerateRequest { agent: "bench".into(), prompt, grammar, schema, max_tokens, ..GenerateRequest::default() }
 }
 
 impl Bench {
@@ -70,8 +93,8 @@ impl Bench {
     }
 
     /// Tokens a second of `many` answers at once, their prompts apart, and the time of one token of one of them.
-    async fn decode(&self, many: usize, grammar: Option<&str>) -> Result<(f64, f64), LlmError> {
-        let ask = |max| (0..many).map(|i| generate("Tell stories.", &text(500 + i, 1), max, grammar)).collect::<Vec<_>>();
+    async fn decode(&self, many: usize, held: &Held<'_>) -> Result<(f64, f64), LlmError> {
+        let ask = |max| (0..many).map(|i| generate("Tell stories.", &text(500 + i, 1), max, held)).collect::<Vec<_>>();
         self.timed(ask(1)).await?;
         let (short, _) = self.timed(ask(1)).await?;
         let (long, usage) = self.timed(ask(ANSWER)).await?;
@@ -95,7 +118,7 @@ impl Bench {
         self.score(&options, seed).await?;
         let (mut one, mut eight) = (Vec::new(), Vec::new());
         for i in 1..10 {
-            let request = generate(&self.words(1, SHARED), &self.words(seed + 2 * i, OWN), 1, None);
+            let request = generate(&self.words(1, SHARED), &self.words(seed + 2 * i, OWN), 1, &Held::Free);
             one.push(self.timed(vec![request]).await?.0);
             eight.push(self.score(&options, seed + 2 * i + 1).await?);
         }
@@ -116,27 +139,45 @@ async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_jso
     config.request_timeout = std::time::Duration::from_secs(900);
     let provider = Arc::new(LocalProvider::start(config).await?);
     let mut bench = Bench { provider, line: 1_000 };
-    let (_, hundred) = bench.timed(vec![generate(&text(900, 100), "", 1, None)]).await?;
+    let (_, hundred) = bench.timed(vec![generate(&text(900, 100), "", 1, &Held::Free)]).await?;
     bench.line = usize::try_from(hundred.prompt_tokens).unwrap_or(1_000);
 
     said("prompts");
     let mut prefill = Vec::new();
     for i in 0..ROUNDS {
-        let (seconds, usage) = bench.timed(vec![generate(&bench.words(901 + i, SHARED), "", 1, None)]).await?;
+        let (seconds, usage) = bench.timed(vec![generate(&bench.words(901 + i, SHARED), "", 1, &Held::Free)]).await?;
         prefill.push(usage.prompt_tokens as f64 / seconds);
     }
     said("answers");
+    let schema = schema();
     let own_work = || bench.provider.metrics().unwrap_or_default().own_work();
     let (mut steps, mut own_ms) = (0, 0.0);
-    let (mut alone, mut at_once, mut under_grammar) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut alone, mut at_once, mut under_grammar, mut under_schema) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (before, before_ms) = own_work();
-        alone.push(bench.decode(1, None).await?);
+        alone.push(bench.decode(1, &Held::Free).await?);
         let (after, after_ms) = own_work();
         (steps, own_ms) = (steps + after - before, own_ms + after_ms - before_ms);
-        at_once.push(bench.decode(8, None).await?);
+        at_once.push(bench.decode(8, &Held::Free).await?);
+        if args.rates {
+            continue;
+        }
         // Everything is allowed: what a grammar costs, not what it forbids.
-        under_grammar.push(bench.decode(1, Some("root ::= [^\\x00]*")).await?);
+        under_grammar.push(bench.decode(1, &Held::Grammar("root ::= [^\\x00]*")).await?);
+        // What is likeliest is often forbidden: then all of the vocabulary is tried.
+        under_schema.push(bench.decode(1, &Held::Schema(&schema)).await?);
+    }
+    let rates = json!({
+        "model": args.model,
+        "threads": args.threads,
+        "load_ms": bench.provider.load_ms(),
+        "prefill_tps": median(prefill),
+        "decode_tps": median(alone.iter().map(|a| a.0).collect()),
+        "batch8_tps": median(at_once.iter().map(|a| a.0).collect()),
+        "engine_ms_per_token": own_ms / steps.max(1) as f64,
+    });
+    if args.rates {
+        return Ok(rates);
     }
 
     said("options");
@@ -157,7 +198,7 @@ async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_jso
         if i % 6 == 0 {
             said(&format!("separate calls, {i} of {REQUESTS} done"));
         }
-        let request = generate(&bench.words(1_000 + i, SHARED), &bench.words(2_000 + i, OWN), GENERATED, None);
+        let request = generate(&bench.words(1_000 + i, SHARED), &bench.words(2_000 + i, OWN), GENERATED, &Held::Free);
         let (seconds, usage) = bench.timed(vec![request]).await?;
         apart.0 += seconds;
         apart.1.prompt_tokens += usage.prompt_tokens;
@@ -165,31 +206,28 @@ async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_jso
     }
     said(&format!("{REQUESTS} requests with a common beginning"));
     let shared = bench.words(3_000, SHARED);
-    let together = (0..REQUESTS).map(|i| generate(&shared, &bench.words(4_000 + i, OWN), GENERATED, None)).collect();
+    let together = (0..REQUESTS).map(|i| generate(&shared, &bench.words(4_000 + i, OWN), GENERATED, &Held::Free)).collect();
     let (seconds, usage) = bench.timed(together).await?;
-    Ok(json!({
-        "model": args.model,
-        "threads": args.threads,
-        "load_ms": bench.provider.load_ms(),
-        "prefill_tps": median(prefill),
-        "decode_tps": median(alone.iter().map(|a| a.0).collect()),
-        "batch8_tps": median(at_once.iter().map(|a| a.0).collect()),
+    let slower = |held: &[(f64, f64)]| median(alone.iter().zip(held).map(|(plain, held)| (held.1 - plain.1) * 1e6).collect());
+    let more = json!({
         "prefix_tokens_ratio": usage.prompt_tokens as f64 / apart.1.prompt_tokens.max(1) as f64,
         "prefix_wall_speedup": apart.0 / seconds,
         "prefix_generated": [apart.1.generated_tokens, usage.generated_tokens],
         "letters_8_over_prompt": letters,
         "phrases_8_over_prompt": phrases,
         "phrases_8_over_1": median(of_eight) / median(of_one),
-        "engine_ms_per_token": own_ms / steps.max(1) as f64,
-        "grammar_us_per_token": median(alone.iter().zip(&under_grammar).map(|(plain, under)| (under.1 - plain.1) * 1e6).collect()),
-    }))
+        "grammar_us_per_token": slower(&under_grammar),
+        "schema_us_per_token": slower(&under_schema),
+    });
+    let all = [rates, more].into_iter().filter_map(|part| part.as_object().cloned()).flatten();
+    Ok(serde_json::Value::Object(all.collect()))
 }
 
 /// `galen model bench`.
 pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let failed = |e: LlmError| Failure::model(e.to_string());
-    let registry = Registry::builtin().map_err(failed)?;
-    let path = registry.find(&args.model).map_err(failed)?.path(&default_models_dir());
+    let folder = default_models_dir();
+    let path = Registry::load(&folder).and_then(|registry| Ok(registry.chat(&args.model)?.path(&folder))).map_err(failed)?;
     let figures = measure(&args, path).await.map_err(failed)?;
     if global.json {
         output::line(&figures.to_string());

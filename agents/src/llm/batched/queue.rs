@@ -70,12 +70,9 @@ impl<T> Queue<T> {
                 match line.waiting.get_mut(place).map(&mut decide) {
                     Some(Turn::Begin(tokens)) => {
                         line.served += tokens;
-                        self.level = self.level.max(served);
                         self.length -= 1;
                         let request = line.waiting.remove(place);
-                        let level = self.level;
-                        // An incident that is over and not ahead of the others leaves nothing behind.
-                        self.lines.retain(|_, l| !l.waiting.is_empty() || l.served > level);
+                        self.forget(served);
                         return request;
                     }
                     Some(Turn::Later) => {}
@@ -84,6 +81,16 @@ impl<T> Queue<T> {
             }
         }
         None
+    }
+
+    /// Raises the level to what the most patient of those who wait has had, `served` at least, and forgets the incidents that are over
+    /// and not ahead of it; where nobody waits, all of them.
+    fn forget(&mut self, served: u64) {
+        let waiting = self.lines.values().filter(|l| !l.waiting.is_empty()).map(|l| l.served).min();
+        let least = waiting.or_else(|| self.lines.values().map(|l| l.served).max()).unwrap_or(served);
+        self.level = self.level.max(served).max(least);
+        let level = self.level;
+        self.lines.retain(|_, l| !l.waiting.is_empty() || l.served > level);
     }
 
     /// Puts a request back in front that could not begin after all, and takes its charge back.
@@ -141,6 +148,25 @@ mod tests {
             *(if name == "small" { &mut small } else { &mut large }) += i64::try_from(cost(name)).unwrap();
         }
         assert!((small - large).abs() <= 90, "{small} {large}");
+    }
+
+    #[test]
+    fn incidents_that_are_over_are_forgotten() {
+        let mut queue = Queue::new(10);
+        for i in 0..1_000 {
+            queue.push(&format!("incident {i}"), i).unwrap();
+            assert_eq!(queue.next(|_| Turn::Begin(100)), Some(i));
+        }
+        assert_eq!(queue.lines.len(), 0);
+        // Also where another one always waits.
+        queue.push("patient", -1).unwrap();
+        for i in 0..1_000 {
+            queue.push("patient", -1).unwrap();
+            queue.push(&format!("incident {i}"), i).unwrap();
+            queue.next(|_| Turn::Begin(100)).unwrap();
+            queue.next(|_| Turn::Begin(100)).unwrap();
+        }
+        assert!(queue.lines.len() < 5, "{}", queue.lines.len());
     }
 
     #[test]

@@ -37,7 +37,10 @@ pub struct Run<P> {
     room: usize,
     made: Vec<Token>,
     sums: Vec<f64>,
+    /// Groups of options that are not evaluated yet, the next one last.
     groups: Vec<Vec<usize>>,
+    /// Options at work in the batch that ends the prompt, and how many rows of the prompt are before them.
+    joined: Option<(Vec<usize>, usize)>,
     branches: Vec<Seq>,
     /// Row of each evaluated token of each option at work, counted from its first row.
     places: Vec<Vec<usize>>,
@@ -51,6 +54,11 @@ impl<P: Pick> Run<P> {
     /// A run whose first `reuse` tokens are there already.
     pub fn new(waiting: Waiting<P>, seq: Seq, tip: NodeId, reuse: usize, reserved: usize) -> Self {
         let Waiting { request, since, .. } = waiting;
+        let mut groups = match &request.work {
+            Work::Score(options) => groups(options, BRANCHES, GROUP_TOKENS),
+            Work::Generate(..) => Vec::new(),
+        };
+        groups.reverse();
         let length = request.tokens.len();
         let usage = Usage { prompt_tokens: (length - reuse) as u64, reused_tokens: reuse as u64, generated_tokens: 0 };
         Self {
@@ -69,7 +77,8 @@ impl<P: Pick> Run<P> {
             room: reserved + reuse - length,
             made: Vec::new(),
             sums: Vec::new(),
-            groups: Vec::new(),
+            groups,
+            joined: None,
             branches: Vec::new(),
             places: Vec::new(),
             marks: Vec::new(),
@@ -124,7 +133,7 @@ impl<P: Pick> Run<P> {
         }
     }
 
-    /// Rows of the options at work, each in a sequence of its own. What several begin with is one row of all of them.
+    /// Rows of the options at work, each in a sequence of its own.
     pub fn branch<B: Backend>(
         &mut self,
         backend: &mut B,
@@ -132,13 +141,57 @@ impl<P: Pick> Run<P> {
         sharing: Sharing,
         rows: &mut Vec<Row>,
     ) -> Result<(), LlmError> {
-        let (Work::Score(options), Stage::Options(group)) = (&self.work, &self.stage) else { return Ok(()) };
+        let Stage::Options(group) = self.stage.clone() else { return Ok(()) };
+        for _ in &group {
+            let seq = self.open(free)?;
+            backend.copy(self.seq, seq, 0, self.length)?;
+        }
+        self.option_rows(&group, sharing, rows);
+        Ok(())
+    }
+
+    /// Where the rows from `start` on end the prompt, puts the first options behind them, if these are at most `most_options` of
+    /// `most_rows` rows: a batch of both is cheaper than one of each. `before` of the prompt's tokens were there already.
+    /// Returns how many options are at work.
+    pub fn join<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        free: &mut Vec<Seq>,
+        (start, before): (usize, usize),
+        (most_options, most_rows): (usize, usize),
+        rows: &mut Vec<Row>,
+    ) -> Result<usize, LlmError> {
+        let (Work::Score(options), true) = (&self.work, self.length == self.tokens.len()) else { return Ok(0) };
+        let fits = |group: &&Vec<usize>| group.len() <= most_options && group_tokens(options, group) <= most_rows;
+        let Some(group) = self.groups.last().filter(fits).cloned() else { return Ok(0) };
+        self.groups.pop();
+        for _ in &group {
+            let seq = self.open(free)?;
+            backend.copy(self.seq, seq, 0, before)?;
+        }
+        for row in &mut rows[start..] {
+            row.also.extend(&self.branches);
+        }
+        let count = group.len();
+        let own = rows.len() - start;
+        self.option_rows(&group, Sharing::Any, rows);
+        self.joined = Some((group, own));
+        Ok(count)
+    }
+
+    /// Takes a sequence for an option.
+    fn open(&mut self, free: &mut Vec<Seq>) -> Result<Seq, LlmError> {
+        let Some(seq) = free.pop() else { return Err(LlmError::Crashed("no sequence is free".to_owned())) };
+        self.branches.push(seq);
+        Ok(seq)
+    }
+
+    /// Rows of options behind the prompt, which their sequences hold. What several begin with is one row of all of them.
+    fn option_rows(&mut self, group: &[usize], sharing: Sharing, rows: &mut Vec<Row>) {
+        let Work::Score(options) = &self.work else { return };
         let first = rows.len();
         self.places.clear();
-        for option in group.iter().filter_map(|i| options.get(*i)) {
-            let Some(seq) = free.pop() else { return Err(LlmError::Crashed("no sequence is free".to_owned())) };
-            self.branches.push(seq);
-            backend.copy(self.seq, seq, 0, self.length)?;
+        for (option, seq) in group.iter().filter_map(|i| options.get(*i)).zip(self.branches.iter().copied()) {
             let mut places: Vec<usize> = Vec::with_capacity(option.len());
             let but_last = option.split_last().map_or(&[][..], |(_, rest)| rest);
             for (depth, token) in but_last.iter().enumerate() {
@@ -154,7 +207,6 @@ impl<P: Pick> Run<P> {
             }
             self.places.push(places);
         }
-        Ok(())
     }
 
     /// Gives the options' sequences back.
@@ -174,34 +226,46 @@ impl<P: Pick> Run<P> {
     pub fn read<B: Backend>(&mut self, backend: &B, start: usize, end: usize) -> Result<Option<Outcome>, LlmError> {
         match self.stage.clone() {
             Stage::Prompt if self.length < self.tokens.len() => Ok(None),
-            Stage::Prompt => self.first(backend.logits(end - 1)),
+            Stage::Prompt => {
+                let joined = self.joined.take();
+                let options_at = joined.as_ref().map_or(end, |(_, own)| start + own);
+                let outcome = self.first(backend.logits(options_at - 1))?;
+                let Some((group, _)) = joined else { return Ok(outcome.or_else(|| self.next_group())) };
+                self.read_group(backend, group, options_at, end);
+                Ok(self.next_group())
+            }
             Stage::Answer(_) => {
                 self.length += 1;
                 self.answer(backend.logits(start))
             }
             Stage::Options(group) => {
-                if let Work::Score(options) = &self.work {
-                    for (i, places) in group.into_iter().zip(&self.places) {
-                        for (next, row) in options.get(i).into_iter().flat_map(|o| o.iter().skip(1)).zip(places) {
-                            if let Some(sum) = self.sums.get_mut(i) {
-                                *sum += log_softmax(backend.logits(start + row), &[*next]).first().copied().unwrap_or(f64::NAN);
-                            }
-                        }
-                    }
-                }
-                self.usage.prompt_tokens += (end - start) as u64;
+                self.read_group(backend, group, start, end);
                 Ok(self.next_group())
             }
         }
     }
 
+    /// Adds up what the rows from `start` to before `end` say of some options.
+    fn read_group<B: Backend>(&mut self, backend: &B, group: Vec<usize>, start: usize, end: usize) {
+        let Work::Score(options) = &self.work else { return };
+        // Once a row: it goes over the whole vocabulary, and options share rows.
+        let log_sums: Vec<f64> = (start..end).map(|row| log_sum(backend.logits(row))).collect();
+        for (i, places) in group.into_iter().zip(&self.places) {
+            for (next, row) in options.get(i).into_iter().flat_map(|o| o.iter().skip(1)).zip(places) {
+                if let (Some(sum), Some(log_sum)) = (self.sums.get_mut(i), log_sums.get(*row)) {
+                    *sum += logit(backend.logits(start + row), *next) - log_sum;
+                }
+            }
+        }
+        self.usage.prompt_tokens += (end - start) as u64;
+    }
+
+    /// What the prompt's last row says: the first token of an answer, or of each option.
     fn first(&mut self, logits: &[f32]) -> Result<Option<Outcome>, LlmError> {
         let Work::Score(options) = &self.work else { return self.answer(logits) };
         let first: Vec<Token> = options.iter().filter_map(|o| o.first().copied()).collect();
         self.sums = log_softmax(logits, &first);
-        self.groups = groups(options, BRANCHES, GROUP_TOKENS);
-        self.groups.reverse();
-        Ok(self.next_group())
+        Ok(None)
     }
 
     fn next_group(&mut self) -> Option<Outcome> {
@@ -263,9 +327,16 @@ pub fn group_tokens(options: &[Vec<Token>], group: &[usize]) -> usize {
 
 /// Natural logarithms of the softmax probabilities of some tokens: logit less the log-sum-exp of the row.
 pub fn log_softmax(row: &[f32], tokens: &[Token]) -> Vec<f64> {
+    let log_sum = log_sum(row);
+    tokens.iter().map(|t| logit(row, *t) - log_sum).collect()
+}
+
+fn log_sum(row: &[f32]) -> f64 {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|x| f64::from(x - top).exp()).sum();
-    let log_sum = f64::from(top) + sum.ln();
-    let logit = |t: &Token| usize::try_from(*t).ok().and_then(|i| row.get(i)).copied().map_or(f64::NAN, f64::from);
-    tokens.iter().map(|t| logit(t) - log_sum).collect()
+    f64::from(top) + sum.ln()
+}
+
+fn logit(row: &[f32], token: Token) -> f64 {
+    usize::try_from(token).ok().and_then(|i| row.get(i)).copied().map_or(f64::NAN, f64::from)
 }

@@ -392,12 +392,32 @@ fn options_leave_room_for_answers_that_are_on_their_way() {
 }
 
 #[test]
+fn options_go_with_the_end_of_their_prompt_where_they_fit() {
+    let batches = |sharing: Sharing, prompt: usize, options: usize| {
+        let mut engine = engine(600, sharing, 0);
+        let options: Vec<Vec<Token>> = (0..options as Token).map(|i| vec![1 + i % 15, 2 + i % 13, 3]).collect();
+        let work = Asked::Score(options);
+        engine.submit(request(1, vec![1; prompt], 0, work.work()));
+        let done = drain(&mut engine).remove(&1).unwrap();
+        assert_eq!(done.result, work.alone(&vec![1; prompt], 600));
+        assert_eq!(done.usage.prompt_tokens, engine.backend.evaluated);
+        engine.backend.decodes
+    };
+    // 32 rows a batch, options of two rows each.
+    assert_eq!(batches(Sharing::Any, 24, 4), 1);
+    assert_eq!(batches(Sharing::Whole, 24, 4), 1);
+    assert_eq!(batches(Sharing::Any, 24, 5), 2, "they do not fit");
+    assert_eq!(batches(Sharing::Any, 32 + 10, 4), 2);
+    assert_eq!(batches(Sharing::None, 24, 4), 2, "a state that runs cannot be in two");
+    assert_eq!(batches(Sharing::Any, 4, 18), 3, "sixteen options at a time");
+}
+
+#[test]
 fn options_that_cannot_be_taken_out_again_fail_all_and_leave_nothing() {
     let mut engine = engine(600, Sharing::Any, 0);
     let options = || Asked::Score(vec![vec![1, 2], vec![3, 4], vec![5, 6]]).work();
     engine.submit(request(1, vec![1, 2, 3], 0, options()));
     engine.submit(request(2, vec![7, 8, 9], 0, Asked::Generate(50, -1).work()));
-    engine.step(&mut |_| {});
     engine.backend.stuck = true;
     let failed = engine.step(&mut |_| {});
     assert_eq!(failed.len(), 2, "{failed:?}");

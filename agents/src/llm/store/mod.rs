@@ -128,9 +128,10 @@ impl Pull<'_> {
     /// See [`PullError`].
     pub async fn run(&self) -> Result<Pulled, PullError> {
         let source = self.source()?;
-        fs::create_dir_all(self.folder).map_err(|error| disk(self.folder, error))?;
-        let _lock = self.lock().await?;
         let target = self.model.path(self.folder);
+        let into = target.parent().unwrap_or(self.folder);
+        fs::create_dir_all(into).map_err(|error| disk(into, error))?;
+        let _lock = self.lock().await?;
         let expected = self.model.expected(self.folder)?;
         if let Some(there) = self.there(&target, expected.as_ref())? {
             return Ok(there);
@@ -259,7 +260,8 @@ impl Pull<'_> {
         }
         fs::rename(&place, target).map_err(|e| disk(target, e))?;
         // The name must survive a power cut as the bytes do.
-        File::open(self.folder).and_then(|folder| folder.sync_all()).map_err(|e| disk(self.folder, e))?;
+        let into = target.parent().unwrap_or(self.folder);
+        File::open(into).and_then(|folder| folder.sync_all()).map_err(|e| disk(into, e))?;
         done.discard();
         registry::remember(target, &done.sha256);
         pip::clean(self.model, self.folder);
@@ -289,6 +291,10 @@ pub fn remove(model: &Model, folder: &Path, forget: bool) -> Result<bool, PullEr
         }
     }
     any |= pip::clean(model, folder);
+    // A folder of its own goes with its last file.
+    if let Some(own) = target.parent().filter(|parent| *parent != folder) {
+        let _ = fs::remove_dir(own);
+    }
     let _ = fs::remove_file(folder.join(format!(".{}.lock", model.name)));
     if forget {
         any |= pins::forget(folder, &model.name).map_err(|e| disk(folder, e))?;

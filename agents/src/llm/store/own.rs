@@ -63,6 +63,7 @@ pub fn add(file: &Path, name: Option<&str>, folder: &Path, progress: &dyn Progre
         publisher: file.display().to_string(),
         url: None,
         parts: Vec::new(),
+        beside: Vec::new(),
         name,
     };
     let target = model.path(folder);

@@ -12,7 +12,7 @@ use galen_knowledge::index::wordpiece::Vocabulary;
 
 use super::{Asked, DEPTH, Score, tell};
 use crate::cli::Global;
-use crate::cli::distil::FOLDER;
+use crate::cli::distil::NAME;
 use crate::failure::Failure;
 use crate::output;
 
@@ -23,7 +23,7 @@ const BATCH: usize = 16;
 
 /// Embeds all chunks and questions, ranks by cosine, prints.
 pub fn compare(global: &Global, chunks: &[KnowledgeChunk], asked: &[Asked<'_>]) -> Result<(), Failure> {
-    let folder = default_models_dir().join(FOLDER);
+    let folder = default_models_dir().join(NAME);
     let model =
         MiniLm::load(&folder.join("model.safetensors")).map_err(|e| Failure::model(format!("{e}; fetch it with `make embedding`")))?;
     let words = std::fs::read_to_string(folder.join("vocab.txt")).map_err(|e| Failure::model(e.to_string()))?;

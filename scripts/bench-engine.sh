@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The speed of the engine with a model, and beside it llama.cpp in other hands (llama-cpp-python's build, its C interface alone) with
+# the same file and threads: three rounds of each in turn, medians and their ratios.
+#
+#   scripts/bench-engine.sh GALEN NAME FILE.gguf [THREADS]
+set -euo pipefail
+
+galen=$1 name=$2 file=$3 threads=${4:-2}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$galen" model bench --model "$name" --threads "$threads"
+python=$("$here/llama-cpp-python.sh") || { echo "bench-engine: no llama-cpp-python to compare with" >&2; exit 0; }
+for round in 1 2 3; do
+  echo "bench-engine: $name, round $round of 3" >&2
+  "$galen" model bench --model "$name" --threads "$threads" --rates --json >>"$work/engine" 2>/dev/null
+  "$python" "$here/bench-peer.py" "$file" "$threads" >>"$work/peer"
+done
+python3 - "$work/engine" "$work/peer" <<'PY'
+import json, statistics, sys
+
+rows = [[json.loads(line) for line in open(path)] for path in sys.argv[1:]]
+print(f"{'beside llama.cpp':<22} {'engine':>9} {'peer':>9}  ratio")
+for key in ("prefill_tps", "decode_tps", "batch8_tps", "load_ms"):
+    engine, peer = (statistics.median(row[key] for row in part) for part in rows)
+    print(f"{key:<22} {engine:>9.1f} {peer:>9.1f}  {engine / peer:.2f}")
+PY
