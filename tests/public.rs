@@ -265,7 +265,8 @@ fn a_file_of_another_run_is_kept_and_a_disk_that_is_full_leaves_no_half_file() {
     assert!(code == 2 && error.contains("belongs to another run (suite_sha256: "), "{error}");
     assert_eq!(std::fs::read_to_string(&out).unwrap(), whole);
     // Half of a file is no file, wherever it was cut.
-    for cut in [whole.len() / 2, whole.rfind("{\"line\":\"measured\"").unwrap()] {
+    let (first, last) = (whole.find('\n').unwrap() + 1, whole.rfind("{\"line\":\"measured\"").unwrap());
+    for cut in [first, last, whole.len() - 20] {
         std::fs::write(&out, &whole[..cut]).unwrap();
         let (code, _, error) = run(&["bench", "report", text(&out), "--out", text(&folder.path().join("page.html"))]);
         assert!(code == 5 && error.contains("of its 2 figures: it was cut off or altered"), "{error}");
