@@ -194,7 +194,7 @@ mod tests {
         for part in [
             "Galen : own, d",
             "Covers shop/all (",
-            "Covers d/test (1 figures)",
+            "Covers d/test (1 figure)",
             "d/test 0.750 baseline 0.500, placebo 0.125, n 1",
             "root cause top1 d/test 1 0 0",
         ] {
@@ -215,6 +215,6 @@ mod tests {
         let mut own = run(vec![case("a", &["missing_index"], &["missing_index"])]);
         own.header.pins.galen_version = "1".into();
         let page = words(&render(&[("own".into(), own), ("d".into(), public(false))], Some(0)).unwrap());
-        assert!(page.contains("Covers d/test (1 figures) 1 d none 1 - -"), "{page}");
+        assert!(page.contains("Covers d/test (1 figure) 1 d none 1 - -"), "{page}");
     }
 }

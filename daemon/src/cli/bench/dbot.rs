@@ -33,8 +33,9 @@ Examples:
   galen bench dbot quick/ --out dbot.jsonl
   galen bench compare dbot.jsonl next/dbot.jsonl
 
-RUN.jsonl is written whole when all is measured; the same command measures everything again and writes the file anew. A file of
-another run (other captures, release, --part, texts that may be cited) is refused.")]
+RUN.jsonl is written whole when all is measured; the same command measures everything again and
+writes the file anew. A file of another run (other captures, release, --part, texts that may be
+cited) is refused.")]
 pub struct BenchDbotArgs {
     /// Folder of captures that `galen lab dbot` recorded
     pub dir: PathBuf,

@@ -31,13 +31,15 @@ pub const SUITE: &str = "dbsherlock";
   galen bench dbsherlock /data/dbsherlock --out dbsherlock.jsonl
   galen bench compare dbsherlock.jsonl next/dbsherlock.jsonl
 
-DIR holds manifest.json and the recordings it names (CSV, perhaps gzipped). `test`: learnt from one half of the single
-cases, tested on the other; the lowest bit of the first byte of SHA-256 over `dbsherlock_single:CLASS/NUMBER` decides. `leave_one_out`: each case tested with what all others teach; its own class then has one case
-less. The placebo is the same method fed only rows from before the anomaly; of a window,
-one of the right length anywhere.
+DIR holds manifest.json and the recordings it names (CSV, perhaps gzipped). `test`: learnt from
+one half of the single cases, tested on the other; the lowest bit of the first byte of SHA-256
+over `dbsherlock_single:CLASS/NUMBER` decides. `leave_one_out`: each case tested with what all
+others teach; its own class then has one case less. The placebo is the same method fed only rows
+from before the anomaly; of a window, one of the right length anywhere.
 
-RUN.jsonl is written whole when all is measured: nothing of a run that is interrupted is kept, and the same command measures
-everything again and writes the file anew. A file of another run (other recordings, release, --k) is refused.")]
+RUN.jsonl is written whole when all is measured: of a run that is interrupted nothing is kept.
+The same command measures everything again and writes the file anew. A file of another run
+(other recordings, release, --k) is refused.")]
 pub struct DbsherlockArgs {
     /// Folder of the benchmark
     dir: PathBuf,

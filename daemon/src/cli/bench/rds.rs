@@ -26,10 +26,12 @@ pub const SUITE: &str = "rds";
   galen bench rds /data/rds --out rds.jsonl
   galen bench report shop.jsonl dbsherlock.jsonl rds.jsonl --out leaderboard.html
 
-A key (answer.yml) is opened by the scoring alone. The placebo is the share of the other scenarios' reports that pass a key.
+A key (answer.yml) is opened by the scoring alone. The placebo is the share of the other
+scenarios' reports that pass a key.
 
-RUN.jsonl is written whole when all is measured; the same command measures everything again and writes the file anew. A file of
-another run (other scenarios, release, texts that may be cited) is refused.")]
+RUN.jsonl is written whole when all is measured; the same command measures everything again and
+writes the file anew. A file of another run (other scenarios, release, texts that may be cited)
+is refused.")]
 pub struct RdsArgs {
     /// Folder of folders, each with the answers of AWS's APIs and an answer.yml
     dir: PathBuf,
