@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use galen_agents::evaluation::record::Run;
 use galen_agents::evaluation::split::{Half, half_of, half_of_capture};
 use galen_tools::store::file;
 
+use crate::public::printed_are_means;
 use crate::support::{bench, cramped, lines, run};
 
 fn text(path: &Path) -> &str {
@@ -13,7 +15,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// A recording of 24 attributes; four of them, from `first` on, rise between second 50 and 80.
-fn recording(seed: usize, first: usize) -> String {
+pub fn recording(seed: usize, first: usize) -> String {
     let head: String = (0..24).map(|i| format!(",attribute {i}")).collect();
     let cell = |second: usize, i: usize| {
         let noise = (seed * 7_919 + second * 104_729 + i * 1_299_709) % 1_000;
@@ -237,9 +239,13 @@ fn a_recording_that_cannot_be_used_costs_the_benchmark_a_line() {
 #[test]
 fn the_dbsherlock_benchmark_prints_each_figure_beside_its_controls() {
     let Some(dir) = bench("dbsherlock") else { return };
-    let (code, out, error) = run(&["bench", "dbsherlock", dir.to_str().unwrap(), "--json"]);
+    let folder = tempfile::tempdir().unwrap();
+    let written = folder.path().join("run.jsonl");
+    let (code, out, error) = run(&["bench", "dbsherlock", dir.to_str().unwrap(), "--json", "--out", text(&written)]);
     let rows = lines(&out);
     assert_eq!(code, 0, "{error}");
+    let whole = Run::parse(&std::fs::read_to_string(&written).unwrap()).unwrap();
+    assert_eq!((printed_are_means(&whole, &rows), whole.case_count()), (rows.len(), 84));
     let value = |task: &str, dataset: &str, field: &str| {
         let row = rows.iter().find(|r| r["task"] == task && r["dataset"] == dataset);
         row.unwrap_or_else(|| panic!("no row {task} {dataset}"))[field].as_f64().unwrap()

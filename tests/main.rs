@@ -11,6 +11,7 @@ mod knowledge;
 mod lab;
 mod learn;
 mod live;
+mod public;
 mod rds;
 mod reports;
 mod search;

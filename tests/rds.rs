@@ -3,8 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use galen_agents::evaluation::record::Run;
 use serde_json::{Value, json};
 
+use crate::public::printed_are_means;
 use crate::support::{bench, lines, remedies_can_be_run, run};
 
 /// 2026-05-04T10:00:00Z.
@@ -12,7 +14,7 @@ const START: i64 = 1_777_888_800;
 const MINUTES: i64 = 20;
 
 /// An incident of twenty minutes that begins after `onset` of them: answers as the command line of AWS prints them.
-struct Incident {
+pub struct Incident {
     metrics: Vec<Value>,
     statements: Vec<Value>,
     waits: Vec<String>,
@@ -22,7 +24,7 @@ struct Incident {
 }
 
 impl Incident {
-    fn new(onset: i64) -> Self {
+    pub fn new(onset: i64) -> Self {
         let waits = ["CPU", "IO:DataFileRead", "IO:WALWrite", "LWLock:WALInsert", "Client:ClientRead"].map(str::to_owned).to_vec();
         let mut incident = Self { metrics: vec![], statements: vec![], waits, events: vec![], parameters: vec![], onset };
         // An ordinary instance; the tests overwrite what goes wrong.
@@ -45,7 +47,7 @@ impl Incident {
     }
 
     /// Wobbles by 3 % around a level before the onset, and around another after it. Newest first, as the API answers.
-    fn metric(self, name: &str, before: f64, after: f64) -> Self {
+    pub fn metric(self, name: &str, before: f64, after: f64) -> Self {
         let onset = self.onset;
         self.shape(name, |minute| if minute < onset { before } else { after })
     }
@@ -60,7 +62,7 @@ impl Incident {
         self
     }
 
-    fn statement(mut self, sql: &str, loads: [f64; 5]) -> Self {
+    pub fn statement(mut self, sql: &str, loads: [f64; 5]) -> Self {
         let total: f64 = loads.iter().sum();
         self.statements.push(
             json!({"Dimensions": {"db.sql_tokenized.statement": sql, "db.sql_tokenized.id": "X"}, "Total": total, "Partitions": loads}),
@@ -79,7 +81,7 @@ impl Incident {
         self
     }
 
-    fn write(&self, folder: &Path) {
+    pub fn write(&self, folder: &Path) {
         std::fs::create_dir_all(folder).unwrap();
         let write = |name: &str, value: Value| std::fs::write(folder.join(name), value.to_string()).unwrap();
         write("metric-data.json", json!({"MetricDataResults": self.metrics, "Messages": []}));
@@ -375,16 +377,19 @@ fn hostile_texts_stay_texts() {
 #[test]
 fn scenarios_of_the_benchmark_pass_their_own_rules() {
     let Some(folder) = bench("rds") else { return };
-    let (code, out, error) = run(&["bench", "rds", folder.to_str().unwrap(), "--json"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let written = scratch.path().join("run.jsonl");
+    let (code, out, error) = run(&["bench", "rds", folder.to_str().unwrap(), "--json", "--out", written.to_str().unwrap()]);
     assert_eq!(code, 0, "{error}");
     let told = lines(&out);
+    let whole = Run::parse(&std::fs::read_to_string(&written).unwrap()).unwrap();
+    assert_eq!((printed_are_means(&whole, &told), whole.measured.len()), (2, 8));
     let failed: Vec<&Value> = told.iter().filter(|v| v["pass"] == false).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     let summary = told.iter().find(|v| v["suite"] == "rds").unwrap();
     assert_eq!(summary["passed"], summary["cases"]);
     assert!(summary["baseline_passed"].as_u64() < summary["passed"].as_u64(), "{summary}");
     // The key is opened by the scoring alone: without it the import gives the same bytes.
-    let scratch = tempfile::tempdir().unwrap();
     let copy = scratch.path().join("renamed/a");
     let first: PathBuf = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).min().unwrap();
     std::fs::create_dir_all(&copy).unwrap();

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Capability;
 use super::bootstrap::{Interval, interval};
+pub use super::measured_pairs::{Moved, Step, Whole};
+use super::{Capability, measured_pairs};
+
 use super::numeric::mean;
 use super::record::{CaseLine, Run};
-use super::tasks::{Context, TASKS, dbot, named_faults};
+use super::tasks::{Context, TASKS, accuracy, named_faults};
 
 /// What differs between two runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Cases in both runs, of the same capture.
+    /// Cases in both runs, of the same capture or recording.
     pub cases: usize,
     /// Cases left out: in one run only, or of different captures or answers; one line each.
     pub left_out: Vec<String>,
@@ -24,6 +26,10 @@ pub struct Comparison {
     pub tasks: Vec<Difference>,
     /// Cases whose diagnosis changed.
     pub changed: Vec<Changed>,
+    /// Figures of a public benchmark that exist over a whole data set only: without an interval.
+    pub whole: Vec<Whole>,
+    /// Cases of a public benchmark on which a figure changed.
+    pub moved: Vec<Moved>,
 }
 
 /// A task in both runs.
@@ -33,6 +39,9 @@ pub struct Difference {
     pub capability: Capability,
     /// Name of the task.
     pub task: String,
+    /// Data set with its half or protocol, for a figure of a public benchmark; none for a task over all data sets of a suite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
     /// Pairs of cases.
     pub cases: usize,
     /// Mean in the first run.
@@ -43,6 +52,9 @@ pub struct Difference {
     pub difference: Interval,
     /// The interval excludes 0.
     pub significant: bool,
+    /// A figure that is shown only, see [`super::Score::aside`]: more of it is not better.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub aside: bool,
 }
 
 /// A case that the two runs see differently.
@@ -60,33 +72,48 @@ pub struct Changed {
     pub verdict: &'static str,
 }
 
+impl Difference {
+    /// The difference over pairs of values of the same cases; none without any.
+    pub(super) fn of(figure: (Capability, &str, Option<&str>), values: &[(f64, f64)], seed: u64) -> Option<Self> {
+        let (capability, task, dataset) = figure;
+        let column = |of: fn(&(f64, f64)) -> f64| values.iter().map(of).collect::<Vec<_>>();
+        let difference = interval(&column(|v| v.1 - v.0), seed)?;
+        Some(Self {
+            capability,
+            task: task.to_owned(),
+            dataset: dataset.map(str::to_owned),
+            cases: values.len(),
+            before: mean(&column(|v| v.0)),
+            after: mean(&column(|v| v.1)),
+            difference,
+            significant: difference.excludes_zero(),
+            aside: false,
+        })
+    }
+}
+
 /// Compares two runs over the cases that they share. The intervals are paired BCa bootstrap intervals, seeded.
 pub fn compare(before: &Run, after: &Run, seed: u64) -> Comparison {
-    let (pairs, left_out) = pair(before, after);
+    let (pairs, mut left_out) = pair(before, after);
     let (first, second): (Vec<&CaseLine>, Vec<&CaseLine>) = pairs.iter().copied().unzip();
     let contexts = (Context::new(&first), Context::new(&second));
     let mut tasks = Vec::new();
     for task in TASKS {
         let both = |(a, b): &(&CaseLine, &CaseLine)| Some(((task.measure)(a, &contexts.0)?.0, (task.measure)(b, &contexts.1)?.0));
         let values: Vec<(f64, f64)> = pairs.iter().filter_map(both).collect();
-        let differences: Vec<f64> = values.iter().map(|(a, b)| b - a).collect();
-        let Some(difference) = interval(&differences, seed) else { continue };
-        tasks.push(Difference {
-            capability: task.capability,
-            task: task.name.to_owned(),
-            cases: values.len(),
-            before: mean(&values.iter().map(|v| v.0).collect::<Vec<_>>()),
-            after: mean(&values.iter().map(|v| v.1).collect::<Vec<_>>()),
-            difference,
-            significant: difference.excludes_zero(),
-        });
+        tasks.extend(Difference::of((task.capability, task.name, None), &values, seed));
     }
+    let measured = measured_pairs::compare(&before.measured, &after.measured, seed);
+    left_out.extend(measured.left_out);
+    tasks.extend(measured.tasks);
     Comparison {
-        cases: pairs.len(),
+        cases: pairs.len() + measured.cases,
         left_out,
         pins: differing_pins(before, after),
         tasks,
         changed: pairs.iter().filter_map(|(a, b)| changed(a, b)).collect(),
+        whole: measured.whole,
+        moved: measured.moved,
     }
 }
 
@@ -115,16 +142,17 @@ fn changed(before: &CaseLine, after: &CaseLine) -> Option<Changed> {
     if old == new {
         return None;
     }
-    let accuracy = |case: &CaseLine, named: &[String]| match case.answer.causes.first().map(String::as_str) {
-        Some("healthy") => f64::from(u8::from(named_faults(case).is_empty())),
-        _ => dbot(case, &named.iter().map(String::as_str).filter(|c| *c != "healthy").collect::<Vec<_>>()),
-    };
-    let verdict = match accuracy(after, &new).total_cmp(&accuracy(before, &old)) {
+    let verdict = verdict(accuracy(before, &named_faults(before)), accuracy(after, &named_faults(after)));
+    Some(Changed { case: before.case.clone(), answer: before.answer.causes.clone(), before: old, after: new, verdict })
+}
+
+/// `better`, `worse` or `other`.
+pub(super) fn verdict(before: f64, after: f64) -> &'static str {
+    match after.total_cmp(&before) {
         std::cmp::Ordering::Greater => "better",
         std::cmp::Ordering::Less => "worse",
         std::cmp::Ordering::Equal => "other",
-    };
-    Some(Changed { case: before.case.clone(), answer: before.answer.causes.clone(), before: old, after: new, verdict })
+    }
 }
 
 fn named(case: &CaseLine) -> Vec<String> {

@@ -6,7 +6,9 @@ use galen_tools::capture::Capture;
 use galen_tools::detect::{self, DetectOptions};
 use galen_tools::probe::Recorded;
 
-use super::{Capability, Score};
+use super::Capability;
+use super::measured::{Figure, Measured};
+use super::numeric::mean;
 use crate::driver::{Library, Options, diagnose};
 
 /// What a wrong cause costs, in right ones (the paper's sigma).
@@ -14,9 +16,16 @@ const WRONG: f64 = 0.1;
 /// At most so many causes of an answer count.
 pub const MOST_NAMED: usize = 4;
 
+/// What its tasks measure, in a few words.
+pub const ABOUT: &str = "(right - 0.1 wrong) / labelled over at most four named, not below 0; simple: the labels of most other cases with the same strongest signal";
+
 /// A case that was diagnosed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Case {
+    /// Id: its file's path below the folder, without the ending.
+    pub id: String,
+    /// SHA-256 of its capture's file, which holds the labels.
+    pub sha256: String,
     /// Name of its capture.
     pub name: String,
     /// Causes that are right.
@@ -25,6 +34,21 @@ pub struct Case {
     pub named: Vec<String>,
     /// The signal farthest from its baseline, in robust standard deviations; none where no signal left its range.
     pub strongest: Option<String>,
+}
+
+/// How a case came out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome<'c> {
+    /// The case.
+    pub case: &'c Case,
+    /// Accuracy of the diagnosis, 0 to 1.
+    pub accuracy: f64,
+    /// Accuracy of [`trivial`], 0 to 1.
+    pub baseline: f64,
+    /// The first cause named is one of the labels.
+    pub first: bool,
+    /// Causes named wrongly.
+    pub wrong: usize,
 }
 
 /// Mean accuracy of the diagnosis and of the simple method over some cases.
@@ -42,32 +66,32 @@ pub struct Means {
     pub wrong: f64,
 }
 
-/// Diagnoses a recorded case. Its labels are taken out before anything looks at it.
-pub async fn examine(mut capture: Capture, library: &Library) -> Case {
+/// Diagnoses a recorded case. Its labels are taken out before anything looks at it. The caller adds which file it was.
+pub async fn examine(mut capture: Capture, library: &Library, options: &Options) -> Case {
     let labels = std::mem::take(&mut capture.manifest.labels);
-    let options = Options { replay: true, ..Options::default() };
     let detection = detect::detect(&capture, &library.signals, &DetectOptions::default());
-    let report = diagnose(&capture, library, &Recorded(&capture), None, &options, &|_| {}).await.report;
+    let report = diagnose(&capture, library, &Recorded(&capture), None, options, &|_| {}).await.report;
     Case {
         name: capture.manifest.name,
         labels,
         named: report.root_causes.into_iter().map(|cause| cause.cause).collect(),
         strongest: detection.abnormal.into_iter().next().map(|abnormal| abnormal.signal),
+        ..Case::default()
     }
 }
 
 /// Accuracy of one case: right causes less a tenth of the wrong ones, over all labels; 0 when that is negative or nothing
 /// is labelled (VLDB 2024, "D-Bot: Database Diagnosis System using Large Language Models"). Causes after the fourth do not count.
-pub fn accuracy(named: &[String], labels: &[String]) -> f64 {
+pub fn accuracy(named: &[impl AsRef<str>], labels: &[String]) -> f64 {
     if labels.is_empty() {
         return 0.0;
     }
-    let right = labels.iter().filter(|label| named.iter().take(MOST_NAMED).any(|cause| cause == *label)).count();
+    let right = labels.iter().filter(|label| named.iter().take(MOST_NAMED).any(|cause| cause.as_ref() == *label)).count();
     ((right as f64 - WRONG * wrong(named, labels) as f64) / labels.len() as f64).max(0.0)
 }
 
-fn wrong(named: &[String], labels: &[String]) -> usize {
-    named.iter().take(MOST_NAMED).filter(|cause| !labels.contains(cause)).count()
+fn wrong(named: &[impl AsRef<str>], labels: &[String]) -> usize {
+    named.iter().take(MOST_NAMED).filter(|cause| !labels.iter().any(|label| label == cause.as_ref())).count()
 }
 
 /// What a method answers that knows no causes: the labels that most *other* cases with the same strongest signal have,
@@ -85,60 +109,66 @@ pub fn trivial(cases: &[Case]) -> Vec<Vec<String>> {
     (0..cases.len()).map(|at| majority(at, true).or_else(|| majority(at, false)).unwrap_or_default()).collect()
 }
 
-/// Means over the cases whose labels `belongs` accepts; the simple method learns from all of them.
-pub fn means(cases: &[Case], belongs: impl Fn(&[String]) -> bool) -> Means {
-    let answers = trivial(cases);
-    let chosen: Vec<(&Case, &Vec<String>)> = cases.iter().zip(&answers).filter(|(case, _)| belongs(&case.labels)).collect();
-    let mean = |of: &dyn Fn(&Case, &Vec<String>) -> f64| {
-        // An empty sum is -0: plus 0 it is 0.
-        chosen.iter().map(|(case, answer)| of(case, answer)).sum::<f64>() / chosen.len().max(1) as f64 + 0.0
-    };
+/// How each case came out, beside the simple method, which learns from all the others.
+pub fn outcomes(cases: &[Case]) -> Vec<Outcome<'_>> {
+    let outcomes = cases.iter().zip(trivial(cases)).map(|(case, answer)| Outcome {
+        accuracy: accuracy(&case.named, &case.labels),
+        baseline: accuracy(&answer, &case.labels),
+        first: case.named.first().is_some_and(|cause| case.labels.contains(cause)),
+        wrong: wrong(&case.named, &case.labels),
+        case,
+    });
+    outcomes.collect()
+}
+
+/// Means over the cases whose labels `belongs` accepts.
+pub fn means(outcomes: &[Outcome<'_>], belongs: impl Fn(&[String]) -> bool) -> Means {
+    let chosen: Vec<&Outcome<'_>> = outcomes.iter().filter(|outcome| belongs(&outcome.case.labels)).collect();
+    let column = |of: fn(&Outcome<'_>) -> f64| mean(&chosen.iter().map(|outcome| of(outcome)).collect::<Vec<_>>());
     Means {
         cases: chosen.len(),
-        accuracy: mean(&|case, _| accuracy(&case.named, &case.labels)),
-        baseline: mean(&|case, answer| accuracy(answer, &case.labels)),
-        first: mean(&|case, _| f64::from(u8::from(case.named.first().is_some_and(|cause| case.labels.contains(cause))))),
-        wrong: mean(&|case, _| wrong(&case.named, &case.labels) as f64),
+        accuracy: column(|o| o.accuracy),
+        baseline: column(|o| o.baseline),
+        first: column(|o| f64::from(u8::from(o.first))),
+        wrong: column(|o| o.wrong as f64),
     }
 }
 
 /// Sets of labels, each once, with those of one cause first.
-pub fn label_sets(cases: &[Case]) -> Vec<Vec<String>> {
-    let mut sets: Vec<Vec<String>> = cases.iter().map(|case| case.labels.clone()).collect();
+pub fn label_sets(outcomes: &[Outcome<'_>]) -> Vec<Vec<String>> {
+    let mut sets: Vec<Vec<String>> = outcomes.iter().map(|outcome| outcome.case.labels.clone()).collect();
     sets.sort_by(|a, b| a.len().cmp(&b.len()).then(a.cmp(b)));
     sets.dedup();
     sets
 }
 
-/// Scores by set of labels. `part` says which specifications these are, such as `quick`.
-pub fn scores(cases: &[Case], part: &str) -> Vec<Score> {
-    label_sets(cases)
-        .into_iter()
-        .map(|set| {
-            let found = means(cases, |labels| labels == set);
-            let single = set.len() == 1;
-            Score {
-                capability: if single { Capability::RootCause } else { Capability::MultiCause },
-                task: if single { "dbot_accuracy_single" } else { "dbot_accuracy_multi" }.into(),
-                dataset: format!("dbot_{}/{part}", set.join("_and_")),
-                value: found.accuracy,
-                baseline: found.baseline,
-                cases: found.cases,
-            }
-        })
-        .collect()
+/// The accuracy of each case, by set of labels. `part` says which specifications these are, such as `quick`.
+pub fn measured(outcomes: &[Outcome<'_>], part: &str) -> Vec<Measured> {
+    let mut sorted: Vec<&Outcome<'_>> = outcomes.iter().collect();
+    sorted.sort_by_key(|outcome| (outcome.case.labels.len(), &outcome.case.labels));
+    let line = |outcome: &&Outcome<'_>| {
+        let Case { id, sha256, labels, .. } = outcome.case;
+        let (capability, task) = match labels.len() {
+            1 => (Capability::RootCause, "dbot_accuracy_single"),
+            _ => (Capability::MultiCause, "dbot_accuracy_multi"),
+        };
+        let dataset = format!("dbot_{}/{part}", labels.join("_and_"));
+        Figure { capability, task, dataset: &dataset }.of_case(id, sha256, [outcome.accuracy, outcome.baseline])
+    };
+    sorted.iter().map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluation::measured::scores;
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
     fn case(labels: &str, named: &str, strongest: &str) -> Case {
-        Case { name: String::new(), labels: words(labels), named: words(named), strongest: Some(strongest.to_owned()) }
+        Case { labels: words(labels), named: words(named), strongest: Some(strongest.to_owned()), ..Case::default() }
     }
 
     #[test]
@@ -163,15 +193,20 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_told_by_set_of_labels() {
-        let cases = [case("a", "a", "cpu"), case("a", "x", "cpu"), case("b c", "b", "wal")];
-        let scores = scores(&cases, "quick");
+    fn scores_are_told_by_set_of_labels_and_are_the_means() {
+        let cases = [case("b c", "b", "wal"), case("a", "a", "cpu"), case("a", "x", "cpu")];
+        let told = outcomes(&cases);
+        let scores = scores(&measured(&told, "quick"));
         assert_eq!(
             scores.iter().map(|s| (s.dataset.as_str(), s.value, s.cases)).collect::<Vec<_>>(),
             [("dbot_a/quick", 0.5, 2), ("dbot_b_and_c/quick", 0.5, 1)]
         );
         assert_eq!(scores[1].capability, Capability::MultiCause);
-        let all = means(&cases, |_| true);
+        for (set, score) in label_sets(&told).iter().zip(&scores) {
+            let found = means(&told, |labels| labels == set);
+            assert_eq!((found.cases, found.accuracy, found.baseline), (score.cases, score.value, score.baseline));
+        }
+        let all = means(&told, |_| true);
         assert_eq!((all.cases, all.accuracy, all.wrong), (3, 0.5, 1.0 / 3.0));
     }
 }

@@ -8,6 +8,8 @@ pub mod dbsherlock;
 pub mod density;
 pub mod faithfulness;
 pub mod leaderboard;
+pub mod measured;
+mod measured_pairs;
 pub mod numeric;
 pub mod pass_until;
 pub mod plots;
@@ -23,6 +25,8 @@ pub mod split;
 pub mod tasks;
 
 use serde::{Deserialize, Serialize};
+
+use measured::Figure;
 
 /// What a benchmark asks of a diagnosis. Scores are averaged from dataset to task to capability, so that a dataset
 /// with many cases does not drown one with few.
@@ -87,4 +91,18 @@ pub struct Score {
     pub baseline: f64,
     /// Cases behind the value.
     pub cases: usize,
+    /// What the method reaches where there is nothing to find, 0 to 1; none where the task has no such control.
+    #[serde(default)]
+    pub placebo: Option<f64>,
+    /// Shown beside the others and not averaged with them: a control, the same without a part, or a data set whose cases
+    /// stand in another one of the task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub aside: bool,
+}
+
+impl Score {
+    /// The figure that it is the value of.
+    pub fn figure(&self) -> Figure<'_> {
+        Figure { capability: self.capability, task: &self.task, dataset: &self.dataset }
+    }
 }

@@ -43,20 +43,21 @@ pub fn bars(title: &str, rows: &[(String, Vec<Option<f64>>)]) -> String {
     })
 }
 
-/// Reliability diagram: share right over probability, one line a run, with the diagonal of perfect calibration.
-pub fn reliability(title: &str, runs: &[Calibration]) -> String {
+/// Reliability diagram: share right over probability, one line a run in the colour of its index, with the diagonal of perfect
+/// calibration.
+pub fn reliability(title: &str, runs: &[(usize, Calibration)]) -> String {
     let (left, top, size) = (46, 10, 270);
     let at = |p: f64, share: f64| (left + (p * f64::from(size)).round() as i32, top + size - (share * f64::from(size)).round() as i32);
     svg(title, (340, 330), |root| {
         frame(root, at)?;
         root.draw(&PathElement::new([at(0.0, 0.0), at(1.0, 1.0)], QUIET.mix(0.7)))?;
-        for (run, calibration) in runs.iter().enumerate() {
+        for (run, calibration) in runs {
             let points: Vec<(i32, i32)> = calibration.bins.iter().map(|b| at(b.probability, b.right)).collect();
-            root.draw(&PathElement::new(points.clone(), colour(run).stroke_width(2)))?;
+            root.draw(&PathElement::new(points.clone(), colour(*run).stroke_width(2)))?;
             for (bin, point) in calibration.bins.iter().zip(points) {
                 // The area of a dot goes with its cases.
                 let radius = (2.0 + (bin.cases as f64).sqrt() * 1.5).min(12.0) as i32;
-                root.draw(&Circle::new(point, radius, colour(run).mix(0.6).filled()))?;
+                root.draw(&Circle::new(point, radius, colour(*run).mix(0.6).filled()))?;
             }
         }
         root.draw(&Text::new("probability of the first cause", (left + size / 2, top + size + 24), small(HPos::Center, VPos::Top)))?;
@@ -64,10 +65,10 @@ pub fn reliability(title: &str, runs: &[Calibration]) -> String {
     })
 }
 
-/// Accuracy over milliseconds a case, on a logarithmic axis, one dot a run.
-pub fn cost(title: &str, runs: &[(String, f64, f64)]) -> String {
+/// Accuracy over milliseconds a case, on a logarithmic axis, one dot a run in the colour of its index.
+pub fn cost(title: &str, runs: &[(usize, (f64, f64))]) -> String {
     let (left, top, size) = (46, 10, 270);
-    let logs: Vec<f64> = runs.iter().map(|r| r.1.max(0.01).log10()).collect();
+    let logs: Vec<f64> = runs.iter().map(|(_, (ms, _))| ms.max(0.01).log10()).collect();
     let low = logs.iter().copied().fold(f64::INFINITY, f64::min).floor().min(0.0);
     let high = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max).ceil().max(low + 1.0);
     let at = |p: f64, share: f64| (left + (p * f64::from(size)).round() as i32, top + size - (share * f64::from(size)).round() as i32);
@@ -79,8 +80,8 @@ pub fn cost(title: &str, runs: &[(String, f64, f64)]) -> String {
             root.draw(&Text::new(milliseconds(decade), (foot.0, foot.1 + 5), small(HPos::Center, VPos::Top)))?;
         }
         rows(root, at)?;
-        for (run, ((_, _, accuracy), log)) in runs.iter().zip(&logs).enumerate() {
-            root.draw(&Circle::new(at(x(*log), *accuracy), 6, colour(run).filled()))?;
+        for ((run, (_, accuracy)), log) in runs.iter().zip(&logs) {
+            root.draw(&Circle::new(at(x(*log), *accuracy), 6, colour(*run).filled()))?;
         }
         root.draw(&Text::new("time a case (median)", (left + size / 2, top + size + 24), small(HPos::Center, VPos::Top)))?;
         Ok(())
@@ -142,8 +143,8 @@ mod tests {
         let rows = vec![("root cause".to_owned(), vec![Some(80.0), Some(-20.0), None])];
         let drawn = [
             bars("a\"><script>", &rows),
-            reliability("r", &[of_pairs(&[(0.9, 1.0), (0.2, 0.0)])]),
-            cost("c", &[("x".into(), 1.5, 0.9), ("y".into(), 30_000.0, 0.95)]),
+            reliability("r", &[(0, of_pairs(&[(0.9, 1.0), (0.2, 0.0)]))]),
+            cost("c", &[(0, (1.5, 0.9)), (1, (30_000.0, 0.95))]),
         ];
         for svg in &drawn {
             assert!(svg.starts_with("<svg role=\"img\"") && svg.trim_end().ends_with("</svg>") && !svg.contains("<script"), "{svg}");

@@ -13,10 +13,14 @@ use serde::{Deserialize, Serialize};
 use galen_tools::capture::Capture;
 use galen_tools::detect::stats::median;
 
-use super::{Capability, Score};
+use super::Capability;
+use super::measured::{Figure, Measured};
 use crate::report::{Report, markdown};
 
 const TABLE: &str = include_str!("../../evaluation/rds.toml");
+/// What its task measures, in a few words.
+pub const ABOUT: &str =
+    "a scenario's own key passes its report; simple: the signal with the largest robust z; placebo: the other scenarios' reports";
 /// Robust z below which the trivial method calls an instance healthy.
 const QUIET: f64 = 6.0;
 
@@ -181,7 +185,10 @@ pub fn broken(rules: &Rules, answer: &Answer) -> Vec<String> {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)]
 pub struct Case {
+    /// Its folder, below the one that was given.
     pub scenario: String,
+    /// SHA-256 of the answers and of the key.
+    pub sha256: String,
     pub rules: Rules,
     pub answer: Answer,
     pub baseline: Answer,
@@ -222,26 +229,21 @@ pub fn verdicts(cases: &[Case]) -> Vec<Verdict> {
     cases.iter().enumerate().map(one).collect()
 }
 
-/// Shares of scenarios passed: incidents as root cause, healthy ones as abstention.
-pub fn scores(cases: &[Case], verdicts: &[Verdict]) -> Vec<Score> {
-    let mut scores = Vec::new();
+/// Whether each scenario was passed: incidents as root cause, healthy ones as abstention. The placebo is the share of the other
+/// scenarios' reports that pass.
+pub fn measured(cases: &[Case], verdicts: &[Verdict]) -> Vec<Measured> {
+    let flag = |pass: bool| f64::from(u8::from(pass));
+    let others = cases.len().saturating_sub(1);
+    let mut lines = Vec::new();
     for (capability, healthy) in [(Capability::RootCause, false), (Capability::Abstention, true)] {
-        let of: Vec<&Verdict> =
-            cases.iter().zip(verdicts).filter(|(c, _)| (c.rules.category == "healthy") == healthy).map(|(_, v)| v).collect();
-        if of.is_empty() {
-            continue;
-        }
-        let share = |pass: fn(&&&Verdict) -> bool| of.iter().filter(pass).count() as f64 / of.len() as f64;
-        scores.push(Score {
-            capability,
-            task: "own_rules".into(),
-            dataset: "rds".into(),
-            value: share(|v| v.pass),
-            baseline: share(|v| v.baseline_pass),
-            cases: of.len(),
-        });
+        let figure = Figure { capability, task: "own_rules", dataset: "rds" };
+        let of = cases.iter().zip(verdicts).filter(|(case, _)| (case.rules.category == "healthy") == healthy);
+        lines.extend(of.map(|(case, verdict)| Measured {
+            placebo: (others > 0).then(|| verdict.others_pass as f64 / others as f64),
+            ..figure.of_case(&case.scenario, &case.sha256, [flag(verdict.pass), flag(verdict.baseline_pass)])
+        }));
     }
-    scores
+    lines
 }
 
 #[cfg(test)]
@@ -296,5 +298,31 @@ mod tests {
         assert!(Rules::parse("required_keywords:\n  - x\n").unwrap_err().contains("root_cause_category"));
         assert!(Rules::parse("root_cause_category: x\n%%%\n").unwrap_err().contains("line 2"));
         assert!(table().is_ok());
+    }
+
+    #[test]
+    fn each_scenario_is_a_line_beside_the_reports_of_the_others() {
+        let case = |name: &str, category: &str, cause: &str| Case {
+            scenario: name.into(),
+            sha256: format!("sha of {name}"),
+            rules: Rules { category: category.into(), ..Rules::default() },
+            answer: answer(cause, "nothing else"),
+            baseline: answer("healthy", "healthy"),
+        };
+        let cases = [
+            case("quiet", "healthy", "healthy"),
+            case("lag", "resource_exhaustion", "replication_lag"),
+            case("twin", "resource_exhaustion", "replication_lag"),
+            case("missed", "resource_exhaustion", "failover"),
+        ];
+        let lines = measured(&cases, &verdicts(&cases));
+        let told: Vec<_> = lines.iter().map(|l| (l.case.as_deref().unwrap(), l.value, l.baseline, l.placebo)).collect();
+        let third = Some(1.0 / 3.0);
+        assert_eq!(
+            told,
+            [("lag", 1.0, 0.0, third), ("twin", 1.0, 0.0, third), ("missed", 0.0, 0.0, Some(2.0 / 3.0)), ("quiet", 1.0, 1.0, Some(0.0))]
+        );
+        assert_eq!((lines[0].capability, lines[3].capability), (Capability::RootCause, Capability::Abstention));
+        assert_eq!(measured(&cases[..1], &verdicts(&cases[..1]))[0].placebo, None);
     }
 }

@@ -7,12 +7,15 @@ use serde::{Deserialize, Serialize};
 use galen_tools::model::{Culprit, CulpritKind, Window};
 
 use super::faithfulness::Grounding;
+use super::measured::Measured;
 use super::split::Half;
 use crate::driver::Options;
 use crate::report::{Bill, Status};
 
-/// Version of the lines.
+/// Version of a file of diagnosed cases.
 pub const FORMAT: u32 = 1;
+/// Version of a file that holds figures of a public benchmark: releases that know only the first refuse it by its number.
+pub const MEASURED_FORMAT: u32 = 2;
 
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,8 @@ pub enum Line {
     Case(Box<CaseLine>),
     /// A case that could not be read or is not usable, and why.
     Failed(FailedCase),
+    /// A figure of a public benchmark; only in files of [`MEASURED_FORMAT`].
+    Measured(Box<Measured>),
 }
 
 /// A case that could not be read or is not usable.
@@ -41,7 +46,7 @@ pub struct FailedCase {
 /// All that is needed to compute the run again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Header {
-    /// [`FORMAT`].
+    /// [`FORMAT`] or [`MEASURED_FORMAT`].
     pub format: u32,
     /// What changes the results.
     pub pins: Pins,
@@ -53,6 +58,13 @@ pub struct Header {
     pub jobs: u16,
     /// Cases in the chosen half.
     pub cases: usize,
+    /// Figures of a public benchmark that follow: they are written at once, so that fewer are a damaged file.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub figures: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// What changes results: two runs with the same pins give the same reports.
@@ -64,7 +76,7 @@ pub struct Pins {
     pub suite: String,
     /// SHA-256 over the suite's definition: cases with the digests of captures and answers.
     pub suite_sha256: String,
-    /// `learn`, `test` or `all`.
+    /// `learn`, `test` or `all`; [`BY_DATASET`] where the data sets of the figures say it.
     pub half: String,
     /// SHA-256 over the cause catalog, in order of id.
     pub catalog_sha256: String,
@@ -81,7 +93,13 @@ pub struct Pins {
     pub model: Option<ModelPin>,
     /// Options of the diagnoses, with the seed.
     pub options: Option<Options>,
+    /// What a public benchmark was asked for beside, by the name of the option.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
 }
+
+/// The half of a run whose data sets each name their own half or protocol.
+pub const BY_DATASET: &str = "by data set";
 
 /// A model file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,6 +230,8 @@ pub struct Run {
     pub header: Header,
     /// Finished cases in the order of the file.
     pub cases: Vec<CaseLine>,
+    /// Figures of a public benchmark in the order of the file.
+    pub measured: Vec<Measured>,
     /// Cases that failed and were not finished later, the last word of each.
     pub failed: Vec<FailedCase>,
     /// Bytes of whole lines: what lies behind was cut off.
@@ -225,7 +245,7 @@ impl Run {
     /// One line with the number of the line that is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut run = Self::default();
-        let mut finished = HashSet::new();
+        let (mut finished, mut figures) = (HashSet::new(), HashSet::new());
         // By data set and id, with the place of the line.
         let mut failed: BTreeMap<(String, String), (usize, FailedCase)> = BTreeMap::new();
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
@@ -233,8 +253,8 @@ impl Run {
             let at = |why: String| format!("line {}: {why}", number + 1);
             let line: Line = serde_json::from_str(line).map_err(|e| at(format!("not a line of a run: {e}")))?;
             match (number, line) {
-                (0, Line::Run(header)) if header.format > FORMAT => {
-                    return Err(at(format!("written in format {}, this Galen reads up to {FORMAT}", header.format)));
+                (0, Line::Run(header)) if header.format > MEASURED_FORMAT => {
+                    return Err(at(format!("written in format {}, this Galen reads up to {MEASURED_FORMAT}", header.format)));
                 }
                 (0, Line::Run(header)) => run.header = *header,
                 (0, _) => return Err(at("a run begins with its header".into())),
@@ -252,6 +272,16 @@ impl Run {
                 (_, Line::Failed(case)) => {
                     failed.insert((case.dataset.clone(), case.case.clone()), (number, case));
                 }
+                (_, Line::Measured(_)) if run.header.format < MEASURED_FORMAT => {
+                    return Err(at(format!("a figure in a file of format {}", run.header.format)));
+                }
+                (_, Line::Measured(line)) => {
+                    line.check().map_err(&at)?;
+                    if !figures.insert((line.capability, line.task.clone(), line.dataset.clone(), line.case.clone())) {
+                        return Err(at(format!("{} stands there twice", line.name())));
+                    }
+                    run.measured.push(*line);
+                }
             }
         }
         let mut failed: Vec<_> = failed.into_values().collect();
@@ -260,14 +290,33 @@ impl Run {
         if whole == 0 {
             return Err("it holds no whole line".into());
         }
+        if run.measured.len() != run.header.figures {
+            return Err(format!("it holds {} of its {} figures: it was cut off or altered", run.measured.len(), run.header.figures));
+        }
         run.whole = whole;
         Ok(run)
+    }
+
+    /// The lines of its file.
+    pub fn lines(&self) -> impl Iterator<Item = Line> + '_ {
+        let header = std::iter::once(Line::Run(Box::new(self.header.clone())));
+        let cases = self.cases.iter().map(|case| Line::Case(Box::new(case.clone())));
+        let measured = self.measured.iter().map(|line| Line::Measured(Box::new(line.clone())));
+        header.chain(cases).chain(measured).chain(self.failed.iter().cloned().map(Line::Failed))
+    }
+
+    /// Cases that say something: diagnosed ones, and those that a public benchmark measured.
+    pub fn case_count(&self) -> usize {
+        let measured: HashSet<&str> = self.measured.iter().filter_map(|line| line.case.as_deref()).collect();
+        self.cases.len() + measured.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluation::Capability;
+    use crate::evaluation::measured::Figure;
 
     fn text(lines: &[Line]) -> String {
         lines.iter().map(|l| serde_json::to_string(l).unwrap() + "\n").collect()
@@ -313,8 +362,32 @@ mod tests {
         assert!(Run::parse("").is_err());
         assert!(Run::parse(&text(&[case("a")])).unwrap_err().contains("begins with its header"));
         assert!(Run::parse(&text(&[header.clone(), case("a"), case("a")])).unwrap_err().starts_with("line 3: case a"));
-        let newer = Line::Run(Box::new(Header { format: FORMAT + 1, ..Header::default() }));
+        let newer = Line::Run(Box::new(Header { format: MEASURED_FORMAT + 1, ..Header::default() }));
         assert!(Run::parse(&text(&[newer])).unwrap_err().contains("reads up to"));
         assert!(Run::parse(&format!("{}nonsense\n", text(&[header]))).unwrap_err().starts_with("line 2"));
+    }
+
+    #[test]
+    fn figures_are_read_back_to_the_bit_and_only_whole() {
+        let top1 = Figure { capability: Capability::RootCause, task: "top1", dataset: "d/test" };
+        let mut run =
+            Run { measured: vec![top1.of_case("a", "1", [1.0 / 3.0, 0.1 + 0.2]), top1.of_case("b", "2", [0.0, 1.0])], ..Run::default() };
+        run.measured[0].placebo = Some(0.7 / 3.0);
+        run.header = Header { format: MEASURED_FORMAT, cases: 2, figures: 2, ..Header::default() };
+        run.failed = vec![FailedCase { dataset: "d".into(), case: "c".into(), why: "cut off".into() }];
+        let whole = text(&run.lines().collect::<Vec<_>>());
+        run.whole = whole.len();
+        assert_eq!(Run::parse(&whole).unwrap(), run);
+        assert_eq!((run.case_count(), whole.matches("aside").count()), (2, 0));
+        let wrong = |change: &dyn Fn(&mut Run)| {
+            let mut other = run.clone();
+            change(&mut other);
+            Run::parse(&text(&other.lines().collect::<Vec<_>>())).unwrap_err()
+        };
+        assert!(wrong(&|r| drop(r.measured.pop())).contains("1 of its 2 figures"));
+        assert!(Run::parse(&whole[..whole.len() * 2 / 3]).unwrap_err().contains("of its 2 figures"), "a cut file is no whole one");
+        assert!(wrong(&|r| r.header.format = FORMAT).starts_with("line 2: a figure in a file of format 1"));
+        assert!(wrong(&|r| r.measured[1].case = Some("a".into())).starts_with("line 3: top1 of d/test, a stands there twice"));
+        assert!(wrong(&|r| r.measured[1].value = 1.5).starts_with("line 3: top1 of d/test, b: 1.5 is not between 0 and 1"));
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::numeric::mean;
 use super::record::{CaseLine, Run};
 use super::tasks::{Context, TASKS};
-use super::{Capability, Score};
+use super::{Capability, Score, measured};
 
 /// A level of the hierarchy with what it is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,31 +33,37 @@ pub struct Level {
     pub ratio: Option<f64>,
     /// Cases behind it (the most of any task below, for levels above the data set).
     pub cases: usize,
+    /// What is reached where there is nothing to find, 0 to 1; of a data set whose task has such a control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placebo: Option<f64>,
     /// The levels below.
     pub parts: Vec<Level>,
 }
 
-/// All scores of a run: one for each task and data set that its cases say something about.
+/// All scores of a run: one for each task and data set that its cases say something about, and those of a public benchmark.
 pub fn scores(run: &Run) -> Vec<Score> {
     let mut out = Vec::new();
     for (dataset, cases) in by_dataset(run) {
         let context = Context::new(&cases);
         for task in TASKS {
-            let measured: Vec<(f64, f64)> = cases.iter().filter_map(|c| (task.measure)(c, &context)).collect();
-            if measured.is_empty() {
+            let pairs: Vec<(f64, f64)> = cases.iter().filter_map(|c| (task.measure)(c, &context)).collect();
+            if pairs.is_empty() {
                 continue;
             }
-            let column = |of: fn(&(f64, f64)) -> f64| mean(&measured.iter().map(of).collect::<Vec<_>>());
+            let column = |of: fn(&(f64, f64)) -> f64| mean(&pairs.iter().map(of).collect::<Vec<_>>());
             out.push(Score {
                 capability: task.capability,
                 task: task.name.to_owned(),
                 dataset: format!("{dataset}/{}", run.header.pins.half),
                 value: column(|m| m.0),
                 baseline: column(|m| m.1),
-                cases: measured.len(),
+                cases: pairs.len(),
+                placebo: None,
+                aside: false,
             });
         }
     }
+    out.extend(measured::scores(&run.measured));
     out
 }
 
@@ -76,11 +82,11 @@ pub fn gain(value: f64, baseline: f64) -> f64 {
     if room > 1e-9 { 100.0 * (value - baseline) / room } else { 100.0 * value }
 }
 
-/// Puts scores into their hierarchy. With scores of a reference run, its values are the baselines.
+/// Puts scores into their hierarchy, but for those that stand aside. With scores of a reference run, its values are the baselines.
 pub fn hierarchy(scores: &[Score], reference: Option<&[Score]>) -> Level {
     let mut tree: BTreeMap<Capability, BTreeMap<&str, Vec<Level>>> = BTreeMap::new();
-    for score in scores {
-        let of_reference = |s: &&Score| s.capability == score.capability && s.task == score.task && s.dataset == score.dataset;
+    for score in scores.iter().filter(|score| !score.aside) {
+        let of_reference = |s: &&Score| s.figure() == score.figure();
         let baseline = match reference {
             None => Some(score.baseline),
             Some(others) => others.iter().find(of_reference).map(|s| s.value),
@@ -94,6 +100,7 @@ pub fn hierarchy(scores: &[Score], reference: Option<&[Score]>) -> Level {
             gain: gain(score.value, baseline),
             ratio: (baseline > 0.0).then(|| 100.0 * score.value / baseline),
             cases: score.cases,
+            placebo: score.placebo,
             parts: Vec::new(),
         };
         tree.entry(score.capability).or_default().entry(&score.task).or_default().push(leaf);
@@ -114,6 +121,7 @@ fn level(name: &str, parts: Vec<Level>) -> Level {
         gain: column(|p| p.gain),
         ratio: (!ratios.is_empty()).then(|| mean(&ratios)),
         cases: parts.iter().map(|p| p.cases).max().unwrap_or(0),
+        placebo: None,
         parts,
     }
 }

@@ -108,6 +108,8 @@ fn levels_are_means_of_the_levels_below_and_relative_to_the_baseline() {
         value,
         baseline,
         cases,
+        placebo: None,
+        aside: false,
     };
     let all = [
         // A data set of a thousand cases counts as much as one of ten.
@@ -125,4 +127,8 @@ fn levels_are_means_of_the_levels_below_and_relative_to_the_baseline() {
     let itself = hierarchy(&all, Some(&all));
     near(itself.ratio.unwrap(), 100.0);
     near(itself.parts.iter().find(|p| p.name == "root_cause").unwrap().gain, 0.0);
+    // What stands aside is in no mean.
+    let mut beside = all.to_vec();
+    beside.push(Score { aside: true, ..of(Capability::RootCause, "top1", "leak/test", 0.0, 0.9, 10) });
+    assert_eq!(hierarchy(&beside, None), tree);
 }

@@ -6,12 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::Capability;
+use super::dbot::{self, MOST_NAMED};
 use super::record::CaseLine;
 use crate::report::Status;
 
-/// D-Bot's penalty for a cause named wrongly, and the most causes that may be named.
-const PENALTY: f64 = 0.1;
-const MOST_NAMED: usize = 4;
 /// A cause named with at least this probability is acted upon.
 const SURE: f64 = 0.5;
 /// What a diagnosis may cost before it is worth half: the budget of a report in milliseconds, of probes in milliseconds
@@ -86,7 +84,7 @@ pub const TASKS: &[Task] = &[
         capability: Capability::RootCause,
         name: "dbot_accuracy",
         about: "(right - 0.1 wrong) / labelled over at most four named, not below 0; trivial: the most frequent cause",
-        measure: |c, x| faulty(c).then(|| (dbot(c, &named_faults(c)), dbot(c, &[&x.majority]))),
+        measure: |c, x| faulty(c).then(|| (accuracy(c, &named_faults(c)), accuracy(c, &[&x.majority]))),
     },
     Task {
         capability: Capability::MultiCause,
@@ -218,11 +216,9 @@ pub fn first_right(case: &CaseLine) -> bool {
     case.named.first().is_some_and(|n| case.answer.causes.contains(&n.cause))
 }
 
-/// D-Bot's accuracy of one case (Zhou et al., VLDB 2024): `(right - 0.1 wrong) / labelled`, not below 0.
-pub fn dbot(case: &CaseLine, named: &[&str]) -> f64 {
-    let right = named.iter().filter(|n| case.answer.causes.iter().any(|c| c == *n)).count() as f64;
-    let wrong = named.len() as f64 - right;
-    ((right - PENALTY * wrong) / case.answer.causes.len().max(1) as f64).max(0.0)
+/// How right it is to name these causes of a case: D-Bot's accuracy; of a healthy case 1 for naming none.
+pub fn accuracy(case: &CaseLine, named: &[&str]) -> f64 {
+    if is_healthy(case) { flag(named.is_empty()) } else { dbot::accuracy(named, &case.answer.causes) }
 }
 
 fn recall(case: &CaseLine, named: &[&str]) -> f64 {
@@ -253,10 +249,8 @@ fn variant_holds(case: &CaseLine, context: &Context<'_>, tag: &str) -> Option<(f
     let original = case.answer.variant_of.as_deref().filter(|_| case.answer.tags.iter().any(|t| t == tag))?;
     let folder = case.case.rfind('/').map_or("", |end| &case.case[..=end]);
     let base = context.cases.get(format!("{folder}{original}").as_str())?;
-    let accuracy = |c: &CaseLine| if is_healthy(c) { flag(named_faults(c).is_empty()) } else { dbot(c, &named_faults(c)) };
-    let before = accuracy(base);
+    let before = accuracy(base, &named_faults(base));
     let kept = |after: f64| 1.0 - (before - after).max(0.0);
-    let constant = if is_healthy(case) { 0.0 } else { dbot(case, &[&context.majority]) };
     // A case that was wrong already has nothing to lose.
-    (before > 0.0).then(|| (kept(accuracy(case)), kept(constant)))
+    (before > 0.0).then(|| (kept(accuracy(case, &named_faults(case))), kept(accuracy(case, &[&context.majority]))))
 }

@@ -1,24 +1,18 @@
-//! `galen lab dbot` and `galen bench dbot`: D-Bot's anomaly specifications, recorded on a private server and scored.
+//! `galen lab dbot`: D-Bot's anomaly specifications, recorded on a private server.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use tokio::runtime::Handle;
 
-use galen_agents::driver::Library;
-use galen_agents::evaluation::{Score, dbot};
-use galen_tools::store::file;
-
-use super::{Global, replay};
-use crate::failure::{Failure, LeftOut};
+use super::Global;
+use super::bench::dbot as bench;
+use crate::failure::Failure;
 use crate::lab::{Otherwise, dbot as lab};
-use crate::{engine, output, parallel};
+use crate::output;
 
 /// Cases of the quick suite.
 const QUICK: usize = 40;
-/// Accuracy of D-Bot with GPT-4 in its paper, on cases with one cause and with several.
-const PUBLISHED: (f64, f64) = (0.754, 0.655);
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("{}\n\nExamples:
@@ -73,7 +67,7 @@ pub async fn record(global: &Global, args: DbotArgs) -> Result<(), Failure> {
     let refused = |e: anyhow::Error| Failure { code: if e.is::<Otherwise>() { 2 } else { 4 }, message: format!("{e:#}") };
     recording.await.map_err(refused)?;
     if args.diagnose {
-        bench(global, &BenchDbotArgs { dir: args.out, part: None, jobs: args.jobs }).await?;
+        bench::bench(global, &bench::BenchDbotArgs { dir: args.out, part: None, jobs: args.jobs, out: None }).await?;
     }
     match (failed.get(), problems.len()) {
         (0, 0) => Ok(()),
@@ -113,85 +107,4 @@ fn told(global: &Global, spec: &lab::Spec, outcome: &lab::Outcome) {
         let took = seconds.map(|s| format!(" in {s:.0} s")).unwrap_or_default();
         format!("{:>4} {:<20} {state}{took}", spec.id, spec.workload)
     });
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Accuracy of a case is (right causes - 0.1 * wrong ones) / labels, 0 when negative, at most four causes
-named. Beside it stands a method that knows no causes: it answers with the labels of most other cases
-that have the same signal farthest from its baseline.
-
-Example:
-  galen bench dbot quick/ --json")]
-pub struct BenchDbotArgs {
-    /// Folder of captures that `galen lab dbot` recorded
-    dir: PathBuf,
-    /// Name of the part in the scores [default: the folder's name]
-    #[arg(long)]
-    part: Option<String>,
-    /// Captures at a time
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    jobs: u16,
-}
-
-/// Diagnoses a folder of recorded specifications and prints their scores.
-pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
-    let files = replay::expand(std::slice::from_ref(&args.dir))?;
-    let runtime = Handle::current();
-    let (mut cases, mut left_out) = (Vec::new(), LeftOut::default());
-    let work = |path: &PathBuf| runtime.block_on(one(path, &library));
-    parallel::in_order(&files, usize::from(args.jobs), work, |path, result| {
-        match result {
-            Ok(case) => cases.push(case),
-            Err(failure) => {
-                let failure = failure.of(path);
-                left_out.add(&failure);
-                output::tell(&format!("galen: {failure}"));
-            }
-        }
-        Ok(())
-    })?;
-    let folder = args.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    print(global, &cases, &dbot::scores(&cases, args.part.as_deref().unwrap_or(&folder)));
-    left_out.end(files.len(), "captures could not be scored")
-}
-
-async fn one(path: &Path, library: &Library) -> Result<dbot::Case, Failure> {
-    let capture = file::read(path)?;
-    if capture.manifest.labels.is_empty() {
-        return Err(Failure::input(format!("{}: nobody has labelled it", path.display())));
-    }
-    Ok(dbot::examine(capture, library).await)
-}
-
-fn print(global: &Global, cases: &[dbot::Case], scores: &[Score]) {
-    if global.json {
-        for case in cases {
-            let accuracy = dbot::accuracy(&case.named, &case.labels);
-            output::line(&json!({"case": case.name, "labels": case.labels, "named": case.named, "accuracy": accuracy}).to_string());
-        }
-        for score in scores {
-            output::line(&serde_json::to_string(score).unwrap_or_default());
-        }
-        let all = dbot::means(cases, |_| true);
-        let summary =
-            json!({"cases": all.cases, "accuracy": all.accuracy, "baseline": all.baseline, "first": all.first, "wrong": all.wrong});
-        output::line(&summary.to_string());
-        return;
-    }
-    for case in cases {
-        let accuracy = dbot::accuracy(&case.named, &case.labels);
-        output::line(&format!("{:<12} {accuracy:.2}  {} <- {}", case.name, case.labels.join(", "), case.named.join(", ")));
-    }
-    output::line(&format!("\n{:<44} {:>5} {:>9} {:>9} {:>6} {:>6}", "labels", "cases", "accuracy", "baseline", "first", "wrong"));
-    let row = |name: &str, m: dbot::Means| {
-        output::line(&format!("{name:<44} {:>5} {:>9.3} {:>9.3} {:>6.2} {:>6.2}", m.cases, m.accuracy, m.baseline, m.first, m.wrong));
-    };
-    for set in dbot::label_sets(cases) {
-        row(&set.join(", "), dbot::means(cases, |labels| labels == set));
-    }
-    row("one cause", dbot::means(cases, |labels| labels.len() == 1));
-    row("several causes", dbot::means(cases, |labels| labels.len() > 1));
-    row("all", dbot::means(cases, |_| true));
-    output::line(&format!("published, GPT-4: {:.3} for one cause, {:.3} for several", PUBLISHED.0, PUBLISHED.1));
 }

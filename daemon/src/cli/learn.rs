@@ -134,7 +134,7 @@ fn read_labels(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
 /// The learn half of DBSherlock's recordings with one cause, by the published rule.
 fn recordings(dir: &Path, table: &SignalTable, gathered: &mut Gathered) -> Result<(), Failure> {
     let (recordings, flaws) = dbsherlock::load(dir).map_err(Failure::input)?;
-    flaws.into_iter().for_each(|flaw| gathered.count(Err(Failure::input(flaw))));
+    flaws.into_iter().for_each(|flaw| gathered.count(Err(Failure::input(flaw.why))));
     for recording in recordings.iter().filter(|r| r.dataset == dbsherlock::SINGLE) {
         gathered.count(Ok(match recording.half {
             Half::Test => Lesson::HeldBack,

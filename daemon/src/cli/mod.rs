@@ -4,7 +4,6 @@ mod bench;
 mod capture;
 mod client;
 mod dbot;
-mod dbsherlock;
 mod density;
 mod distil;
 mod graph;

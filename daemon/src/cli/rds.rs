@@ -2,18 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
-
-use galen_agents::driver::{Library, Options, diagnose};
-use galen_agents::evaluation::Score;
-use galen_agents::evaluation::rds::{Answer, Case, Rules, Verdict, baseline, scores, verdicts};
 use galen_tools::capture::Capture;
-use galen_tools::probe::Recorded;
 use galen_tools::sources::rds;
 
-use super::Global;
-use crate::failure::{Failure, LeftOut};
-use crate::{engine, output};
+use crate::failure::Failure;
 
 /// Most files of one incident, and most bytes of all of them.
 const MOST_FILES: usize = 2_000;
@@ -60,6 +52,11 @@ fn answers(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// Reads the incident in a folder as a capture called `name`.
 pub fn read(folder: &Path, name: &str) -> Result<Capture, Failure> {
+    capture(folder, &files(folder)?, name)
+}
+
+/// The answers in a folder, each with the name of its file.
+pub fn files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let files = answers(folder)?;
     if files.is_empty() || files.len() > MOST_FILES {
         return Err(Failure::input(format!("{}: {} JSON files; an incident has 1 to {MOST_FILES}", folder.display(), files.len())));
@@ -74,76 +71,10 @@ pub fn read(folder: &Path, name: &str) -> Result<Capture, Failure> {
         let bytes = std::fs::read(&file).map_err(fail)?;
         read.push((file.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes));
     }
-    rds::import(&read, name).map_err(|e| Failure::input(format!("{}: {e}", folder.display())))
+    Ok(read)
 }
 
-/// `galen bench rds`: imports, diagnoses and scores every scenario below a folder by its own `answer.yml`, which only the
-/// scoring opens. A scenario that cannot be read costs a line and the exit code.
-pub async fn bench(global: &Global, root: &Path) -> Result<Vec<Score>, Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
-    let folders = incidents(root)?;
-    let (mut cases, mut left_out) = (Vec::new(), LeftOut::default());
-    for (at, folder) in folders.iter().enumerate() {
-        match scenario(folder, at, &library).await {
-            Ok(case) => cases.push(case),
-            Err(failure) => {
-                output::tell(&format!("galen: {failure}"));
-                left_out.add(&failure);
-            }
-        }
-    }
-    if folders.is_empty() {
-        return Err(Failure::input(format!("{} holds no folder with JSON files", root.display())));
-    }
-    let told = verdicts(&cases);
-    let measured = scores(&cases, &told);
-    print(global, &told, &measured)?;
-    left_out.end(folders.len(), "scenarios could not be scored")?;
-    Ok(measured)
-}
-
-/// Diagnoses one scenario, and only then opens its key.
-async fn scenario(folder: &Path, at: usize, library: &Library) -> Result<Case, Failure> {
-    let options = Options { replay: true, ..Options::default() };
-    let capture = read(folder, &format!("case-{:05}", at + 1))?;
-    let diagnosis = diagnose(&capture, library, &Recorded(&capture), None, &options, &|_| {}).await;
-    let key = folder.join("answer.yml");
-    let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", key.display()));
-    let rules = Rules::parse(&std::fs::read_to_string(&key).map_err(|e| fail(&e))?).map_err(|e| fail(&e))?;
-    let scenario = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Case { scenario, rules, answer: Answer::of(&diagnosis.report), baseline: baseline(&capture) })
-}
-
-fn print(global: &Global, told: &[Verdict], measured: &[Score]) -> Result<(), Failure> {
-    for verdict in told {
-        if global.json {
-            output::line(&serde_json::to_string(verdict).map_err(|e| Failure::fault(e.to_string()))?);
-            continue;
-        }
-        let word = |pass: bool| if pass { "pass" } else { "FAIL" };
-        output::line(&format!(
-            "{} {}: {}; baseline {} ({})",
-            word(verdict.pass),
-            verdict.scenario,
-            verdict.causes.join(", "),
-            word(verdict.baseline_pass),
-            verdict.baseline_cause
-        ));
-        verdict.broken.iter().for_each(|rule| output::line(&format!("     {rule}")));
-    }
-    let pass = |of: &dyn Fn(&Verdict) -> bool| told.iter().filter(|v| of(v)).count();
-    let (passed, trivial, category) = (pass(&|v| v.pass), pass(&|v| v.baseline_pass), pass(&|v| v.baseline_category));
-    let (control, pairs) = (told.iter().map(|v| v.others_pass).sum::<usize>(), told.len() * told.len().saturating_sub(1));
-    if global.json {
-        let summary = json!({"suite": "rds", "cases": told.len(), "passed": passed, "baseline_passed": trivial,
-            "baseline_category": category, "control_passed": control, "control_pairs": pairs});
-        output::line(&summary.to_string());
-        measured.iter().filter_map(|s| serde_json::to_string(s).ok()).for_each(|s| output::line(&s));
-    } else {
-        output::line(&format!(
-            "{passed} of {} pass; baseline (signal with the largest robust z): {trivial}, right category {category}; control (reports of other scenarios): {control} of {pairs} pairs pass",
-            told.len()
-        ));
-    }
-    Ok(())
+/// The capture called `name` that the answers in a folder make.
+pub fn capture(folder: &Path, files: &[(String, Vec<u8>)], name: &str) -> Result<Capture, Failure> {
+    rds::import(files, name).map_err(|e| Failure::input(format!("{}: {e}", folder.display())))
 }

@@ -5,12 +5,14 @@
 mod case;
 mod control;
 mod read;
+mod report;
 mod score;
 mod view;
 
 pub use case::{CaseRow, cases};
-pub use read::{Recording, class_causes, is_dataset, load, published_half};
-pub use score::{Row, Stage, score};
+pub use read::{Flaw, Recording, class_causes, is_dataset, load, published_half};
+pub use report::reports;
+pub use score::{HOW, Stage, how, measure};
 pub use view::{learnable, placebo_learnable};
 
 /// Data set of incidents with one cause, as [`super::split::half_of`] knows it.

@@ -1,6 +1,6 @@
 //! Reads the recordings and their manifest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use galen_tools::capture::Capture;
 use galen_tools::model::Window;
 use galen_tools::sources::dbsherlock;
 
+use super::super::measured::digest;
 use super::super::split::{Half, half_of};
 use super::{COMPOUND, SINGLE};
 
@@ -50,11 +51,28 @@ pub struct Recording {
     pub classes: Vec<String>,
     /// The stretch that the authors call abnormal.
     pub abnormal: Window,
+    /// SHA-256 of the file and of what the manifest says is right about it.
+    pub sha256: String,
     /// The recording; its name says nothing.
     pub capture: Capture,
 }
 
+/// An entry of the manifest that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// The file, as the manifest names it.
+    pub file: String,
+    /// The whole path, and why.
+    pub why: String,
+}
+
 impl Recording {
+    /// Its id among all recordings: `single/cpu_saturation/01`.
+    pub fn case(&self) -> String {
+        let kind = if self.dataset == SINGLE { "single" } else { "compound" };
+        format!("{kind}/{}", self.id)
+    }
+
     /// The recording cut where its anomaly begins.
     pub fn before(&self) -> Capture {
         let end = self.abnormal.start;
@@ -105,22 +123,24 @@ fn bare(name: &str) -> &str {
     name.trim_end_matches(".gz").trim_end_matches(".csv")
 }
 
-/// Reads all recordings below a folder, in the manifest's order; and one line for each that cannot be used, which names its
-/// file.
+/// Reads all recordings below a folder, in the manifest's order; and says of each entry that cannot be used why.
 ///
 /// # Errors
 /// One line: the manifest cannot be read.
-pub fn load(dir: &Path) -> Result<(Vec<Recording>, Vec<String>), String> {
+pub fn load(dir: &Path) -> Result<(Vec<Recording>, Vec<Flaw>), String> {
     let at = dir.join("manifest.json");
     let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", at.display());
     let text = std::fs::read_to_string(&at).map_err(|e| fail(&e))?;
     let manifest: Manifest = serde_json::from_str(&text).map_err(|e| fail(&e))?;
     let known = classes()?;
-    let (mut recordings, mut flaws) = (Vec::new(), Vec::new());
+    let (mut recordings, mut flaws, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (i, entry) in manifest.cases.iter().enumerate() {
-        match one(dir, i, entry, manifest.period_seconds, &known) {
+        let read = one(dir, i, entry, manifest.period_seconds, &known);
+        // A case that is there twice would count twice.
+        let once = |r: Recording| if seen.insert(r.case()) { Ok(r) } else { Err("the manifest has this recording twice".to_owned()) };
+        match read.and_then(once) {
             Ok(recording) => recordings.push(recording),
-            Err(flaw) => flaws.push(flaw),
+            Err(why) => flaws.push(Flaw { file: entry.file.clone(), why: format!("{}: {why}", dir.join(&entry.file).display()) }),
         }
     }
     Ok((recordings, flaws))
@@ -128,26 +148,27 @@ pub fn load(dir: &Path) -> Result<(Vec<Recording>, Vec<String>), String> {
 
 fn one(dir: &Path, index: usize, entry: &Entry, period_seconds: i64, known: &Classes) -> Result<Recording, String> {
     let path = dir.join(&entry.file);
-    let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let dataset = dataset(&entry.kind).ok_or_else(|| fail(&format!("kind {:?} is neither single nor compound", entry.kind)))?;
+    let dataset = dataset(&entry.kind).ok_or_else(|| format!("kind {:?} is neither single nor compound", entry.kind))?;
     let parts = match dataset {
         SINGLE => known.class.get(&entry.class).map(|_| vec![entry.class.clone()]),
         _ => known.compound.get(&entry.class).cloned(),
     };
-    let classes = parts.ok_or_else(|| fail(&format!("class {:?} is not known", entry.class)))?;
-    if std::fs::metadata(&path).map_err(|e| fail(&e))?.len() > MOST_BYTES {
-        return Err(fail(&"too large for a recording"));
+    let classes = parts.ok_or_else(|| format!("class {:?} is not known", entry.class))?;
+    if std::fs::metadata(&path).map_err(|e| e.to_string())?.len() > MOST_BYTES {
+        return Err("too large for a recording".into());
     }
-    let bytes = std::fs::read(&path).map_err(|e| fail(&e))?;
-    let capture = dbsherlock::import(&bytes, &format!("case-{:05}", index + 1)).map_err(|e| fail(&e))?;
+    let bytes = std::fs::read(&path).map_err(|e| e.to_string())?;
+    let capture = dbsherlock::import(&bytes, &format!("case-{:05}", index + 1)).map_err(|e| e.to_string())?;
     let start = capture.span().map_or(0, |s| s.start);
     let rows = entry.abnormal_rows.first().zip(entry.abnormal_rows.last());
-    let (first, last) = rows.ok_or_else(|| fail(&"the manifest gives it no abnormal rows"))?;
+    let (first, last) = rows.ok_or("the manifest gives it no abnormal rows")?;
     let at = |row: i64| row.checked_mul(period_seconds.checked_mul(1000)?)?.checked_add(start);
     let window = at(*first).zip(last.checked_add(1).and_then(at)).filter(|(start, end)| start < end);
-    let (start, end) = window.ok_or_else(|| fail(&format!("abnormal rows {first} to {last} are no stretch of time")))?;
+    let (start, end) = window.ok_or_else(|| format!("abnormal rows {first} to {last} are no stretch of time"))?;
     let id = bare(entry.file.trim_start_matches(&format!("{}/", entry.kind))).to_owned();
-    Ok(Recording { half: half_of(dataset, &id), id, dataset, classes, abnormal: Window { start, end }, capture })
+    let right = format!("{}\n{start}-{end}", classes.join("\n"));
+    let sha256 = digest([bytes.as_slice(), right.as_bytes()]);
+    Ok(Recording { half: half_of(dataset, &id), id, dataset, classes, abnormal: Window { start, end }, sha256, capture })
 }
 
 #[cfg(test)]
@@ -180,6 +201,7 @@ mod tests {
             entry("single", &class, "single/a/01.csv", &[]),
             entry("single", &class, "single/a/01.csv", &[i64::MAX]),
             entry("single", &class, "single/a/03.csv", &[1]),
+            entry("single", &class, "single/a/01.csv", &[2]),
         ];
         std::fs::write(folder.path().join("manifest.json"), serde_json::json!({"period_seconds": 1, "cases": cases}).to_string()).unwrap();
         std::fs::create_dir_all(folder.path().join("single/a")).unwrap();
@@ -188,10 +210,17 @@ mod tests {
         let (recordings, flaws) = load(folder.path()).unwrap();
         assert_eq!((recordings.len(), recordings[0].id.as_str(), recordings[0].half), (1, "a/01", half_of(SINGLE, "a/01")));
         assert_eq!(recordings[0].abnormal, Window { start: 2000, end: 4000 });
-        assert_eq!(flaws.len(), 6);
-        for (flaw, why) in flaws.iter().zip(["02.csv", "no such class", "triple", "no abnormal rows", "no stretch", "03.csv"]) {
-            assert!(flaw.contains(why) && flaw.starts_with(&folder.path().display().to_string()), "{flaw}");
+        assert_eq!(flaws.len(), 7);
+        for (flaw, why) in flaws.iter().zip(["02.csv", "no such class", "triple", "no abnormal rows", "no stretch", "03.csv", "twice"]) {
+            let whole = folder.path().join(&flaw.file).display().to_string();
+            assert!(flaw.why.contains(why) && flaw.why.starts_with(&whole), "{flaw:?}");
         }
+        let other = entry("single", &class, "single/a/01.csv", &[2]);
+        std::fs::write(folder.path().join("manifest.json"), serde_json::json!({"period_seconds": 1, "cases": [other]}).to_string())
+            .unwrap();
+        let (again, _) = load(folder.path()).unwrap();
+        assert_eq!((again[0].case(), recordings[0].case()), ("single/a/01".into(), "single/a/01".into()));
+        assert_ne!(again[0].sha256, recordings[0].sha256, "what is right is part of what was read");
         assert!(load(&folder.path().join("single")).unwrap_err().contains("manifest.json"));
     }
 }

@@ -1,15 +1,15 @@
-//! Scores of the benchmark: every figure beside a simple method on the same cases and beside the placebo.
+//! What is measured of each recording: every figure beside a simple method on the same case and beside the placebo.
 //!
 //! Two protocols. `test`: signatures are learnt from the held-back data set's learn half and tested on its test half.
 //! `leave_one_out`: each single case is tested with signatures learnt from all other single cases, at most `k` a class.
 
-use serde::{Deserialize, Serialize};
-
 use galen_tools::detect::{DetectOptions, detect};
 use galen_tools::signals::SignalTable;
 
+use crate::evaluation::Capability;
+use crate::evaluation::measured::{Figure, Measured, digest};
+use crate::evaluation::numeric::mean;
 use crate::evaluation::split::Half;
-use crate::evaluation::{Capability, Score};
 use crate::signature::learn::{Case, estimate};
 use crate::signature::{Effects, Moved, Signatures};
 
@@ -18,18 +18,26 @@ use super::read::Recording;
 use super::view::View;
 use super::{COMPOUND, SINGLE};
 
-/// A score with its controls.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// What was measured, beside the simple method.
-    #[serde(flatten)]
-    pub score: Score,
-    /// The same method fed only rows from before the anomaly; what it reaches, the recording sessions give away. Of windows: one
-    /// of the right length anywhere.
-    pub placebo: Option<f64>,
-    /// How it was measured, in a few words.
-    pub how: String,
-}
+/// How each task is measured, in a few words.
+pub const HOW: &[(&str, &str)] = &[
+    ("iou", "mean intersection over union with the given window; no label is used to detect; placebo: a window of that length anywhere"),
+    (
+        "quiet_before_anomaly",
+        "share of recordings, cut before the anomaly, in which nothing is found; the simple detector always finds something",
+    ),
+    ("top1", "own detection, then the class with the largest share"),
+    ("top2", "own detection, then the class with the largest share"),
+    ("session_leak", "not ours: nearest centroid on mean levels before the anomaly; what the recording sessions give away"),
+    ("top1_5s_own_onset", "rows up to 5 s after the onset that our detector gives; nothing later is read, but to find that onset"),
+    ("top1_5s_given_onset", "rows up to 5 s after the onset that the manifest gives; nothing later is read, but to find that onset"),
+    ("novelty_auroc", "each case with and without its class among the learnt ones: area under the ROC curve of what stays unexplained"),
+    ("recall_at_3", "share of the two or three injected classes among the first three; learnt from single cases only"),
+    (
+        "report_top1",
+        "first root cause of the report, with learnt signatures; simple: the nearest centroid of robust z scores, which always names a class",
+    ),
+    ("report_top1_unlearnt", "the same report without signatures: the catalog was made for PostgreSQL"),
+];
 
 /// What is being done, for a progress line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +63,13 @@ pub(super) struct Told {
 type Pick = for<'a, 'r> fn(&'a View<'r>) -> &'a Moved;
 type Values = for<'a, 'r> fn(&'a View<'r>) -> &'a Levels;
 
-/// Scores all recordings. `k` is the most cases a class is learnt from.
-pub fn score(recordings: &[Recording], k: usize, table: &SignalTable, progress: &dyn Fn(Stage)) -> Vec<Row> {
+/// How a task is measured, in a few words.
+pub fn how(task: &str) -> &'static str {
+    HOW.iter().find(|(name, _)| *name == task).map_or("", |(_, how)| how)
+}
+
+/// Measures all recordings, figure by figure. `k` is the most cases a class is learnt from.
+pub fn measure(recordings: &[Recording], k: usize, table: &SignalTable, progress: &dyn Fn(Stage)) -> Vec<Measured> {
     let mut views = Vec::with_capacity(recordings.len());
     for recording in recordings {
         views.push(View::of(recording, table));
@@ -64,15 +77,15 @@ pub fn score(recordings: &[Recording], k: usize, table: &SignalTable, progress: 
     }
     let single: Vec<&View<'_>> = views.iter().filter(|v| v.recording.dataset == SINGLE).collect();
     let compound: Vec<&View<'_>> = views.iter().filter(|v| v.recording.dataset == COMPOUND).collect();
-    let mut rows = detection(&views, table);
+    let mut lines = detection(&views, table);
     for set in [Set::Test, Set::LeaveOneOut] {
         let folds: Vec<Fold<'_, '_>> = set.folds(&single, &single, k);
-        rows.extend(root_cause(set, &folds, progress));
-        rows.extend(onset(set, &folds));
-        rows.push(novelty(set, &folds));
-        rows.push(compounds(set, &set.folds(&single, &compound, k)));
+        lines.extend(root_cause(set, &folds, progress));
+        lines.extend(onset(set, &folds));
+        lines.extend(novelty(set, &folds));
+        lines.extend(compounds(set, &set.folds(&single, &compound, k)));
     }
-    rows
+    lines
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +143,29 @@ impl Fold<'_, '_> {
         let ranked = nearest(&known, tested(self.tested), scaled);
         Told { strange: ranked.first().map_or(0.0, |r| r.1), ranked: ranked.into_iter().map(|r| r.0).collect() }
     }
+
+    /// The classes that the signatures rank over the window found, those of the centroid, and those of the placebo.
+    fn rankings(&self) -> [Vec<String>; 3] {
+        let centroid = self.centroid(|v| &v.own_z, |v| &v.own_z, false, None);
+        [self.explain(|v| &v.own, false, None), centroid, self.explain(|v| &v.placebo, false, None)].map(|told| told.ranked)
+    }
+
+    /// Share of the true classes among the first `n` of a ranking.
+    fn found(&self, ranked: &[String], n: usize) -> f64 {
+        let classes = &self.tested.recording.classes;
+        let hits = classes.iter().filter(|c| ranked.iter().take(n).any(|r| r == *c)).count();
+        hits as f64 / classes.len().max(1) as f64
+    }
+
+    /// 1 where the first class that is told is the true one.
+    fn right(&self, told: &Told) -> f64 {
+        self.found(&told.ranked, 1)
+    }
+
+    /// What was found of this case by two methods and by the placebo, as a line of the figure.
+    fn line(&self, figure: Figure<'_>, values: [f64; 2], placebo: f64) -> Measured {
+        Measured { placebo: Some(placebo), ..line(figure, self.tested.recording, values) }
+    }
 }
 
 fn tell(signatures: &Signatures, effects: &Effects, onset: bool) -> Told {
@@ -142,130 +178,108 @@ fn tell(signatures: &Signatures, effects: &Effects, onset: bool) -> Told {
     }
 }
 
-fn row(
-    capability: Capability,
-    task: &str,
-    dataset: String,
-    cases: usize,
-    [value, baseline]: [f64; 2],
-    placebo: Option<f64>,
-    how: &str,
-) -> Row {
-    Row { score: Score { capability, task: task.to_owned(), dataset, value, baseline, cases }, placebo, how: how.to_owned() }
+/// What was found of a recording by ours and by the simple method, as a line of a figure.
+pub(super) fn line(figure: Figure<'_>, recording: &Recording, values: [f64; 2]) -> Measured {
+    figure.of_case(&recording.case(), &recording.sha256, values)
 }
 
-/// Share of the folds whose true classes are all among, or on average are found among, the first `n` that a method names.
-fn recall(folds: &[Fold<'_, '_>], n: usize, told: impl Fn(&Fold<'_, '_>) -> Told) -> f64 {
-    let found = |fold: &Fold<'_, '_>| {
-        let ranked = told(fold).ranked;
-        let true_classes = &fold.tested.recording.classes;
-        let hits = true_classes.iter().filter(|c| ranked.iter().take(n).any(|r| r == *c)).count();
-        hits as f64 / true_classes.len().max(1) as f64
-    };
-    mean(folds.iter().map(found))
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (mut sum, mut n) = (0.0, 0usize);
-    for value in values {
-        sum += value;
-        n += 1;
-    }
-    sum / n.max(1) as f64
-}
-
-fn detection(views: &[View<'_>], table: &SignalTable) -> Vec<Row> {
-    type Chosen<'a> = Box<dyn Fn(&View<'_>) -> bool + 'a>;
-    let sets: [(&str, Chosen<'_>); 4] = [
-        ("dbsherlock_single/test", Box::new(|v| v.recording.dataset == SINGLE && v.recording.half == Half::Test)),
-        ("dbsherlock_compound/test", Box::new(|v| v.recording.dataset == COMPOUND && v.recording.half == Half::Test)),
-        ("dbsherlock/all", Box::new(|_| true)),
-        ("dbsherlock/all_but_poor_physical_design", Box::new(|v| v.class() != "Poor Physical Design")),
+fn detection(views: &[View<'_>], table: &SignalTable) -> Vec<Measured> {
+    type Member = fn(&View<'_>) -> bool;
+    // A set whose cases stand in another one as well is shown aside.
+    let sets: [(&str, Member, bool); 4] = [
+        ("dbsherlock_single/test", |v| v.recording.dataset == SINGLE && v.recording.half == Half::Test, false),
+        ("dbsherlock_compound/test", |v| v.recording.dataset == COMPOUND && v.recording.half == Half::Test, false),
+        ("dbsherlock/all", |_| true, true),
+        ("dbsherlock/all_but_poor_physical_design", |v| v.class() != "Poor Physical Design", true),
     ];
-    let how = "mean intersection over union with the given window; no label is used to detect; placebo: a window of that length anywhere";
-    let mut rows: Vec<Row> = sets
-        .iter()
-        .map(|(name, member)| {
-            let chosen: Vec<&View<'_>> = views.iter().filter(|v| member(v)).collect();
-            let ours = mean(chosen.iter().map(|v| overlap(v.detection.window, v.recording.abnormal)));
-            let simple = mean(chosen.iter().map(|v| overlap(simple_window(&v.recording.capture), v.recording.abnormal)));
-            let placed = |v: &&View<'_>| v.recording.capture.span().map_or(0.0, |span| anywhere(span, v.recording.abnormal));
-            let placebo = mean(chosen.iter().map(placed));
-            row(Capability::Detection, "iou", (*name).to_owned(), chosen.len(), [ours, simple], Some(placebo), how)
-        })
-        .collect();
-    // Recordings cut before their anomaly: silence is right.
-    let quiet = mean(views.iter().map(|v| {
-        let found = detect(&v.recording.before(), table, &DetectOptions::default());
-        f64::from(u8::from(found.window.is_none()))
-    }));
-    let how = "share of recordings, cut before the anomaly, in which nothing is found; the simple detector always finds something";
-    rows.push(row(Capability::Abstention, "quiet_before_anomaly", "dbsherlock/all".into(), views.len(), [quiet, 0.0], None, how));
-    rows
-}
-
-fn root_cause(set: Set, folds: &[Fold<'_, '_>], progress: &dyn Fn(Stage)) -> Vec<Row> {
-    let dataset = set.name(SINGLE);
-    let top = |n: usize| {
-        let ours = recall(folds, n, |f| {
-            progress(Stage::Explained);
-            f.explain(|v| &v.own, false, None)
-        });
-        let simple = recall(folds, n, |f| f.centroid(|v| &v.own_z, |v| &v.own_z, false, None));
-        let placebo = recall(folds, n, |f| f.explain(|v| &v.placebo, false, None));
-        ([ours, simple], Some(placebo))
+    let reached = |view: &View<'_>| {
+        let Recording { capture, abnormal, .. } = view.recording;
+        let windows = [view.detection.window, simple_window(capture)];
+        (windows.map(|found| overlap(found, *abnormal)), capture.span().map_or(0.0, |span| anywhere(span, *abnormal)))
     };
-    let how = "own detection, then the class with the largest share";
-    let mut rows = Vec::new();
-    for (n, task) in [(1, "top1"), (2, "top2")] {
-        let (values, placebo) = top(n);
-        rows.push(row(Capability::RootCause, task, dataset.clone(), folds.len(), values, placebo, how));
+    let all: Vec<(&View<'_>, ([f64; 2], f64))> = views.iter().map(|view| (view, reached(view))).collect();
+    let mut lines = Vec::new();
+    for (dataset, member, aside) in sets {
+        let figure = Figure { capability: Capability::Detection, task: "iou", dataset };
+        let chosen = all.iter().filter(|(view, _)| member(view));
+        lines.extend(chosen.map(|(view, (values, placebo))| Measured {
+            placebo: Some(*placebo),
+            aside,
+            ..line(figure, view.recording, *values)
+        }));
     }
-    let leak = recall(folds, 1, |f| f.centroid(|v| &v.before, |v| &v.before, true, None));
-    let how = "not ours: nearest centroid on mean levels before the anomaly; what the recording sessions give away";
-    rows.push(row(Capability::RootCause, "session_leak", dataset, folds.len(), [leak, leak], Some(leak), how));
-    rows
+    // Recordings cut before their anomaly: silence is right.
+    let figure = Figure { capability: Capability::Abstention, task: "quiet_before_anomaly", dataset: "dbsherlock/all" };
+    lines.extend(views.iter().map(|view| {
+        let found = detect(&view.recording.before(), table, &DetectOptions::default());
+        line(figure, view.recording, [f64::from(u8::from(found.window.is_none())), 0.0])
+    }));
+    lines
 }
 
-fn onset(set: Set, folds: &[Fold<'_, '_>]) -> Vec<Row> {
-    let placebo = recall(folds, 1, |f| f.explain(|v| &v.placebo, true, None));
-    let ours = recall(folds, 1, |f| f.explain(|v| &v.own, true, None));
-    let simple = recall(folds, 1, |f| f.centroid(|v| &v.onset_z, |v| &v.onset_z, false, None));
-    let given = recall(folds, 1, |f| f.explain(|v| &v.given, true, None));
-    let given_simple = recall(folds, 1, |f| f.centroid(|v| &v.given_onset_z, |v| &v.given_onset_z, false, None));
-    let how = |whose: &str| format!("rows up to 5 s after the onset that {whose} gives; nothing later is read, but to find that onset");
-    vec![
-        row(Capability::RootCause, "top1_5s_own_onset", set.name(SINGLE), folds.len(), [ours, simple], Some(placebo), &how("our detector")),
-        row(
-            Capability::RootCause,
-            "top1_5s_given_onset",
-            set.name(SINGLE),
-            folds.len(),
-            [given, given_simple],
-            Some(placebo),
-            &how("the manifest"),
-        ),
-    ]
+fn root_cause(set: Set, folds: &[Fold<'_, '_>], progress: &dyn Fn(Stage)) -> Vec<Measured> {
+    let dataset = set.name(SINGLE);
+    let figure = |task| Figure { capability: Capability::RootCause, task, dataset: &dataset };
+    let ranked = |fold| {
+        progress(Stage::Explained);
+        Fold::rankings(fold)
+    };
+    let all: Vec<[Vec<String>; 3]> = folds.iter().map(ranked).collect();
+    let mut lines = Vec::new();
+    for (n, task) in [(1, "top1"), (2, "top2")] {
+        lines.extend(folds.iter().zip(&all).map(|(fold, rankings)| {
+            let [ours, simple, placebo] = rankings.each_ref().map(|ranked| fold.found(ranked, n));
+            fold.line(figure(task), [ours, simple], placebo)
+        }));
+    }
+    lines.extend(folds.iter().map(|fold| {
+        let leak = fold.right(&fold.centroid(|v| &v.before, |v| &v.before, true, None));
+        Measured { aside: true, ..fold.line(figure("session_leak"), [leak, leak], leak) }
+    }));
+    lines
 }
 
-/// Area under the ROC curve of telling cases of classes never learnt from cases of learnt ones.
-fn novelty(set: Set, folds: &[Fold<'_, '_>]) -> Row {
+fn onset(set: Set, folds: &[Fold<'_, '_>]) -> Vec<Measured> {
+    let dataset = set.name(SINGLE);
+    let placebos: Vec<f64> = folds.iter().map(|f| f.right(&f.explain(|v| &v.placebo, true, None))).collect();
+    let onsets: [(&str, Pick, Values); 2] =
+        [("top1_5s_own_onset", |v| &v.own, |v| &v.onset_z), ("top1_5s_given_onset", |v| &v.given, |v| &v.given_onset_z)];
+    let mut lines = Vec::new();
+    for (task, pick, values) in onsets {
+        let figure = Figure { capability: Capability::RootCause, task, dataset: &dataset };
+        lines.extend(folds.iter().zip(&placebos).map(|(fold, placebo)| {
+            let told = [fold.explain(pick, true, None), fold.centroid(values, values, false, None)];
+            fold.line(figure, told.map(|told| fold.right(&told)), *placebo)
+        }));
+    }
+    lines
+}
+
+/// Area under the ROC curve of telling cases of classes never learnt from cases of learnt ones; none without cases.
+fn novelty(set: Set, folds: &[Fold<'_, '_>]) -> Option<Measured> {
     let area = |told: &dyn Fn(&Fold<'_, '_>, Option<&str>) -> Told| {
         let known: Vec<f64> = folds.iter().map(|f| told(f, None).strange).collect();
         let strange: Vec<f64> = folds.iter().map(|f| told(f, Some(f.tested.class())).strange).collect();
-        mean(strange.iter().flat_map(|s| known.iter().map(move |k| if s > k { 1.0 } else { 0.5 * f64::from(u8::from(s == k)) })))
+        let above = |s: &f64, k: &f64| if s > k { 1.0 } else { 0.5 * f64::from(u8::from(s == k)) };
+        mean(&strange.iter().flat_map(|s| known.iter().map(move |k| above(s, k))).collect::<Vec<_>>())
     };
+    if folds.is_empty() {
+        return None;
+    }
     let ours = area(&|f, without| f.explain(|v| &v.own, false, without));
     let simple = area(&|f, without| f.centroid(|v| &v.own_z, |v| &v.own_z, false, without));
     let placebo = area(&|f, without| f.explain(|v| &v.placebo, false, without));
-    let how = "each case with and without its class among the learnt ones: area under the ROC curve of what stays unexplained";
-    row(Capability::Abstention, "novelty_auroc", set.name(SINGLE), folds.len(), [ours, simple], Some(placebo), how)
+    let figure = Figure { capability: Capability::Abstention, task: "novelty_auroc", dataset: &set.name(SINGLE) };
+    let input = digest(folds.iter().map(|f| f.tested.recording.sha256.as_bytes()));
+    Some(Measured { case: None, cases: folds.len(), placebo: Some(placebo), ..figure.of_case("", &input, [ours, simple]) })
 }
 
-fn compounds(set: Set, folds: &[Fold<'_, '_>]) -> Row {
-    let ours = recall(folds, 3, |f| f.explain(|v| &v.own, false, None));
-    let simple = recall(folds, 3, |f| f.centroid(|v| &v.own_z, |v| &v.own_z, false, None));
-    let placebo = recall(folds, 3, |f| f.explain(|v| &v.placebo, false, None));
-    let how = "share of the two or three injected classes among the first three; learnt from single cases only";
-    row(Capability::MultiCause, "recall_at_3", set.name(COMPOUND), folds.len(), [ours, simple], Some(placebo), how)
+fn compounds(set: Set, folds: &[Fold<'_, '_>]) -> Vec<Measured> {
+    let dataset = set.name(COMPOUND);
+    let figure = Figure { capability: Capability::MultiCause, task: "recall_at_3", dataset: &dataset };
+    let line = |fold: &Fold<'_, '_>| {
+        let [ours, simple, placebo] = fold.rankings().map(|ranked| fold.found(&ranked, 3));
+        fold.line(figure, [ours, simple], placebo)
+    };
+    folds.iter().map(line).collect()
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use galen_agents::evaluation::compare::{Comparison, compare as decide};
+use galen_agents::evaluation::compare::{Comparison, Step, compare as decide};
 
 use super::run::read;
 use crate::cli::Global;
@@ -50,23 +50,40 @@ fn show(told: &Comparison) {
     output::line(&format!("{} cases in both runs; differences with 95 % BCa bootstrap intervals, paired by case", told.cases));
     for t in &told.tasks {
         output::line(&format!(
-            "{:<13} {:<24} {:.3} -> {:.3}  {:+.3} [{:+.3}, {:+.3}]{}  {} cases",
+            "{:<13} {} {:.3} -> {:.3}  {:+.3} [{:+.3}, {:+.3}]{}  {} cases{}",
             t.capability.word(),
-            t.task,
+            t.dataset.as_ref().map_or_else(|| format!("{:<24}", t.task), |dataset| figure(&t.task, dataset)),
             t.before,
             t.after,
             t.difference.mean,
             t.difference.low,
             t.difference.high,
             if t.significant { " *" } else { "" },
-            t.cases
+            t.cases,
+            if t.aside { ", aside" } else { "" }
         ));
     }
-    if told.changed.is_empty() {
+    for w in &told.whole {
+        let difference = w.after - w.before;
+        let (word, name) = (w.capability.word(), figure(&w.task, &w.dataset));
+        output::line(&format!("{word:<13} {name} {:.3} -> {:.3}  {difference:+.3}  over {} cases at once", w.before, w.after, w.cases));
+    }
+    if told.changed.is_empty() && told.tasks.iter().any(|t| t.dataset.is_none()) {
         output::line("no case names other causes");
+    }
+    if told.moved.is_empty() && told.tasks.iter().any(|t| t.dataset.is_some()) {
+        output::line("no figure of a case is another");
     }
     let listed = |causes: &[String]| if causes.is_empty() { "nothing".to_owned() } else { causes.join(", ") };
     for c in &told.changed {
         output::line(&format!("{}: {} (right: {}): {} -> {}", c.verdict, c.case, c.answer.join(", "), listed(&c.before), listed(&c.after)));
     }
+    for m in &told.moved {
+        let step = |s: &Step| format!("{} of {} {:.3} -> {:.3}", s.task, s.dataset, s.before, s.after);
+        output::line(&format!("{}: {}: {}", m.verdict, m.case, m.figures.iter().map(step).collect::<Vec<_>>().join(", ")));
+    }
+}
+
+fn figure(task: &str, dataset: &str) -> String {
+    format!("{task:<20} {dataset:<40}")
 }

@@ -1,12 +1,16 @@
 //! `galen bench`: suites of labelled captures run, compared and reported; pass rates; the speed budget.
 
 mod compare;
+pub mod dbot;
+mod dbsherlock;
 mod grow;
 mod measure;
 mod out;
 mod pass_until;
 mod pins;
+mod public;
 pub mod questions;
+mod rds;
 mod report;
 mod resume;
 mod retrieval;
@@ -29,6 +33,8 @@ use crate::failure::Failure;
   galen bench compare plain.jsonl model.jsonl
   galen bench report plain.jsonl model.jsonl --out leaderboard.html
   galen bench verify plain.jsonl
+  galen bench dbsherlock /data/dbsherlock --out dbsherlock.jsonl
+  galen bench report plain.jsonl dbsherlock.jsonl rds.jsonl --out leaderboard.html
   galen bench replay")]
 pub struct BenchArgs {
     #[command(subcommand)]
@@ -49,14 +55,11 @@ enum Action {
     /// Pass rates of weak models: sample until so many answers are right
     PassUntil(pass_until::PassUntilArgs),
     /// Recorded MySQL incidents: detection, root causes by learnt signatures, and the controls beside them
-    Dbsherlock(super::dbsherlock::DbsherlockArgs),
+    Dbsherlock(dbsherlock::DbsherlockArgs),
     /// Accuracy on D-Bot's specifications, recorded by `galen lab dbot`
-    Dbot(super::dbot::BenchDbotArgs),
+    Dbot(dbot::BenchDbotArgs),
     /// RDS scenarios, scored by their own answer keys
-    Rds {
-        /// Folder of folders, each with the answers of AWS's APIs and an answer.yml
-        dir: std::path::PathBuf,
-    },
+    Rds(rds::RdsArgs),
     /// Milliseconds to read and diagnose a capture without a model
     Replay(speed::ReplayArgs),
     /// How well and how fast the right section of the documents is found
@@ -75,9 +78,9 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
         Action::Report(args) => report::report(global, &args),
         Action::Verify(args) => verify::verify(global, args).await,
         Action::PassUntil(args) => pass_until::pass_until(global, args).await,
-        Action::Dbsherlock(args) => super::dbsherlock::dbsherlock(global, &args).await,
-        Action::Dbot(args) => super::dbot::bench(global, &args).await,
-        Action::Rds { dir } => super::rds::bench(global, &dir).await.map(|_| ()),
+        Action::Dbsherlock(args) => dbsherlock::dbsherlock(global, &args).await,
+        Action::Dbot(args) => dbot::bench(global, &args).await,
+        Action::Rds(args) => rds::bench(global, &args).await,
         Action::Replay(args) => speed::replay(global, args).await,
         Action::Retrieval(args) => retrieval::retrieval(global, &args),
         Action::Questions(args) => grow::questions(global, args).await,

@@ -1,4 +1,5 @@
-//! The file of a run: one writer at a time, whole lines only, kept when the disk fills or the run is killed.
+//! The file of a run: one writer at a time, whole lines only, kept when the disk fills or the run is killed. It grows case by case, or
+//! is written at once.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use galen_agents::evaluation::compare::differing_pins;
 use galen_agents::evaluation::record::{Header, Line, Run};
 
 use super::resume::{Wanted, keep};
@@ -31,30 +33,16 @@ impl Out {
     /// Usage: another run writes this file, or what is in it is no run or one with other pins. A fault: it cannot be written.
     pub fn open(path: &Path, header: &Header, wanted: &[Wanted]) -> Result<Self, Failure> {
         let fail = |e: std::io::Error| Failure::write(path, &e);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
-        let busy = || Failure::usage(format!("{} is being written by another run; wait for it or choose another file", path.display()));
-        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| busy())?;
-        // Another run may have put a new file in its place since it was opened.
-        if std::fs::metadata(path).map_err(fail)?.ino() != file.metadata().map_err(fail)?.ino() {
-            return Err(busy());
-        }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(|_| Failure::usage(format!("{} is not a run; choose another file", path.display())))?;
-        let mut out = Self { file, path: path.canonicalize().map_err(fail)?, whole: 0, done: Run::default(), again: 0 };
-        // A file without a whole line is a run that died at once.
-        if text.contains('\n') {
-            let done = Run::parse(&text)
-                .map_err(|e| Failure::usage(format!("{} is not a run that can go on: {e}; choose another file", path.display())))?;
-            let kept = keep(&done, header, wanted)
-                .map_err(|why| Failure::usage(format!("{} belongs to another run ({why}); choose another file", path.display())))?;
+        let mut out = Self::lock(path)?;
+        if let Some(done) = out.found()? {
+            let kept = keep(&done, header, wanted).map_err(|why| out.of_another(&why))?;
             out.whole = done.whole as u64;
             (out.done, out.again) = (kept.run, kept.again);
             if kept.differs {
-                out.rewrite().map_err(fail)?;
+                let kept = out.done.clone();
+                out.replace(&kept).map_err(fail)?;
                 return Ok(out);
             }
-        } else if !text.is_empty() && !r#"{"line":"run""#.starts_with(&text.chars().take(13).collect::<String>()) {
-            return Err(Failure::usage(format!("{} is not a run; choose another file", path.display())));
         }
         out.file.set_len(out.whole).and_then(|()| out.file.seek(SeekFrom::Start(out.whole))).map_err(fail)?;
         if out.whole == 0 {
@@ -63,17 +51,61 @@ impl Out {
         Ok(out)
     }
 
-    /// Puts a file with what is kept in the place of the old one, in one step: whatever happens, finished cases are in one
+    /// Opens or creates the file of a run that is written at once when it is finished, and locks it. Until then it stays as it is.
+    ///
+    /// # Errors
+    /// As [`Out::open`].
+    pub fn claim(path: &Path, header: &Header) -> Result<Self, Failure> {
+        let mut out = Self::lock(path)?;
+        if let Some(done) = out.found()? {
+            let mine = Run { header: header.clone(), ..Run::default() };
+            if let Some(pin) = differing_pins(&done, &mine).first() {
+                return Err(out.of_another(pin));
+            }
+        }
+        Ok(out)
+    }
+
+    fn lock(path: &Path) -> Result<Self, Failure> {
+        let fail = |e: std::io::Error| Failure::write(path, &e);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+        let busy = || Failure::usage(format!("{} is being written by another run; wait for it or choose another file", path.display()));
+        if !file.metadata().map_err(fail)?.is_file() {
+            return Err(Failure::usage(format!("{} is not a file; choose another one", path.display())));
+        }
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| busy())?;
+        // Another run may have put a new file in its place since it was opened.
+        if std::fs::metadata(path).map_err(fail)?.ino() != file.metadata().map_err(fail)?.ino() {
+            return Err(busy());
+        }
+        Ok(Self { file, path: path.canonicalize().map_err(fail)?, whole: 0, done: Run::default(), again: 0 })
+    }
+
+    /// The run that the file holds; none in a new file, or one in which a run died at once.
+    fn found(&mut self) -> Result<Option<Run>, Failure> {
+        let other = |why: &str| Failure::usage(format!("{} is not a run{why}; choose another file", self.path.display()));
+        let mut text = String::new();
+        (&*self.file).read_to_string(&mut text).map_err(|_| other(""))?;
+        if text.contains('\n') {
+            return Run::parse(&text).map(Some).map_err(|e| other(&format!(" that can go on: {e}")));
+        }
+        let begun = text.is_empty() || r#"{"line":"run""#.starts_with(&text.chars().take(13).collect::<String>());
+        if begun { Ok(None) } else { Err(other("")) }
+    }
+
+    fn of_another(&self, why: &str) -> Failure {
+        Failure::usage(format!("{} belongs to another run ({why}); choose another file", self.path.display()))
+    }
+
+    /// Puts a file with a whole run in the place of the old one, in one step: whatever happens, what is finished is in one
     /// of the two. The new one is locked before anybody can open it.
-    fn rewrite(&mut self) -> std::io::Result<()> {
+    fn replace(&mut self, run: &Run) -> std::io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let (file, draft) = tempfile::Builder::new().prefix(".galen-").tempfile_in(folder)?.into_parts();
         file.set_permissions(self.file.metadata()?.permissions())?;
         let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
         let mut whole = BufWriter::new(&*file);
-        let head = std::iter::once(Line::Run(Box::new(self.done.header.clone())));
-        let cases = self.done.cases.iter().map(|case| Line::Case(Box::new(case.clone())));
-        for line in head.chain(cases).chain(self.done.failed.iter().cloned().map(Line::Failed)) {
+        for line in run.lines() {
             serde_json::to_writer(&mut whole, &line)?;
             whole.write_all(b"\n")?;
         }
@@ -84,6 +116,17 @@ impl Out {
         draft.persist(&self.path).map_err(|e| e.error)?;
         self.file = file;
         Ok(())
+    }
+
+    /// Writes a finished run, all of it or nothing, in the place of what was there.
+    ///
+    /// # Errors
+    /// A fault that says that nothing was written.
+    pub fn finish_with(mut self, run: &Run) -> Result<(), Failure> {
+        self.replace(run).map_err(|e| {
+            let failure = Failure::write(&self.path, &e);
+            Failure { message: format!("{}; the file is as it was", failure.message), ..failure }
+        })
     }
 
     /// Appends a line, whole or not at all.
@@ -119,7 +162,9 @@ impl Out {
 mod tests {
     use super::*;
     use crate::cli::bench::suite::Case;
-    use galen_agents::evaluation::record::{CaseLine, FORMAT};
+    use galen_agents::evaluation::Capability;
+    use galen_agents::evaluation::measured::Figure;
+    use galen_agents::evaluation::record::{CaseLine, FORMAT, MEASURED_FORMAT};
     use galen_agents::evaluation::split::Half;
 
     fn header() -> Header {
@@ -204,7 +249,35 @@ mod tests {
             let notes = folder.path().join("notes.txt");
             std::fs::write(&notes, text).unwrap();
             assert_eq!(open(&notes, &header()).err().unwrap().code, 2);
+            assert_eq!(Out::claim(&notes, &header()).err().unwrap().code, 2);
             assert_eq!(std::fs::read_to_string(&notes).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_run_that_is_written_at_once_is_there_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        let figure = Figure { capability: Capability::RootCause, task: "top1", dataset: "d/test" };
+        let run = |value: f64| Run {
+            header: Header { format: MEASURED_FORMAT, figures: 1, ..Header::default() },
+            measured: vec![figure.of_case("a", "1", [value, 0.5])],
+            ..Run::default()
+        };
+        let read = || Run::parse(&std::fs::read_to_string(&path).unwrap());
+        let out = Out::claim(&path, &run(1.0).header).unwrap();
+        assert_eq!(Out::claim(&path, &run(1.0).header).err().unwrap().code, 2, "it has one writer");
+        assert!(read().is_err(), "nothing is in it before it is finished");
+        out.finish_with(&run(1.0)).unwrap();
+        assert_eq!(read().unwrap().measured, run(1.0).measured);
+        // The same run may be written again, another one not.
+        Out::claim(&path, &run(0.0).header).unwrap().finish_with(&run(0.0)).unwrap();
+        assert_eq!(read().unwrap().measured, run(0.0).measured);
+        let mut other = run(1.0).header;
+        other.pins.parameters.insert("k".into(), "3".into());
+        let error = Out::claim(&path, &other).err().unwrap();
+        assert!(error.code == 2 && error.message.contains("belongs to another run (parameters: null / {\"k\":\"3\"})"), "{error}");
+        assert_eq!(read().unwrap().measured, run(0.0).measured);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
     }
 }

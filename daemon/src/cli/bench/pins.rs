@@ -1,5 +1,7 @@
 //! What a run pins: digests of everything that changes its results, and the machine that it was measured on.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -7,15 +9,25 @@ use galen_agents::driver::{Library, Options};
 use galen_agents::evaluation::record::{Machine, ModelPin, Pins};
 use galen_agents::llm::Provider;
 
-use super::suite::{Suite, hex};
+use super::suite::hex;
+
+/// What was run: a suite's name, the digest of its definition, and the half.
+pub struct Asked<'a> {
+    /// Name.
+    pub suite: &'a str,
+    /// SHA-256 over cases, captures and answers.
+    pub sha256: String,
+    /// As [`Pins::half`].
+    pub half: &'a str,
+}
 
 /// The pins of a run.
-pub fn pins(suite: &Suite, half: &str, library: &Library, provider: Option<(&str, &dyn Provider)>, options: &Options) -> Pins {
+pub fn pins(asked: Asked<'_>, library: &Library, provider: Option<(&str, &dyn Provider)>, options: &Options) -> Pins {
     Pins {
         galen_version: env!("CARGO_PKG_VERSION").into(),
-        suite: suite.name.clone(),
-        suite_sha256: suite.sha256(),
-        half: half.into(),
+        suite: asked.suite.into(),
+        suite_sha256: asked.sha256,
+        half: asked.half.into(),
         catalog_sha256: digest(&library.catalog.iter().collect::<Vec<_>>()),
         knowledge_sha256: digest(&library.chunks),
         signals_sha256: digest(&library.signals.iter().collect::<Vec<_>>()),
@@ -23,6 +35,7 @@ pub fn pins(suite: &Suite, half: &str, library: &Library, provider: Option<(&str
         signatures_sha256: digest(&library.signatures),
         model: provider.map(|(name, p)| ModelPin { name: name.to_owned(), sha256: p.identity().sha256.clone() }),
         options: Some(options.clone()),
+        parameters: BTreeMap::new(),
     }
 }
 

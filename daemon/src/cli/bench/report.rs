@@ -41,7 +41,7 @@ pub fn report(global: &Global, args: &ReportArgs) -> Result<(), Failure> {
         output::line(&if global.json {
             serde_json::json!({"run": name, "gain": tree.gain, "hierarchy": tree, "page": args.out}).to_string()
         } else {
-            format!("{name}: gain {:.1} over trivial methods, {} cases", tree.gain, run.cases.len())
+            format!("{name}: gain {:.1} over trivial methods, {} cases", tree.gain, run.case_count())
         });
     }
     if !global.json {

@@ -87,11 +87,12 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     let pinned = args.model.as_deref().zip(provider.as_deref());
     let header = Header {
         format: FORMAT,
-        pins: pins::pins(&suite, args.half.word(), &library, pinned, &options),
+        pins: pins::pins(suite.asked(args.half.word()), &library, pinned, &options),
         machine: pins::machine(),
         suite_path: args.suite.display().to_string(),
         jobs: at_a_time(args.jobs, provider.is_some()),
         cases: suite.cases.len(),
+        figures: 0,
     };
     let wanted = suite.without_twins();
     let out = Out::open(&args.out, &header, &wanted)?;
@@ -252,5 +253,5 @@ fn summary(global: &Global, path: &std::path::Path) -> Result<(), Failure> {
 pub fn read(path: &std::path::Path) -> Result<Run, Failure> {
     let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
-    Run::parse(&text).map_err(|e| fail(&format!("not a run of `galen bench run`: {e}")))
+    Run::parse(&text).map_err(|e| fail(&format!("not a run of `galen bench`: {e}")))
 }

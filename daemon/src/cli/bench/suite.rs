@@ -10,6 +10,7 @@ use galen_agents::evaluation::record::Answer;
 use galen_agents::evaluation::split::{Half, half_of_capture};
 use galen_tools::store::file::manifest;
 
+use super::pins::Asked;
 use super::resume::Wanted;
 use crate::cli::replay;
 use crate::failure::Failure;
@@ -121,6 +122,11 @@ impl Suite {
     /// Keeps the cases of a half.
     pub fn keep(&mut self, which: Which) {
         self.cases.retain(|c| which.holds(c.half));
+    }
+
+    /// What a run of it pins.
+    pub fn asked<'a>(&'a self, half: &'a str) -> Asked<'a> {
+        Asked { suite: &self.name, sha256: self.sha256(), half }
     }
 
     /// SHA-256 over cases, captures and answers: two suites with the same digest ask the same.

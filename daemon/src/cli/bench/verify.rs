@@ -1,4 +1,5 @@
-//! `galen bench verify`: the cases of a run diagnosed again; the reports must be the same bytes.
+//! `galen bench verify`: the cases of a run diagnosed again, the reports must be the same bytes; a public benchmark measured again, its
+//! figures must be the same.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,9 +11,9 @@ use tokio::runtime::Handle;
 use galen_agents::evaluation::compare::differing_pins;
 use galen_agents::evaluation::record::{CaseLine, Header, Run};
 
-use super::pins;
 use super::run::{Worker, at_a_time, read, see};
 use super::suite::{Case, Suite, Which};
+use super::{pins, public};
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::{engine, output, parallel};
@@ -21,7 +22,7 @@ use crate::{engine, output, parallel};
 pub struct VerifyArgs {
     /// Run to verify
     run: PathBuf,
-    /// Suite, where it has moved since
+    /// Suite or folder of the public benchmark, where it has moved since
     #[arg(long)]
     suite: Option<PathBuf>,
     /// Captures at a time
@@ -34,6 +35,12 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
     let run = read(&args.run)?;
     let header = &run.header;
     let place = args.suite.clone().unwrap_or_else(|| PathBuf::from(&header.suite_path));
+    if !run.measured.is_empty() {
+        let now = public::again(global, &run, &place, args.jobs).await?;
+        let (key, what) = ("figures", "figures are the same");
+        let (same, differing) = public::differing(&run, &now);
+        return tell(global, &Verified { key, what, count: run.measured.len(), same, pins: differing_pins(&run, &now), differing });
+    }
     let library = engine::library(&global.load()?.data_dir)?;
     let options = header.pins.options.clone().unwrap_or_default();
     let model = header.pins.model.as_ref().map(|m| m.name.clone());
@@ -51,14 +58,15 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
     }
     let pinned = model.as_deref().zip(provider.as_deref());
     let now = Run {
-        header: Header { pins: pins::pins(&suite, &header.pins.half, &library, pinned, &options), ..Header::default() },
+        header: Header { pins: pins::pins(suite.asked(&header.pins.half), &library, pinned, &options), ..Header::default() },
         ..Run::default()
     };
     let changed = differing_pins(&run, &now);
     let worker = Worker { runtime: Handle::current(), library, provider, options };
     let jobs = at_a_time(args.jobs, worker.provider.is_some());
     let differing = again(&run, suite, &worker, usize::from(jobs))?;
-    tell(global, &run, &changed, &differing)
+    let (key, what, count) = ("cases", "reports are the same bytes", run.cases.len());
+    tell(global, &Verified { key, what, count, same: count - differing.len(), pins: changed, differing })
 }
 
 fn which(header: &Header) -> Which {
@@ -96,17 +104,32 @@ fn check(known: &CaseLine, case: Option<&Case>, worker: &Worker) -> Option<Strin
     }
 }
 
-fn tell(global: &Global, run: &Run, changed: &[String], differing: &[String]) -> Result<(), Failure> {
+/// How a verification ended.
+struct Verified {
+    /// What was compared, in JSON and for people.
+    key: &'static str,
+    what: &'static str,
+    /// How many are in the run, and how many came out the same.
+    count: usize,
+    same: usize,
+    pins: Vec<String>,
+    /// One line for each that did not.
+    differing: Vec<String>,
+}
+
+fn tell(global: &Global, told: &Verified) -> Result<(), Failure> {
+    let Verified { key, what, count, same, pins, differing } = told;
     if global.json {
-        output::line(&json!({"cases": run.cases.len(), "pins": changed, "differing": differing}).to_string());
+        output::line(&json!({*key: count, "pins": pins, "differing": differing}).to_string());
     } else {
-        changed.iter().for_each(|pin| output::line(&format!("pin differs: {pin}")));
+        pins.iter().for_each(|pin| output::line(&format!("pin differs: {pin}")));
         differing.iter().for_each(|case| output::line(case));
-        output::line(&format!("{} of {} reports are the same bytes", run.cases.len() - differing.len(), run.cases.len()));
+        output::line(&format!("{same} of {count} {what}"));
     }
-    match (differing.is_empty(), changed.is_empty()) {
+    let differ = format!("{} of them differ", differing.len());
+    match (differing.is_empty(), pins.is_empty()) {
         (true, _) => Ok(()),
-        (false, true) => Err(Failure::fault(format!("{} reports differ although every pin is the same", differing.len()))),
-        (false, false) => Err(Failure::input(format!("{} reports differ; so do the pins named above", differing.len()))),
+        (false, true) => Err(Failure::fault(format!("{differ} although every pin is the same"))),
+        (false, false) => Err(Failure::input(format!("{differ}; so do the pins named above"))),
     }
 }
