@@ -88,6 +88,14 @@ fn ingest_a_page(folder: &Path) {
 fn a_healthy_server_raises_nothing_and_is_called_healthy() {
     let (report, log) = demo(&["--fault", "healthy", "--no-model"]);
     assert!(log.contains("silent, as it should be"), "{log}");
+    let evidence = report["evidence"].as_array().unwrap();
+    let host = evidence.iter().find(|e| e["tool"] == "host").map_or(&Value::Null, |e| &e["facts"]);
+    let above = |name: &str, limit: f64| host[name].as_f64().is_some_and(|value| value > limit);
+    // Beside other work the machine may be as busy as it can be all the time: then a doubt is due.
+    if above("cpu_busy", 0.85) || above("psi_io", 0.25) || above("disk_util", 0.85) {
+        assert_eq!((&report["status"], report["root_causes"].as_array().unwrap().len()), (&"undetermined".into(), 0), "{log}");
+        return;
+    }
     let causes = report["root_causes"].as_array().unwrap();
     assert_eq!((causes.len(), causes[0]["cause"].as_str()), (1, Some("healthy")), "{log}");
 }

@@ -13,5 +13,6 @@ mod learn;
 mod live;
 mod public;
 mod rds;
+mod reports;
 mod search;
 mod support;

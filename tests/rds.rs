@@ -7,7 +7,7 @@ use galen_agents::evaluation::record::Run;
 use serde_json::{Value, json};
 
 use crate::public::printed_are_means;
-use crate::support::{bench, lines, run};
+use crate::support::{bench, lines, remedies_can_be_run, run};
 
 /// 2026-05-04T10:00:00Z.
 const START: i64 = 1_777_888_800;
@@ -120,11 +120,17 @@ fn diagnose(input: &Path, out: &Path) -> Value {
     assert_eq!(code, 0, "{error}");
     let (code, text, error) = run(&["replay", "--no-model", "--json", out.to_str().unwrap()]);
     assert_eq!(code, 0, "{error}");
-    lines(&text).remove(0)
+    let report = lines(&text).remove(0);
+    remedies_can_be_run(&report);
+    report
 }
 
 fn causes(report: &Value) -> Vec<&str> {
     report["root_causes"].as_array().unwrap().iter().map(|c| c["cause"].as_str().unwrap()).collect()
+}
+
+fn ruled_out(report: &Value) -> Vec<&str> {
+    report["ruled_out"].as_array().unwrap().iter().map(|r| r["cause"].as_str().unwrap()).collect()
 }
 
 /// Everything that the report says itself.
@@ -198,6 +204,60 @@ fn storage_that_fills_is_told_before_it_is_full() {
         .report();
     assert_eq!(causes(&roomy), ["cpu_contention"]);
     assert!(said(&roomy).contains("by one query"), "{roomy}");
+    let remedy = roomy["root_causes"][0]["remedies"][0]["sql"].as_str().unwrap();
+    assert!(remedy.starts_with("EXPLAIN (GENERIC_PLAN) SELECT pg_sleep($1), x FROM t WHERE y = $2;"), "{remedy}");
+    // Averages over all the time say neither what a call took before nor whether it spills, and nobody asked for slots.
+    for cause in ["plan_regression", "stale_statistics", "work_mem_spill", "inactive_replication_slot"] {
+        assert!(!ruled_out(&roomy).contains(&cause), "{cause}: {:?}", ruled_out(&roomy));
+    }
+    assert!(!said(&roomy).contains("reads/s meanwhile"), "the disks read as they did before");
+    let unreadable = Incident::new(4)
+        .metric("DBLoad", 0.9, 6.0)
+        .metric("CPUUtilization", 22.0, 96.0)
+        .statement("SELECT x FROM t WHERE y = $2 AND \"cut of", [4.8, 0.2, 0.0, 0.0, 0.0])
+        .report();
+    assert_eq!(causes(&unreadable), ["cpu_contention"]);
+    assert!(!unreadable["root_causes"][0]["remedies"].to_string().contains("EXPLAIN"), "{unreadable}");
+}
+
+#[test]
+fn a_full_instance_is_named_in_its_remedy_and_is_no_host() {
+    let report = Incident::new(8)
+        .metric("WriteIOPS", 2_310.0, 0.0)
+        .metric("WriteLatency", 0.001, 20.0)
+        .metric("DBLoad", 0.9, 9.0)
+        .event(8, "DB instance ran out of storage space")
+        .report();
+    assert_eq!(causes(&report), ["disk_full"]);
+    let remedies = report["root_causes"][0]["remedies"].to_string();
+    assert!(remedies.contains("--db-instance-identifier ledger ") && !remedies.contains("df -h"), "{remedies}");
+    assert!(!ruled_out(&report).contains(&"io_contention"), "a write takes twenty seconds: {report}");
+}
+
+#[test]
+fn a_freeze_is_told_with_shares_of_one_list_and_settings_that_can_be_set_back() {
+    let report = Incident::new(2)
+        .metric("TransactionLogsGeneration", 2.4e6, 1.9e8)
+        .metric("WriteIOPS", 310.0, 24_000.0)
+        .metric("WriteLatency", 0.001, 0.08)
+        .metric("DiskQueueDepth", 0.2, 33.0)
+        .metric("MaximumUsedTransactionIDs", 1.98e8, 1.98e8)
+        .metric("DBLoad", 0.9, 8.0)
+        .statement("autovacuum: VACUUM FREEZE public.journal", [0.0, 1.4, 2.4, 3.9, 0.0])
+        .statement("INSERT INTO journal (a) VALUES ($1)", [0.1, 0.0, 1.1, 0.9, 0.0])
+        .parameter("max_wal_size", "4096")
+        .report();
+    assert_eq!(causes(&report)[0], "vacuum_pressure", "{report}");
+    let cause = &report["root_causes"][0];
+    let summary = cause["summary"].as_str().unwrap();
+    assert!(summary.contains("7.7 of 9.8 sessions active at a time in Performance Insights, 3.9 of them waiting for LWLock"), "{summary}");
+    assert!(cause["claims"].to_string().contains("78.6 % of the load"), "{cause}");
+    assert!(
+        cause["claims"].to_string().contains("forces a freeze from") && !cause["claims"].to_string().contains("freezes now"),
+        "{cause}"
+    );
+    let undo = cause["remedies"][0]["rollback"].as_str().unwrap();
+    assert!(undo.contains("max_wal_size was 4096") && undo.contains("describe-db-parameters") && !undo.contains("reset-db"), "{undo}");
 }
 
 #[test]

@@ -38,6 +38,22 @@ pub fn lines(stdout: &str) -> Vec<Value> {
     stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Fails unless each statement that a report's remedies offer parses. Lines for a shell, and those that leave a place for
+/// the reader to fill in, are no statements.
+pub fn remedies_can_be_run(report: &Value) {
+    const BEGINS: [&str; 16] = [
+        "ALTER", "ANALYZE", "COPY", "CREATE", "DELETE", "DROP", "EXPLAIN", "INSERT", "REINDEX", "ROLLBACK", "SELECT", "SET", "SHOW",
+        "UPDATE", "VACUUM", "WITH",
+    ];
+    let remedies = report["root_causes"].as_array().unwrap().iter().flat_map(|cause| cause["remedies"].as_array().unwrap());
+    for text in remedies.flat_map(|remedy| ["sql", "rollback", "verify"].map(|part| remedy[part].as_str().unwrap())) {
+        let statement = text.split_whitespace().next().is_some_and(|word| BEGINS.contains(&word));
+        if statement && !text.contains("# in a shell") && !text.contains("...") && !text.contains('<') {
+            assert!(galen_tools::sql::statements(text).is_some_and(|count| count > 0), "{text}");
+        }
+    }
+}
+
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)

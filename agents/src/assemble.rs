@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use galen_knowledge::cause::{Cause, Remedy as Recipe, Verdict};
+use galen_knowledge::template::inside;
 use galen_tools::model::{Culprit, ProbeCost, UnixMs, Window};
 
 use crate::driver::{Case, describe};
@@ -123,7 +124,7 @@ fn name_causes(case: &Case<'_>) -> (Vec<String>, Vec<Consequence>) {
             }
             let title = &consequence.title;
             let evidence = evidence_for(case, &explained.cause, Verdict::Supported);
-            let reason = format!("{title} holds too, and follows from {}.", cause.title.to_lowercase());
+            let reason = format!("{title} holds too, and follows from {}.", inside(&cause.title));
             follows.insert(explained.cause.clone(), Consequence { cause: explained.cause.clone(), of: cause.id.clone(), reason, evidence });
         }
     }
@@ -271,7 +272,8 @@ fn ruled_out(case: &Case<'_>, named: &[String], consequences: &[Consequence]) ->
         .iter()
         .filter(|(id, h)| !named.contains(id) && !consequences.iter().any(|c| c.cause == **id) && h.belief.probability() < RULED_OUT)
         .filter_map(|(id, h)| {
-            let refuting = h.with_verdict(Verdict::Refuted).next()?;
+            // Only an essential test says that the cause is not there; what merely speaks against it rules nothing out.
+            let refuting = h.with_verdict(Verdict::Refuted).find(|t| h.cause.test[t.test].essential)?;
             let entry = RuledOut {
                 cause: id.clone(),
                 probability: round(h.belief.probability()),
@@ -325,9 +327,12 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let mut claims = Vec::new();
     let strongest: Vec<String> = case.detection.abnormal.iter().take(3).map(describe).collect();
     if !strongest.is_empty() {
+        // One of them may have been out of line before the others were.
+        let began = case.detection.abnormal.iter().take(3).map(|a| a.began).min();
+        let since = case.detection.window.map(|w| w.start).into_iter().chain(began).min();
         let text = format!(
             "Since {}, {} abnormal: {}.",
-            clock(&report.window.start),
+            clock(&since.map_or_else(|| report.window.start.clone(), rfc3339)),
             counted(case.detection.abnormal.len()),
             strongest.join("; ")
         );
@@ -346,7 +351,7 @@ pub fn plain_claims(case: &Case<'_>, report: &Report) -> Vec<Claim> {
     let first = report.root_causes.first().and_then(|c| case.library.catalog.get(&c.cause));
     let alike = |r: &&RuledOut| first.is_some_and(|c| c.confused_with.iter().any(|x| x.cause == r.cause)) && !r.evidence.is_empty();
     for entry in report.ruled_out.iter().filter(alike).take(2) {
-        let title = case.library.catalog.get(&entry.cause).map_or_else(|| entry.cause.clone(), |c| c.title.to_lowercase());
+        let title = case.library.catalog.get(&entry.cause).map_or_else(|| entry.cause.clone(), |c| inside(&c.title));
         claims.push(Claim { text: format!("Ruled out: {title}. {}", entry.reason), evidence: entry.evidence.clone() });
     }
     claims
@@ -356,7 +361,9 @@ fn cost(case: &Case<'_>) -> Option<String> {
     let template = "It costs {{ load_profile.extra_db_seconds|secs }} of database time in the window: {{ load_profile.aas|num }} sessions are active at a time, {{ load_profile.aas_base|num }} before.";
     let whole =
         "{{ load_profile.aas|num }} sessions are active at a time, {{ load_profile.db_seconds|secs }} of database time in the window.";
-    if case.holds("load_profile.extra_db_seconds > 1") == Some(true) {
+    // A difference has to be larger than what a time before of one or two values can tell.
+    let more = "load_profile.extra_db_seconds > 1 and load_profile.aas_ratio >= 1.5 and load_profile.aas_base_samples >= 3";
+    if case.holds(more) == Some(true) {
         return case.say(template, None);
     }
     // Statements shorter than the sampling interval may leave no sample: nothing is said rather than "nothing".

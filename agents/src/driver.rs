@@ -250,7 +250,9 @@ impl<'a> Case<'a> {
 
     /// Renders a statement of a remedy, with every value quoted as its place demands.
     pub fn say_sql(&self, template: &str) -> Option<String> {
-        let text = self.library.catalog.prepared().statements().render(template, self.board.context_for(None)).ok()?;
+        // What was set before the remedy is asked for by few of them.
+        let settings = ["undo.", "before."].iter().any(|name| template.contains(name)).then_some(&self.capture.settings);
+        let text = self.library.catalog.prepared().statements().render(template, self.board.context_with(settings)).ok()?;
         Some(text.trim().to_owned()).filter(|t| !t.is_empty())
     }
 
@@ -370,7 +372,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The sentence of a verdict; where a fact of the sentence is missing, what the tool said.
+    /// The sentence of a verdict; where there is none or a fact of it is missing, where to look.
     fn reason(&self, test: &Test, verdict: Verdict) -> String {
         let template = match verdict {
             Verdict::Supported => Some(test.says.as_str()),
@@ -382,7 +384,9 @@ impl<'a> Case<'a> {
             match verdict {
                 _ if seen.is_empty() => format!("{} does not decide it.", test.tool),
                 Verdict::Inconclusive => [&test.tool, " does not decide it: ", &seen].concat(),
-                decided => format!("{} {} it: {seen}", test.tool, if decided == Verdict::Supported { "supports" } else { "refutes" }),
+                // Its figures stand in the evidence: without a sentence, a list of them here would explain nothing.
+                Verdict::Supported => format!("What {} shows speaks for it.", test.tool),
+                Verdict::Refuted => format!("What {} shows speaks against it.", test.tool),
             }
         })
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use minijinja::value::{Object, Serde, Value};
 
 use galen_knowledge::condition::{Facts, Lookup};
+use galen_tools::model::Setting;
 use galen_tools::observe::{Observation, digest};
 
 use crate::report::Evidence;
@@ -40,15 +41,61 @@ impl Lookup for Board {
     }
 }
 
-/// What a sentence sees: `{tool: {fact: value}}`, with the facts of one tool at top level too.
+/// What a sentence sees: `{tool: {fact: value}}`, with the facts of one tool at top level too, and for remedies what was
+/// set: `{before: {setting: value}, undo: {setting: statement}}`.
 #[derive(Debug)]
 struct Shown {
     own: Option<Value>,
     tools: Arc<BTreeMap<String, Value>>,
+    settings: Option<Settings>,
+}
+
+/// Settings of the capture, as remedies ask for them by name.
+#[derive(Debug, Clone)]
+struct Settings {
+    all: BTreeMap<String, Setting>,
+    undo: bool,
+}
+
+impl Object for Settings {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str()?;
+        match self.undo {
+            true => Some(Value::from_safe_string(undo(name, self.all.get(name), self.all.is_empty()))),
+            // A word or a number: it is told in a line for a shell.
+            false => {
+                let value = self.all.get(name)?.value.as_str();
+                let plain = !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+                plain.then(|| Value::from(value))
+            }
+        }
+    }
+}
+
+/// The statement that takes ALTER SYSTEM SET back: with the value that a file held before, since RESET would lose it.
+fn undo(name: &str, setting: Option<&Setting>, unread: bool) -> String {
+    let reset = format!("ALTER SYSTEM RESET {name}");
+    match setting {
+        Some(held) if held.source == "configuration file" => {
+            let value: String = held.value.chars().filter(|c| !c.is_control()).collect();
+            // Pages are the unit of some settings and of no literal.
+            let (value, unit) = match (held.unit.as_str(), value.parse::<f64>()) {
+                ("8kB", Ok(pages)) if pages >= 0.0 => ((pages * 8.0).to_string(), "kB"),
+                (unit, Ok(number)) if number >= 0.0 => (value, unit),
+                _ => (value, ""),
+            };
+            format!("ALTER SYSTEM SET {name} = '{}{unit}'", value.replace('\'', "''"))
+        }
+        None if unread => format!("{reset} /* or set again what was set before */"),
+        _ => reset,
+    }
 }
 
 impl Object for Shown {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        if let (Some(settings), Some(name @ ("before" | "undo"))) = (&self.settings, key.as_str()) {
+            return Some(Value::from_object(Settings { undo: name == "undo", ..settings.clone() }));
+        }
         let own = self.own.as_ref().and_then(|own| own.get_item(key).ok()).filter(|v| !v.is_undefined());
         own.or_else(|| self.tools.get(key.as_str()?).cloned())
     }
@@ -104,6 +151,39 @@ impl Board {
     /// All facts as a tree `{tool: {fact: value}}`, with those of `tool` at top level too: what sentences see.
     pub fn context_for(&self, tool: Option<&str>) -> Value {
         let own = tool.and_then(|t| self.shown.get(t)).cloned();
-        Value::from_object(Shown { own, tools: Arc::clone(&self.shown) })
+        Value::from_object(Shown { own, tools: Arc::clone(&self.shown), settings: None })
+    }
+
+    /// All facts, and what was set where a remedy speaks of it.
+    pub fn context_with(&self, settings: Option<&BTreeMap<String, Setting>>) -> Value {
+        let settings = settings.map(|all| Settings { all: all.clone(), undo: false });
+        Value::from_object(Shown { own: None, tools: Arc::clone(&self.shown), settings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_remedy_sets_is_taken_back_to_what_a_file_held() {
+        let set = |value: &str, unit: &str, source: &str| Setting { value: value.into(), unit: unit.into(), source: source.into() };
+        let file = "configuration file";
+        for (setting, undone) in [
+            (set("131072", "8kB", file), "ALTER SYSTEM SET x = '1048576kB'"),
+            (set("4096", "kB", file), "ALTER SYSTEM SET x = '4096kB'"),
+            (set("-1", "kB", file), "ALTER SYSTEM SET x = '-1'"),
+            (set("a'; DROP TABLE t; --", "", file), "ALTER SYSTEM SET x = 'a''; DROP TABLE t; --'"),
+            (set("4096", "kB", "default"), "ALTER SYSTEM RESET x"),
+        ] {
+            assert_eq!(undo("x", Some(&setting), false), undone);
+        }
+        assert!(undo("x", None, true).contains("set before"), "nobody read the settings");
+        let board = Board::default();
+        let settings = BTreeMap::from([("a".to_owned(), set("8", "", "rds")), ("b".to_owned(), set("$(reboot)", "", "rds"))]);
+        let context = board.context_with(Some(&settings));
+        let of = |part: &str, name: &str| context.get_attr(part).unwrap().get_attr(name).unwrap();
+        assert_eq!((of("before", "a").as_str(), of("before", "b").is_undefined()), (Some("8"), true));
+        assert_eq!(of("undo", "a").as_str(), Some("ALTER SYSTEM RESET a"));
     }
 }

@@ -9,7 +9,14 @@ use crate::report::Claim;
 /// Tool and sentence; a sentence whose facts are missing is not said.
 const SENTENCES: &[(&str, &str)] = &[
     ("host", "The instance's CPU was {{ instance_cpu|pct }} busy, {{ instance_cpu_peak|pct }} at most."),
-    ("host", "The host's CPUs were {{ cpu_busy|pct }} busy."),
+    (
+        "host",
+        "The host's CPUs were {{ cpu_busy|pct }} busy{% if outside_cpu is defined %}, {{ outside_cpu|pct }} outside PostgreSQL{% endif %}{% if cpu_iowait is defined %}, and waited for disks {{ cpu_iowait|pct }} of the time{% endif %}.",
+    ),
+    (
+        "host",
+        "The busiest disk had I/O outstanding {{ disk_util|pct }} of the time, at {{ disk_read_bytes_per_s|bytes }}/s read and {{ disk_write_bytes_per_s|bytes }}/s written{% if psi_io is defined %}; processes stalled for I/O {{ psi_io|pct }} of the time{% endif %}.",
+    ),
     ("load_profile", "{{ aas|num }} sessions were active at a time."),
     (
         "connections",

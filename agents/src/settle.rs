@@ -3,7 +3,7 @@
 
 use galen_knowledge::cause::Verdict;
 use galen_knowledge::condition::Lookup;
-use galen_knowledge::template::number;
+use galen_knowledge::template::{inside, number};
 use galen_tools::capture::TARGET;
 use galen_tools::detect;
 
@@ -80,15 +80,36 @@ fn doubt(case: &Case<'_>) -> Option<String> {
     if manifest.origin != "live" {
         return None;
     }
-    let fact = |name: &str| case.board.fact(name).and_then(serde_json::Value::as_f64);
-    let active = fact("load_profile.aas").zip(manifest.cpus).filter(|(active, cpus)| *active >= f64::from(*cpus));
-    let (active, cpus) = active?;
-    let heaviest = case.say("; statement {{ top_statement.query_id }} takes {{ top_statement.share|pct }} of the time", None);
-    let busy = format!("{} sessions are active at a time on {cpus} CPUs{}", number(active), heaviest.unwrap_or_default());
+    let busy = crowded(case).or_else(|| saturated(case))?;
     Some(format!(
         "Nothing changed while {} was watched, but {busy}: without a calm stretch to compare with, whether that is usual cannot be told.",
         manifest.target
     ))
+}
+
+/// As many sessions active as there are CPUs, or more.
+fn crowded(case: &Case<'_>) -> Option<String> {
+    let active = case.board.fact("load_profile.aas").and_then(serde_json::Value::as_f64)?;
+    let cpus = case.capture.manifest.cpus.filter(|cpus| active >= f64::from(*cpus))?;
+    let heaviest = case.say("; statement {{ top_statement.query_id }} takes {{ top_statement.share|pct }} of the time", None);
+    Some(format!("{} sessions are active at a time on {cpus} CPUs{}", number(active), heaviest.unwrap_or_default()))
+}
+
+/// When the host is as busy as it can be, and what is said of it.
+const SATURATED: &[(&str, &str)] = &[
+    (
+        "host.cpu_busy > 0.85",
+        "the host's CPUs are {{ cpu_busy|pct }} busy all the time{% if outside_cpu is defined %} ({{ outside_cpu|pct }} outside PostgreSQL){% endif %}",
+    ),
+    (
+        "host.psi_io > 0.25",
+        "processes stall for I/O {{ psi_io|pct }} of the time{% if disk_write_bytes_per_s is defined %} ({{ disk_read_bytes_per_s|bytes }}/s read, {{ disk_write_bytes_per_s|bytes }}/s written){% endif %}",
+    ),
+    ("host.disk_util > 0.85", "the busiest disk has I/O outstanding {{ disk_util|pct }} of the time"),
+];
+
+fn saturated(case: &Case<'_>) -> Option<String> {
+    SATURATED.iter().filter(|(when, _)| case.holds(when) == Some(true)).find_map(|(_, said)| case.say(said, Some("host")))
 }
 
 /// Share of the load in statements that cannot be parsed.
@@ -123,10 +144,10 @@ fn collect_next(case: &Case<'_>) -> Vec<String> {
         let cause = hypothesis.cause;
         let unseen = hypothesis.with_verdict(Verdict::Inconclusive).map(|t| &cause.test[t.test]).find_map(|test| {
             let why = case.board.of_tool(&test.tool)?.observation.no_data.clone()?;
-            Some(format!("what {} needs: {why}", test.tool))
+            Some(why)
         });
-        if let Some(need) = unseen {
-            wanted.push(format!("{}, to settle {} ({:.0} %)", need, cause.title.to_lowercase(), hypothesis.belief.probability() * 100.0));
+        if let Some(why) = unseen {
+            wanted.push(format!("to settle {} ({:.0} %): {why}", inside(&cause.title), hypothesis.belief.probability() * 100.0));
         }
     }
     if case.detection.baseline.is_none() {

@@ -100,6 +100,7 @@ mod tests {
         assert!(catalog.iter().count() >= 16);
         for cause in catalog.iter() {
             assert!(!cause.test.is_empty() && !cause.summary.is_empty(), "{}", cause.id);
+            assert!(cause.test.iter().all(|t| t.refutes.is_none() || t.denies.is_some()), "{} refutes without a sentence", cause.id);
             assert!(cause.test.iter().any(|t| t.essential), "{} can be named without any essential test", cause.id);
             for other in cause.explains.iter().map(|e| &e.cause).chain(cause.confused_with.iter().map(|c| &c.cause)) {
                 assert!(catalog.get(other).is_some(), "{} names unknown cause {other}", cause.id);
@@ -115,6 +116,49 @@ mod tests {
                 let back = catalog.get(&follow.cause).and_then(|c| c.explains.iter().find(|e| e.cause == cause.id));
                 let always = back.is_some_and(|back| back.when.is_none() && follow.when.is_none());
                 assert!(!always, "{} and {} explain each other", cause.id, follow.cause);
+            }
+        }
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Judged {
+        cause: String,
+        test: String,
+        facts: crate::condition::Facts,
+        verdict: String,
+        says: Option<String>,
+    }
+
+    /// Facts as sentences see them: those of other tools below the tool's name.
+    fn shown(facts: &crate::condition::Facts) -> serde_json::Value {
+        let mut shown = serde_json::json!({});
+        for (name, value) in facts {
+            match name.split_once('.') {
+                Some((tool, fact)) => shown[tool][fact] = value.clone(),
+                None => shown[name] = value.clone(),
+            }
+        }
+        shown
+    }
+
+    #[test]
+    fn tests_judge_facts_and_say_no_more_than_they_hold() {
+        let catalog = Catalog::builtin().unwrap();
+        let file: BTreeMap<String, Vec<Judged>> = toml::from_str(include_str!("../testdata/judged.toml")).unwrap();
+        for case in &file["case"] {
+            let name = format!("{}.{} of {:?}", case.cause, case.test, case.facts);
+            let test = catalog.get(&case.cause).unwrap().test.iter().find(|t| t.id == case.test).unwrap();
+            let holds = |condition: &str| catalog.prepared().holds(condition, &case.facts) == Some(true);
+            let (verdict, template) = match () {
+                () if holds(&test.supports) => ("supported", Some(&test.says)),
+                () if test.refutes.as_deref().is_some_and(holds) => ("refuted", test.denies.as_ref()),
+                () => ("inconclusive", None),
+            };
+            assert_eq!(verdict, case.verdict, "{name}");
+            if let Some(says) = &case.says {
+                // Strict as in a report: what names a missing fact cannot be said.
+                let told = catalog.prepared().sentences().render(template.unwrap(), shown(&case.facts));
+                assert_eq!(told.as_ref(), Ok(says), "{name}");
             }
         }
     }

@@ -43,6 +43,7 @@ impl Sentences {
             Some(parsed) => parsed.render(context),
             None => self.env.render_str(template, context),
         }
+        .map(agreed)
         .map_err(|e| e.to_string())
     }
 
@@ -127,11 +128,75 @@ pub fn millis(n: f64) -> String {
         format!("{} ms", number(n))
     } else if seconds < 120.0 {
         format!("{} s", number(seconds))
-    } else if seconds < 7200.0 {
-        format!("{} min {} s", (seconds / 60.0).floor(), (seconds % 60.0).round())
+    } else if seconds.round() < 7200.0 {
+        two(seconds.round(), "min", "s")
     } else {
-        format!("{} h {} min", (seconds / 3600.0).floor(), ((seconds % 3600.0) / 60.0).round())
+        two((seconds / 60.0).round(), "h", "min")
     }
+}
+
+/// So many of a unit as sixties of the next: `5 min 20 s`, `30 min`.
+fn two(n: f64, sixty: &str, unit: &str) -> String {
+    let rest = n % 60.0;
+    let whole = format!("{} {sixty}", (n / 60.0).floor());
+    if rest < 0.5 { whole } else { format!("{whole} {rest:.0} {unit}") }
+}
+
+/// A title inside a sentence: its first letter small, unless it begins with an abbreviation.
+pub fn inside(title: &str) -> String {
+    let mut letters = title.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if second.is_lowercase() || second == ' ' => {
+            first.to_lowercase().chain(title.chars().skip(1)).collect()
+        }
+        _ => title.to_owned(),
+    }
+}
+
+/// What sentences count.
+const COUNTED: &[(&str, &str)] = &[
+    ("sessions", "session"),
+    ("rows", "row"),
+    ("transactions", "transaction"),
+    ("connections", "connection"),
+    ("statements", "statement"),
+    ("indexes", "index"),
+    ("processes", "process"),
+    ("checkpoints", "checkpoint"),
+    ("deadlocks", "deadlock"),
+    ("attempts", "attempt"),
+    ("commits", "commit"),
+    ("calls", "call"),
+    ("kinds", "kind"),
+];
+
+/// Makes what follows a lone 1 singular: `1 dead rows` becomes `1 dead row`, `1 sessions are` becomes `1 session is`.
+fn agreed(text: String) -> String {
+    if !text.contains("1 ") {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    // Words in which the noun of a 1 may still come: an adjective may stand before it.
+    let (mut awaited, mut verb) = (0, false);
+    for word in text.split_inclusive(' ') {
+        let bare = word.trim_end();
+        let (letters, tail) = bare.split_at(bare.find(|c: char| !c.is_alphabetic()).unwrap_or(bare.len()));
+        let changed = match letters {
+            "are" if verb => Some("is"),
+            "were" if verb => Some("was"),
+            noun if awaited > 0 => COUNTED.iter().find(|(many, _)| *many == noun).map(|(_, one)| *one),
+            _ => None,
+        };
+        verb = awaited > 0 && changed.is_some() && tail.is_empty();
+        awaited = match changed {
+            None if bare.trim_start_matches(['(', '"']) == "1" => 2,
+            None if awaited > 0 && tail.is_empty() => awaited - 1,
+            _ => 0,
+        };
+        out.push_str(changed.unwrap_or(letters));
+        out.push_str(&word[letters.len()..]);
+    }
+    out
 }
 
 /// Cuts a text on a character boundary and says so.
@@ -156,7 +221,32 @@ mod tests {
         assert_eq!(number(-0.0), "0");
         assert_eq!(bytes(67_108_864.0), "64 MB");
         assert_eq!(millis(4.25), "4.25 ms");
-        assert_eq!(millis(320_000.0), "5 min 20 s");
+        for (ms, said) in [
+            (320_000.0, "5 min 20 s"),
+            (1_800_000.0, "30 min"),
+            (179_900.0, "3 min"),
+            (7_199_800.0, "2 h"),
+            (7_500_000.0, "2 h 5 min"),
+            (10_799_000.0, "3 h"),
+        ] {
+            assert_eq!(millis(ms), said);
+        }
+    }
+
+    #[test]
+    fn one_is_singular_and_abbreviations_stay_as_they_are() {
+        for (text, said) in [
+            ("It returns 1 rows a call.", "It returns 1 row a call."),
+            ("1 sessions are active at a time, 0 before.", "1 session is active at a time, 0 before."),
+            ("Only 1 transactions old (1 dead rows), at 1 commits/s.", "Only 1 transaction old (1 dead row), at 1 commit/s."),
+            ("1.1 sessions, 11 rows, 1 of 120 connections are in use.", "1.1 sessions, 11 rows, 1 of 120 connections are in use."),
+            ("Level 1, 3 rows", "Level 1, 3 rows"),
+        ] {
+            assert_eq!(agreed(text.to_owned()), said);
+        }
+        let titles = ["CPU contention", "DDL in the lock queue", "I/O contention", "Mass delete", "A query fetches", ""];
+        let said = ["CPU contention", "DDL in the lock queue", "I/O contention", "mass delete", "a query fetches", ""];
+        assert_eq!(titles.map(inside), said);
     }
 
     #[test]

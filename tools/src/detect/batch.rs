@@ -111,7 +111,8 @@ pub fn detect_since(capture: &Capture, table: &SignalTable, options: &DetectOpti
         signals.iter().filter_map(|s| abnormal(s, usual(s, (0, from), &mut scratch), (from, steps), start)).collect();
     abnormal.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));
     let at = start + from as i64 * STEP;
-    let baseline = before(Window { start, end: at }, at, MARGIN_MS, options);
+    let began = abnormal.iter().map(|a| a.began).fold(at, i64::min);
+    let baseline = before(Window { start, end: at }, began, MARGIN_MS, options);
     Detection {
         window: Some(Window { start: at, end: start + steps as i64 * STEP }),
         baseline: (baseline.seconds() >= 5.0).then_some(baseline),
@@ -295,12 +296,12 @@ fn known(grid: &[f64], values: &mut Vec<f64>) {
     values.extend(grid.iter().filter(|v| !v.is_nan()));
 }
 
-/// A baseline that keeps a margin from the window that follows it, where it is long enough for that: one look at an
-/// incident among calm ones would be most of what sessions did before.
-fn before(baseline: Window, window_start: UnixMs, margin: i64, options: &DetectOptions) -> Window {
-    let end = baseline.end.min(window_start - margin);
+/// A baseline that keeps a margin from where the incident that follows it began, where it is long enough for that: one look
+/// at an incident among calm ones would be most of what sessions did before.
+fn before(baseline: Window, began: UnixMs, margin: i64, options: &DetectOptions) -> Window {
+    let end = baseline.end.min(began - margin);
     let enough = end - baseline.start >= (options.warm_up_s * 1000.0) as i64;
-    if baseline.end <= window_start && enough { Window { end, ..baseline } } else { baseline }
+    if baseline.start < began && enough { Window { end, ..baseline } } else { baseline }
 }
 
 fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, margin: i64, options: &DetectOptions) -> Detection {
@@ -312,7 +313,6 @@ fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, margin: i64, o
         (true, false) => Window { start: window.end, ..baseline },
         _ => baseline,
     };
-    let baseline = before(baseline, window.start, margin, options);
     let mut scratch = Vec::new();
     let mut abnormal: Vec<Abnormal> = signals
         .iter()
@@ -322,6 +322,9 @@ fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, margin: i64, o
     if window.seconds() < options.persistence_s {
         return quiet(&format!("the strongest deviation lasted only {:.0} s", window.seconds()));
     }
+    // What was out of line before the window is no usual time either.
+    let began = abnormal.iter().map(|a| a.began).fold(window.start, i64::min);
+    let baseline = before(baseline, began, margin, options);
     let triggers = |a: &&Abnormal| signals.iter().any(|s| s.name == a.signal && s.triggers);
     let family = |a: &Abnormal| signals.iter().find(|s| s.name == a.signal).map(|s| s.spec.family.as_str());
     let strong = abnormal.iter().filter(triggers).any(|a| a.score.abs() >= 10.0);
@@ -380,7 +383,12 @@ fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), star
     let up = if least > 0.0 { score > 0.0 || (score == 0.0 && spec.bad != crate::signals::Bad::Down) } else { above };
     let peak = inside.iter().copied().reduce(|a, b| if up { a.max(b) } else { a.min(b) })?;
     let out = |(at, v): (usize, &f64)| signal.beyond(at + window.0, *v) || usual.is_some_and(|u| u.score(*v, spec).abs() >= 4.0);
-    let first = signal.grid[window.0..window.1].iter().enumerate().position(out).unwrap_or(0) + window.0;
+    let mut first = signal.grid[window.0..window.1].iter().enumerate().position(out).unwrap_or(0) + window.0;
+    // The window begins where signals together say so; one of them may have been out of line for a while by then.
+    let strays = |value: f64| usual.is_some_and(|u| if up { u.score(value, spec) >= 4.0 } else { u.score(value, spec) <= -4.0 });
+    if signal.triggers && least > 0.0 && first == window.0 {
+        first -= signal.grid[..first].iter().rev().take_while(|value| strays(**value)).count();
+    }
     Some(Abnormal {
         signal: signal.name.to_owned(),
         unit: signal.series.unit.clone(),

@@ -312,3 +312,29 @@ fn what_was_usual_ends_before_the_incident_showed() {
     let detection = run(7, 60, Some((12, 50)));
     assert!(detection.baseline.unwrap().seconds() >= 9.0, "{detection:?}");
 }
+
+#[test]
+fn a_signal_that_strayed_before_the_others_tells_when_it_began_and_ends_what_was_usual() {
+    let table = SignalTable::builtin();
+    let (name, level) = ("tup_returned_per_s", 6_000.0);
+    let spec = table.lookup(name);
+    // Out of line, and yet not enough to open an incident at once.
+    let stray = level + (4.6 * spec.floor.max(spec.relative_floor * level).max(900.0)).max(1.1 * spec.min_effect);
+    let mut capture = Capture::default();
+    for mut frame in frames(3, 180, Some((100, 140))) {
+        for (_, _, value) in frame.values.iter_mut().filter(|(n, _, _)| n == name) {
+            match frame.at / 1000 {
+                0..88 => *value = level,
+                88..100 => *value = stray,
+                _ => {}
+            }
+        }
+        capture.absorb(frame);
+    }
+    let found = detect(&capture, &table, &DetectOptions::default());
+    let (window, baseline) = (found.window.unwrap(), found.baseline.unwrap());
+    let of = |name: &str| found.abnormal.iter().find(|a| a.signal == name).unwrap().began;
+    assert_eq!(of(name), 88_000, "{window:?}");
+    assert!(window.start > 88_000 && of("active_sessions") >= 98_000, "{found:?}");
+    assert_eq!(baseline.end, 85_000, "{baseline:?}");
+}

@@ -18,6 +18,7 @@ const TELLING: &[(&str, &[&str])] = &[
     ),
     ("blocking", &["blocked_peak", "blocked_seconds", "root_blockers", "blocker_pid", "blocker_state", "blocker_xact_age_s", "relation"]),
     ("idle_transactions", &["idle_peak", "idle_age_max_s", "application", "pid", "blocks_others"]),
+    ("sparse_indexes", &["sparse", "index", "table", "index_bytes", "rows", "bytes_per_row"]),
     ("dead_rows", &["table", "dead_rows", "dead_ratio", "dead_growth", "since_vacuum_s"]),
     (
         "vacuum",
@@ -107,6 +108,7 @@ const TELLING: &[(&str, &[&str])] = &[
             "insert_sessions",
             "update_sessions",
             "deleted_rows",
+            "top_delete_table_per_s",
         ],
     ),
     ("results", &["query_id", "rows_per_call", "rows_per_s", "rows_per_s_base", "rows_share", "client_write_share", "has_limit"]),

@@ -12,8 +12,8 @@ use crate::observe::{Observation, Scene, activity};
 /// Longest text in a fact, characters.
 const MOST_TEXT: usize = 2_000;
 
-/// Fewer sessions seen active than this say nothing of how a quiet time was spent.
-pub const LEAST_BEFORE: f64 = 5.0;
+/// Fewer sessions seen active than this say nothing of how a time was spent.
+pub const LEAST_SEEN: f64 = 5.0;
 
 /// Collects facts, signals and culprits of one observation.
 pub struct FactSheet<'s> {

@@ -5,6 +5,8 @@ pub mod digest;
 pub mod facts;
 pub mod statements;
 pub mod system;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

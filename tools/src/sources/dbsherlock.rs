@@ -56,7 +56,11 @@ pub fn import(bytes: &[u8], name: &str) -> Result<Capture, ImportError> {
                 continue;
             }
             let value = number(cell).ok_or_else(|| flaw(format!("row {}: {cell:?} under {:?} is no number", at + 1, column.source)))?;
-            column.series.push(time, column.convert.apply(value));
+            let value = column.convert.apply(value);
+            // A rate below zero is a counter that was reset.
+            if !(names::is_rate(&column.series.unit) && value < 0.0) {
+                column.series.push(time, value);
+            }
         }
     }
     let (Some(first), Some(last)) = (times.first(), times.last()) else { return Err(flaw("the table has no rows")) };
@@ -145,6 +149,15 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         gzip.write_all(TABLE.as_bytes()).unwrap();
         assert_eq!(import(&gzip.finish().unwrap(), "x").unwrap(), plain);
+    }
+
+    #[test]
+    fn a_counter_that_was_reset_is_no_data() {
+        let table = "Epoch,dbmsCommittedCommands,dbmsPageSize\n1,100,-1\n2,-86000,-1\n3,110,-1\n";
+        let capture = import(table.as_bytes(), "x").unwrap();
+        assert_eq!(capture.series["dbmsPageSize"].values, [-1.0; 3], "what is no rate stays as it is");
+        let Some((name, _)) = capture.series.iter().find(|(name, _)| *name != "dbmsPageSize") else { panic!("no series") };
+        assert_eq!((name.as_str(), capture.series[name].values.as_slice()), ("tps", [100.0, 110.0].as_slice()));
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Convert {
     }
 }
 
+/// True for the unit of a rate, which is never below zero.
+pub(super) fn is_rate(unit: &str) -> bool {
+    unit.ends_with("/s")
+}
+
 /// The table, with the units of the canonical signals.
 pub(super) struct Names {
     map: BTreeMap<String, Entry>,

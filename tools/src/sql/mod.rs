@@ -94,6 +94,29 @@ pub fn names(text: &str) -> Option<Names> {
     Some(Names { functions: list(functions), operators: list(operators), relations: list(relations) })
 }
 
+/// The statement written anew from its parse tree, for EXPLAIN; none unless the text is exactly one statement that has a plan.
+pub fn explainable(text: &str) -> Option<String> {
+    use pg_query::NodeEnum::{DeleteStmt, InsertStmt, MergeStmt, SelectStmt, UpdateStmt};
+    if text.len() > MOST_BYTES || depth(text) > MOST_DEPTH {
+        return None;
+    }
+    let parsed = pg_query::parse(text, pg_query::ParserOptions::default()).ok()?;
+    let [statement] = parsed.protobuf.stmts.as_slice() else { return None };
+    match statement.stmt.as_ref()?.node.as_ref()? {
+        SelectStmt(select) if select.into_clause.is_some() => None,
+        SelectStmt(_) | InsertStmt(_) | UpdateStmt(_) | DeleteStmt(_) | MergeStmt(_) => {
+            parsed.deparse(pg_query::DeparseOptions::default()).ok()
+        }
+        _ => None,
+    }
+}
+
+/// How many statements a script holds; none when it does not parse.
+pub fn statements(script: &str) -> Option<usize> {
+    (script.len() <= MOST_BYTES && depth(script) <= MOST_DEPTH).then_some(())?;
+    pg_query::parse(script, pg_query::ParserOptions::default()).ok().map(|parsed| parsed.protobuf.stmts.len())
+}
+
 /// Reads the features of one statement; none when not even its verb can be told. Placeholders of other tools
 /// (`:1`, `...`) are tolerated.
 pub fn features(text: &str) -> Option<Features> {
@@ -320,6 +343,18 @@ fn light(text: &str) -> Option<Features> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_explained_is_exactly_one_statement_with_a_plan() {
+        let sql = explainable("SELECT /* x */ *\nFROM orders WHERE status = $1 -- x").unwrap();
+        assert_eq!(sql, "SELECT * FROM orders WHERE status = $1");
+        for text in
+            ["SELECT 1; DROP TABLE t", "SELECT * INTO a FROM b", "autovacuum: VACUUM t", "SELECT * FROM t WHERE a = ", "VACUUM t", ""]
+        {
+            assert_eq!(explainable(text), None, "{text}");
+        }
+        assert_eq!((statements("ANALYZE t; SELECT 1"), statements("EXPLAIN \"SELECT 1\"")), (Some(2), None));
+    }
 
     #[test]
     fn names_are_found_at_every_level() {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{CulpritKind, SessionSample};
-use crate::observe::facts::{FactSheet, LEAST_BEFORE, active, largest, looks, text_of, window, work};
+use crate::observe::facts::{FactSheet, LEAST_SEEN, active, largest, looks, text_of, window, work};
 use crate::observe::{Observation, Scene};
 use crate::sql::features;
 
@@ -84,7 +84,7 @@ pub fn contention(scene: &Scene<'_>) -> Observation {
     sheet.put("io_wait_share", io / all).put("io_wait_sessions", io / looks).put("io_kinds", several(&in_io));
     let before = active(capture, scene.detection.baseline).count() as f64;
     let waited = active(capture, scene.detection.baseline).filter(|s| waits_for_io(s)).count() as f64;
-    sheet.put("io_wait_share_base", (before >= LEAST_BEFORE).then_some(waited / before));
+    sheet.put("io_wait_share_base", (before >= LEAST_SEEN).then_some(waited / before));
     if let Some(writer) = writer(scene, &mut kinds) {
         let own: f64 = in_io.iter().filter(|(kind, _)| written(kind) == writer).map(|(_, n)| n).sum();
         sheet.put("io_others_share", (io > 0.0).then_some((io - own) / io)).put("io_writer", writer);

@@ -6,7 +6,7 @@ use crate::model::{CulpritKind, IndexSample};
 use crate::observe::facts::{FactSheet, TableWork, Work, ratio, table_work, window, work};
 use crate::observe::{Observation, Scene};
 
-use super::scans::{indexes_of, masked, quoted};
+use super::scans::{concurrently, indexes_of, masked, quoted};
 use super::{loaded, same_table};
 
 /// `index_overhead`.
@@ -92,7 +92,7 @@ fn list(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, table: &str) {
             "drop_statements",
             doomed.iter().map(|i| format!("DROP INDEX CONCURRENTLY {};", drop_name(i))).collect::<Vec<_>>().join("\n"),
         );
-        sheet.put("recreate_statements", doomed.iter().map(|i| format!("{};", i.definition)).collect::<Vec<_>>().join("\n"));
+        sheet.put("recreate_statements", doomed.iter().map(|i| format!("{};", concurrently(&i.definition))).collect::<Vec<_>>().join("\n"));
     }
     for index in doomed.iter().take(6) {
         sheet.culprit(CulpritKind::Index, &index.index, &format!("no scan in the window, {:.1} MB", index.bytes / 1_048_576.0));

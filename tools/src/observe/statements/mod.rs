@@ -13,6 +13,8 @@ mod writes;
 pub(crate) use scans::quoted;
 pub(crate) use wal_writers::is_wal;
 
+use std::collections::BTreeSet;
+
 use crate::capture::Capture;
 use crate::model::Window;
 use crate::observe::facts::{self, time_by_statement};
@@ -56,9 +58,30 @@ pub async fn observe(name: &str, scene: &Scene<'_>) -> Option<Observation> {
     })
 }
 
+fn user_of(capture: &Capture, window: Window, query_id: i64) -> Option<&str> {
+    facts::active(capture, Some(window)).find(|s| s.query_id == query_id && !s.user.is_empty()).map(|s| s.user.as_str())
+}
+
 /// The role that ran a statement in a window, as SQL writes it.
 pub(crate) fn role_of(capture: &Capture, window: Window, query_id: i64) -> Option<String> {
-    facts::active(capture, Some(window)).find(|s| s.query_id == query_id && !s.user.is_empty()).map(|s| quoted(&s.user))
+    user_of(capture, window, query_id).map(quoted)
+}
+
+/// True when the role that ran a statement runs others too, which a setting of the role would reach: it was seen at one, or
+/// it is the only role that was seen and others were counted. None where nobody saw who ran it.
+pub(crate) fn runs_else(capture: &Capture, window: Window, query_id: i64) -> Option<bool> {
+    let role = user_of(capture, window, query_id)?;
+    // BEGIN and COMMIT are part of every statement's transaction.
+    let other =
+        |id: i64| id != 0 && id != query_id && capture.texts.get(&id).is_none_or(|t| features(t).is_some_and(|f| f.verb != "other"));
+    let clients = || capture.sessions.iter().filter(|s| s.backend_type == "client backend" && !s.user.is_empty());
+    // Each is parsed once, however often it was seen.
+    let seen: BTreeSet<i64> = clients().filter(|s| s.user == role).map(|s| s.query_id).collect();
+    let counted: BTreeSet<i64> = match clients().any(|s| s.user != role) {
+        true => BTreeSet::new(),
+        false => capture.statements.iter().map(|s| s.query_id).collect(),
+    };
+    Some(seen.into_iter().chain(counted).any(other))
 }
 
 /// A statement with its load and features.
@@ -71,11 +94,21 @@ pub(crate) struct Loaded {
     pub features: Features,
 }
 
+/// Of counted time, a smaller share is left out: sessions would not have been seen at it either, and each is parsed.
+const NOTICED: f64 = 0.002;
+
 /// Statements by load in a window, heaviest first: from the session history, else from a service's averages,
-/// else from counters (imports), else by calls.
+/// else from counters (imports, and windows in which hardly a session was seen active), else by calls.
 pub(crate) fn loaded(capture: &Capture, window: Window) -> Vec<Loaded> {
     let mut time = time_by_statement(capture, Some(window));
     let work = facts::work(capture, Some(window));
+    let seen = facts::active(capture, Some(window)).filter(|s| s.query_id != 0).count() as f64;
+    if (0.5..facts::LEAST_SEEN).contains(&seen) && work.values().any(|w| w.exec_ms > 0.0) {
+        // One that has not ended is in no counter yet.
+        time.retain(|id, _| !work.contains_key(id));
+        let least = NOTICED * work.values().map(|w| w.exec_ms).sum::<f64>();
+        time.extend(work.iter().filter(|(_, w)| w.exec_ms > least).map(|(id, w)| (*id, w.exec_ms / 1000.0 / w.seconds)));
+    }
     if time.is_empty() {
         for load in activity::by_statement(capture, window) {
             *time.entry(load.query_id).or_insert(0.0) += load.sessions;

@@ -5,7 +5,7 @@ use crate::observe::facts::{FactSheet, active, mean, setting, table_work, text_o
 use crate::observe::{Observation, Scene};
 use crate::sql::features;
 
-use super::{loaded, role_of, same_table};
+use super::{loaded, role_of, runs_else, same_table};
 
 /// Rows a call from which on a result is large.
 const LARGE: f64 = 5_000.0;
@@ -84,7 +84,9 @@ pub fn temp_files(scene: &Scene<'_>) -> Observation {
     let waiting = |id: i64| active(capture, Some(w)).any(|s| s.query_id == id && s.wait_event.starts_with("BufFile"));
     let statements = loaded(capture, w);
     let spillers: Vec<_> = statements.iter().filter(|s| spilling(s.id) || waiting(s.id)).collect();
-    sheet.put("spilling_share", spillers.iter().map(|s| s.share).sum::<f64>());
+    // Where neither statements were counted nor sessions seen, nothing says that none of them spills.
+    let seen = !now.is_empty() || active(capture, Some(w)).next().is_some();
+    sheet.put("spilling_share", seen.then(|| spillers.iter().map(|s| s.share).sum::<f64>()));
     let worst = now.iter().filter(|(_, w)| w.temp_blks > 0.0).max_by(|a, b| a.1.temp_blks.total_cmp(&b.1.temp_blks)).map(|(id, _)| *id);
     if let Some(id) = worst.or(spillers.first().map(|s| s.id)) {
         sheet.statement("", id);
@@ -92,7 +94,7 @@ pub fn temp_files(scene: &Scene<'_>) -> Observation {
         // Written once and read once: half the blocks are the size.
         let per_call = now.get(&id).and_then(|w| w.per_call(w.temp_blks / 2.0 * 8192.0)).filter(|b| *b > 0.0);
         sheet.put("temp_bytes_per_call", per_call);
-        sheet.put("role", role_of(capture, w, id));
+        sheet.put("role", role_of(capture, w, id)).put("role_runs_else", runs_else(capture, w, id));
         sheet.put("suggested_work_mem", per_call.map(suggestion));
         if let Some(setting) = capture.settings.get("work_mem") {
             sheet.culprit(CulpritKind::Setting, "work_mem", &format!("{} {}", setting.value, setting.unit));

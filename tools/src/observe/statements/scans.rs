@@ -87,6 +87,12 @@ pub(crate) fn masked(definition: &str) -> bool {
     definition.contains("'?")
 }
 
+/// The definition of an index as a statement that lets the table be written meanwhile.
+pub(crate) fn concurrently(definition: &str) -> String {
+    let begins = ["CREATE INDEX ", "CREATE UNIQUE INDEX "].into_iter().find_map(|start| Some((start, definition.strip_prefix(start)?)));
+    begins.map_or_else(|| definition.to_owned(), |(start, rest)| format!("{start}CONCURRENTLY {rest}"))
+}
+
 /// `table_scans`.
 pub fn table_scans(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
@@ -219,6 +225,15 @@ mod tests {
         let capture = Capture { indexes: taken.iter().map(index).collect(), ..Capture::default() };
         let columns: Vec<String> = columns.iter().map(|c| (*c).to_owned()).collect();
         free_name(&capture, table, &columns)
+    }
+
+    #[test]
+    fn an_index_is_put_back_without_blocking_writes() {
+        assert_eq!(
+            concurrently("CREATE UNIQUE INDEX a ON public.t USING btree (b)"),
+            "CREATE UNIQUE INDEX CONCURRENTLY a ON public.t USING btree (b)"
+        );
+        assert_eq!(concurrently("CREATE INDEX \"CREATE INDEX \" ON t (b)"), "CREATE INDEX CONCURRENTLY \"CREATE INDEX \" ON t (b)");
     }
 
     #[test]

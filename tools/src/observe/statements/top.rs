@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use crate::model::Window;
 use crate::observe::facts::{FactSheet, Work, active, looks, ratio, text_of, time_by_statement, window, work};
 use crate::observe::{Observation, Scene, activity};
-use crate::sql::features;
+use crate::sql::{explainable, features};
 
 use super::loaded;
 
+/// Longest statement that a remedy repeats, bytes.
+const MOST_EXPLAINED: usize = 1_000;
 /// How long an anomaly may be at work before it is noticed, milliseconds.
 const NOTICE_MS: i64 = 4_000;
 
@@ -61,6 +63,7 @@ fn averages(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, id: i64) {
     if let Some(f) = text_of(capture, id).as_deref().and_then(features) {
         let columns: Vec<String> = f.predicates.iter().map(|p| p.column.clone()).collect();
         sheet.put("predicate_columns", (!columns.is_empty()).then_some(columns));
+        sheet.put("explainable", capture.texts.get(&id).and_then(|text| explainable(text)).filter(|sql| sql.len() <= MOST_EXPLAINED));
     }
 }
 
@@ -91,14 +94,21 @@ fn rates(sheet: &mut FactSheet<'_>, now: Option<Work>, base: Option<Work>) {
     }
 }
 
+/// True for a statement of which the baseline shows nothing; none where nothing of the baseline could show it.
+fn is_new(scene: &Scene<'_>, id: i64) -> Option<bool> {
+    let (capture, base) = (scene.capture, scene.detection.baseline);
+    base?;
+    let (counted, followed) = (work(capture, base), activity::before(capture, base));
+    let could_show = !counted.is_empty() || !followed.is_empty() || looks(capture, base) >= 1.0;
+    let sampled = || active(capture, base).any(|s| s.query_id == id);
+    let known = counted.get(&id).is_some_and(|b| b.calls > 0.0) || followed.iter().any(|l| l.query_id == id) || sampled();
+    could_show.then_some(!known)
+}
+
 fn samples(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, id: i64) {
     let w = window(scene);
     let of: Vec<_> = active(scene.capture, Some(w)).filter(|s| s.query_id == id).collect();
-    let before = active(scene.capture, scene.detection.baseline).any(|s| s.query_id == id);
-    if scene.detection.baseline.is_some() {
-        let counted = work(scene.capture, scene.detection.baseline).get(&id).is_some_and(|b| b.calls > 0.0);
-        sheet.put("is_new", !before && !counted);
-    }
+    sheet.put("is_new", is_new(scene, id));
     if of.is_empty() {
         return;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{CulpritKind, SessionSample, Window};
-use crate::observe::facts::{FactSheet, LEAST_BEFORE, active, largest, looks, mean, peak, text_of};
+use crate::observe::facts::{FactSheet, LEAST_SEEN, active, largest, looks, mean, peak, text_of};
 use crate::observe::statements::is_wal;
 use crate::observe::{Observation, Scene, activity};
 
@@ -61,7 +61,7 @@ impl Profile {
 
     /// Averages come from many looks of somebody else.
     fn enough(&self) -> bool {
-        self.averages || self.total >= LEAST_BEFORE
+        self.averages || self.total >= LEAST_SEEN
     }
 
     fn event_share(&self, matches: impl Fn(&str) -> bool) -> Option<f64> {
@@ -97,6 +97,8 @@ pub fn load_profile(scene: &Scene<'_>) -> Observation {
     let aas = mean(capture, "active_sessions", window);
     let base_aas = mean(capture, "active_sessions", base_window);
     sheet.put_pair("aas", aas, base_aas, Some(0.5));
+    let usual = base_window.zip(capture.series.get("active_sessions")).map(|(base, series)| series.within(base).len());
+    sheet.put("aas_base_samples", usual);
     let seconds = window.map_or(0.0, |w| w.seconds());
     sheet.put("db_seconds", aas.map(|a| a * seconds));
     sheet.put("extra_db_seconds", aas.zip(base_aas).map(|(a, b)| ((a - b) * seconds).max(0.0)));

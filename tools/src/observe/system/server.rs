@@ -113,7 +113,8 @@ pub fn replication(scene: &Scene<'_>) -> Observation {
     managed_lag(scene, &mut sheet, worst.is_none());
     let slots: Vec<_> = held.iter().filter(|h| h.kind == "slot" && !h.active).collect();
     let distinct: std::collections::BTreeSet<&str> = slots.iter().map(|h| h.name.as_str()).collect();
-    sheet.put("inactive_slots", distinct.len());
+    let asked = capture.manifest.server_version_num > 0 || held.iter().any(|h| h.kind == "slot");
+    sheet.put("inactive_slots", asked.then_some(distinct.len()));
     let largest = slots.iter().max_by(|a, b| a.lag_bytes.unwrap_or(0.0).total_cmp(&b.lag_bytes.unwrap_or(0.0)));
     sheet.put("slot_name", largest.map(|h| h.name.clone())).put("slot_retained_bytes", largest.and_then(|h| h.lag_bytes));
     sheet.signals(&["replica_lag_bytes", "replica_lag_seconds", "slot_retained_bytes"]);
@@ -157,7 +158,9 @@ pub fn errors(scene: &Scene<'_>) -> Observation {
     let capture = scene.capture;
     let window = crate::observe::facts::window(scene);
     let mut sheet = FactSheet::new("errors", scene);
-    let share = |w| mean(capture, "rollbacks_per_s", w).zip(mean(capture, "tps", w)).map(|(r, t)| r / t.max(0.1));
+    // A counter that ran backwards is no share.
+    let rates = |w| mean(capture, "rollbacks_per_s", w).zip(mean(capture, "tps", w)).filter(|(r, t)| *r >= 0.0 && *t >= 0.0);
+    let share = |w| rates(w).map(|(r, t)| r / t.max(0.1));
     sheet.put_pair("rollback_share", share(Some(window)), share(scene.detection.baseline), None);
     let rate = |w| mean(capture, "rollbacks_per_s", w);
     sheet.put_pair("rollbacks_per_s", rate(Some(window)), rate(scene.detection.baseline), Some(0.5));

@@ -30,7 +30,7 @@ pub fn dead_rows(scene: &Scene<'_>) -> Observation {
         // Rows that died after the vacuum are not its to remove; the others it could not.
         let later = since * ((w.updated + w.deleted) / w.seconds).max(w.dead_growth / w.seconds).max(0.0);
         let left = (dead - later).max(0.0);
-        sheet.put("left_by_vacuum", left.round()).put("left_by_vacuum_share", left / (dead + live).max(1.0));
+        sheet.put("left_by_vacuum", roughly(left)).put("left_by_vacuum_share", left / (dead + live).max(1.0));
     }
     sheet.put("updates_per_s", w.updated / w.seconds).put("deletes_per_s", w.deleted / w.seconds);
     if w.updated > 0.0 {
@@ -38,8 +38,13 @@ pub fn dead_rows(scene: &Scene<'_>) -> Observation {
     }
     sheet.signals(&["tup_deleted_per_s", "tup_updated_per_s"]);
     sheet.culprit(CulpritKind::Table, table, &format!("{dead:.0} dead rows"));
-    sparse_index(scene, &mut sheet);
     sheet.finish("")
+}
+
+/// To two digits: an estimate says no more.
+fn roughly(n: f64) -> f64 {
+    let unit = 10f64.powf((n.max(1.0).log10().floor() - 1.0).max(0.0));
+    (n / unit).round() * unit
 }
 
 /// Smallest index looked at, bytes: below this, what it wastes fits the cache anyway.
@@ -47,9 +52,14 @@ const LEAST_INDEX_BYTES: f64 = 50e6;
 /// An entry takes at most a third of a page, and pages split in halves: more bytes a row are pages that emptied.
 const MOST_BYTES_A_ROW: f64 = 1500.0;
 
-/// The index that is scanned and takes most bytes for each live row of its table, if these are more than an entry takes.
-fn sparse_index(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
+/// `sparse_indexes`: the index that is scanned and takes most bytes for each live row of its table, if these are more than
+/// an entry takes.
+pub fn sparse_indexes(scene: &Scene<'_>) -> Observation {
+    let mut sheet = FactSheet::new("sparse_indexes", scene);
     let window = crate::observe::facts::window(scene);
+    if !scene.capture.indexes.iter().any(|i| window.contains(i.at)) {
+        return sheet.finish("indexes were not sampled in the window");
+    }
     let rows = |table: &str| scene.capture.tables.iter().rfind(|t| t.table == table).map(|t| t.n_live_tup).filter(|rows| *rows >= 1.0);
     let mut worst: Option<(&crate::model::IndexSample, f64)> = None;
     for last in scene.capture.indexes.iter().filter(|i| window.contains(i.at) && i.bytes > LEAST_INDEX_BYTES) {
@@ -60,10 +70,14 @@ fn sparse_index(scene: &Scene<'_>, sheet: &mut FactSheet<'_>) {
             worst = Some((last, each));
         }
     }
+    sheet.put("sparse", worst.is_some());
     if let Some((index, each)) = worst {
-        sheet.put("sparse_index", index.index.as_str()).put("sparse_index_bytes", index.bytes).put("sparse_index_bytes_per_row", each);
+        sheet.put("index", index.index.as_str()).put("table", index.table.as_str());
+        sheet.put("index_bytes", index.bytes).put("rows", rows(&index.table)).put("bytes_per_row", each);
         sheet.culprit(CulpritKind::Index, &index.index, &format!("{:.1} MB, {each:.0} bytes a row", index.bytes / 1_048_576.0));
     }
+    sheet.signals(&["blks_read_per_s"]);
+    sheet.finish("")
 }
 
 /// `vacuum`: workers, the oldest snapshot, frozen ids.
@@ -99,18 +113,21 @@ pub fn vacuum(scene: &Scene<'_>) -> Observation {
 /// Load of vacuum as a managed service keeps it, and the table that it works on.
 fn averages(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
     let capture = scene.capture;
-    let total: f64 = activity::by_wait(capture, window).values().sum();
-    let mut vacuums = BTreeMap::new();
+    let (mut listed, mut vacuums) = (0.0, BTreeMap::new());
     for load in activity::by_statement(capture, window) {
+        listed += load.sessions;
         if capture.texts.get(&load.query_id).and_then(|t| features(t)).is_some_and(|f| f.verb == "vacuum") {
             *vacuums.entry(load.query_id).or_insert(0.0) += load.sessions;
         }
     }
+    // A share of the same list: that by wait, and the load over time, are other averages.
+    let total = if listed > 0.0 { listed } else { activity::by_wait(capture, window).values().sum() };
     if total <= 0.0 {
         return;
     }
     let load: f64 = vacuums.values().sum();
     sheet.put("worker_share", (load / total).min(1.0)).put("workers", load).put("source", activity::source(capture));
+    sheet.put("listed_sessions", (listed > 0.0).then_some(listed));
     let Some((id, load)) = largest(&vacuums) else { return };
     sheet.put("vacuum_sessions", load).statement("vacuum_", id);
     let text = text_of(capture, id).unwrap_or_default();

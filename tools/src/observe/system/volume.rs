@@ -14,6 +14,7 @@ pub fn storage(scene: &Scene<'_>) -> Observation {
     let window = crate::observe::facts::window(scene);
     let mut sheet = FactSheet::new("storage", scene);
     free(capture, &mut sheet, window, scene.detection.baseline);
+    sheet.put("instance", instance(capture));
     let full = events::of_kind(capture, "storage_full", window);
     if let Some(source) = events::reporter(capture) {
         sheet.put("source", source).put("full_reported", !full.is_empty());
@@ -48,6 +49,13 @@ fn free(capture: &Capture, sheet: &mut FactSheet<'_>, window: Window, baseline: 
     }
 }
 
+/// The identifier of a managed instance, where it is one: remedies name it in a shell.
+fn instance(capture: &Capture) -> Option<&str> {
+    let name = capture.manifest.target.as_str();
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    (capture.manifest.origin == "rds" && plain && name.len() <= 63 && name != "rds").then_some(name)
+}
+
 fn last(series: Option<&Series>) -> Option<f64> {
     series?.values.last().copied()
 }
@@ -73,5 +81,6 @@ fn writes(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, window: Window) {
     let waiting: Vec<f64> = statements.iter().filter(|(id, load)| **load > 0.5 && writes(id) && stuck(id)).map(|(_, n)| *n).collect();
     if !statements.is_empty() {
         sheet.put("stuck_statements", waiting.len()).put("stuck_sessions", waiting.iter().sum::<f64>());
+        sheet.put("listed_sessions", statements.values().sum::<f64>()).put("load_source", activity::source(capture));
     }
 }
