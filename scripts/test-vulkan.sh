@@ -7,6 +7,11 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+models="${GALEN_MODELS_DIR:-$HOME/.cache/galen/models}"
+for file in SmolLM2-135M-Instruct.Q4_1.gguf tiny/tiny-moe.gguf tiny/tiny-minicpm.gguf tiny/tiny-window.gguf tiny/tiny-mamba.gguf; do
+  [ -f "$models/$file" ] || { echo "test-vulkan: $models/$file is missing: make model tiny-models (which needs python3 with pip)" >&2; exit 1; }
+done
+
 packages="glslc libvulkan-dev spirv-headers mesa-vulkan-drivers"
 missing=""
 for package in $packages; do dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"; done
@@ -27,11 +32,9 @@ worker="$CARGO_TARGET_DIR/release/galen-llm-worker"
 "$worker" --devices >&2
 "$worker" --devices | grep -q Vulkan || { echo "test-vulkan: no Vulkan device; is $icd the software driver?" >&2; exit 1; }
 
-models="${GALEN_MODELS_DIR:-$HOME/.cache/galen/models}"
 # check NAME FILE LARGEST FLAGS...: the same answers on the device as on the CPU, but for rounding.
 check() {
   local name=$1 file=$2; shift 2
-  [ -f "$models/$file" ] || { echo "test-vulkan: $file is missing: make model tiny-models" >&2; exit 1; }
   echo "test-vulkan: $name" >&2
   "$here/test-vulkan.py" "$worker" "$models/$file" "$@"
 }

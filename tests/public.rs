@@ -194,7 +194,7 @@ fn runs_of_one_release_stand_side_by_side_on_the_page() {
     };
     let (html, told) = page(&["own.jsonl", "dbsherlock.jsonl", "rds.jsonl"]);
     for part in [
-        "Galen 0.1.0: own, dbsherlock, rds",
+        concat!("Galen ", env!("CARGO_PKG_VERSION"), ": own, dbsherlock, rds"),
         "Covers labelled/all",
         "Covers dbsherlock/all, dbsherlock/all_but_poor_physical_design, dbsherlock_compound/leave_one_out",
         "Covers rds (2 figures)",
@@ -210,11 +210,14 @@ fn runs_of_one_release_stand_side_by_side_on_the_page() {
     assert_eq!(names(&told[2]), ["root_cause", "abstention"]);
     // Only public runs: there is nothing to calibrate and nothing to time.
     let (html, _) = page(&["dbsherlock.jsonl", "rds.jsonl"]);
-    assert!(html.contains("Galen 0.1.0: dbsherlock, rds") && html.matches("<svg").count() == 1, "{html}");
+    assert!(
+        html.contains(concat!("Galen ", env!("CARGO_PKG_VERSION"), ": dbsherlock, rds")) && html.matches("<svg").count() == 1,
+        "{html}"
+    );
     // The same figures twice are two columns, and what only one column has is said.
     std::fs::copy(path("rds.jsonl"), path("again.jsonl")).unwrap();
     let (html, _) = page(&["rds.jsonl", "again.jsonl", "dbsherlock.jsonl"]);
-    assert!(!html.contains("Galen 0.1.0: ") && html.contains("2 of 19 figures, "), "{html}");
+    assert!(!html.contains(concat!("Galen ", env!("CARGO_PKG_VERSION"), ": ")) && html.contains("2 of 19 figures, "), "{html}");
     assert_eq!(html.matches("Covers rds (2 figures)").count(), 1);
 }
 

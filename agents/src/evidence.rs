@@ -78,10 +78,11 @@ fn undo(name: &str, setting: Option<&Setting>, unread: bool) -> String {
     match setting {
         Some(held) if held.source == "configuration file" => {
             let value: String = held.value.chars().filter(|c| !c.is_control()).collect();
-            // Pages are the unit of some settings and of no literal.
-            let (value, unit) = match (held.unit.as_str(), value.parse::<f64>()) {
-                ("8kB", Ok(pages)) if pages >= 0.0 => ((pages * 8.0).to_string(), "kB"),
-                (unit, Ok(number)) if number >= 0.0 => (value, unit),
+            // Pages (8kB, or as the server was built) are the unit of some settings and of no literal.
+            let (times, unit) = held.unit.split_at(held.unit.find(|c: char| !c.is_ascii_digit()).unwrap_or(0));
+            let (value, unit) = match (times.parse::<f64>(), value.parse::<f64>()) {
+                (Ok(times), Ok(pages)) if pages >= 0.0 => ((pages * times).to_string(), unit),
+                (Err(_), Ok(number)) if number >= 0.0 => (value, unit),
                 _ => (value, ""),
             };
             format!("ALTER SYSTEM SET {name} = '{}{unit}'", value.replace('\'', "''"))
@@ -171,6 +172,8 @@ mod tests {
         let file = "configuration file";
         for (setting, undone) in [
             (set("131072", "8kB", file), "ALTER SYSTEM SET x = '1048576kB'"),
+            (set("8192", "16kB", file), "ALTER SYSTEM SET x = '131072kB'"),
+            (set("200", "", file), "ALTER SYSTEM SET x = '200'"),
             (set("4096", "kB", file), "ALTER SYSTEM SET x = '4096kB'"),
             (set("-1", "kB", file), "ALTER SYSTEM SET x = '-1'"),
             (set("a'; DROP TABLE t; --", "", file), "ALTER SYSTEM SET x = 'a''; DROP TABLE t; --'"),

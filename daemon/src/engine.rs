@@ -199,7 +199,8 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     if let Some(budget) = budget {
         let times = if exact { 1 } else { galen_agents::llm::CELLS.into() };
         let (gpus, context) = (gpus.iter().filter(|device| computes(device)).count() as u64, config.context.into());
-        let plan = plan::plan_for(&gguf::read(&config.model_path)?, Room { budget, gpus, context, times, cache: model.kv_type });
+        let room = Room { budget, gpus, context, times, cache: model.kv_type, flash_attention: model.flash_attention.unwrap_or(true) };
+        let plan = plan::plan_for(&gguf::read(&config.model_path)?, room);
         output::tell(&format!("{name}: {plan}"));
         offload = plan.offload();
     }

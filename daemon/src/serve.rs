@@ -37,12 +37,17 @@ pub async fn run(
     let library = Arc::new(Living::open(&state.config.data_dir)?);
     let mut tasks = JoinSet::new();
     let mut address = None;
-    // Before the http door: who hears there that the daemon is ready may call.
+    let listener = match state.config.http.enabled {
+        true => Some(
+            tokio::net::TcpListener::bind(&state.config.http.listen)
+                .await
+                .map_err(|e| Failure::config(format!("cannot listen on {}: {e}; change http.listen", state.config.http.listen)))?,
+        ),
+        false => None,
+    };
+    // Before the http door answers: who hears there that the daemon is ready may call.
     let socket = rpc::bind(&state.config.socket_path()).await?;
-    if state.config.http.enabled {
-        let listener = tokio::net::TcpListener::bind(&state.config.http.listen)
-            .await
-            .map_err(|e| Failure::config(format!("cannot listen on {}: {e}; change http.listen", state.config.http.listen)))?;
+    if let Some(listener) = listener {
         address = listener.local_addr().ok();
         let router = http::router(Arc::clone(&state));
         tasks.spawn(async move {

@@ -78,11 +78,13 @@ pub struct Room {
     pub times: u64,
     /// Type of the cache; what buys most, when absent.
     pub cache: Option<Cache>,
+    /// Whether attention is computed without a matrix of all scores. A cache of eight bits needs that.
+    pub flash_attention: bool,
 }
 
 /// Plans for one GPU with `budget` bytes of memory and `context` tokens.
 pub fn plan(header: &Header, budget: u64, context: u64) -> Plan {
-    plan_for(header, Room { budget, gpus: 1, context, times: 1, cache: None })
+    plan_for(header, Room { budget, gpus: 1, context, times: 1, cache: None, flash_attention: true })
 }
 
 /// Plans for what there is.
@@ -90,12 +92,12 @@ pub fn plan_for(header: &Header, room: Room) -> Plan {
     let trained = header.architecture_number("context_length").unwrap_or(room.context);
     let (budget, context) = (room.budget, room.context.min(trained).max(1) * room.times.clamp(1, 16));
     let needs = Needs { gpus: room.gpus.max(1), ..Needs::of(header, context) };
-    let full = needs.place(budget, context, room.cache.unwrap_or_default());
-    if full.whole || !needs.blocks || room.cache.is_some() {
+    let full = needs.place(budget, context, room.cache.unwrap_or_default(), room.flash_attention);
+    if full.whole || !needs.blocks || room.cache.is_some() || !room.flash_attention {
         return full;
     }
     // Eight bits for keys and values change answers a little: only where it buys the whole model or several layers.
-    let half = needs.place(budget, context, Cache::Q8_0);
+    let half = needs.place(budget, context, Cache::Q8_0, true);
     let buys = half.whole
         || half.gpu_layers >= full.gpu_layers + WORTH_IT
         || (half.gpu_layers == full.gpu_layers && half.cpu_experts + WORTH_IT <= full.cpu_experts);
@@ -140,34 +142,33 @@ impl Needs {
 
     /// The largest part that fits, with this cache. Experts leave first: they are most of a mixture's weights and work
     /// on few tokens each.
-    fn place(&self, budget: u64, context: u64, cache: Cache) -> Plan {
+    fn place(&self, budget: u64, context: u64, cache: Cache, flash_attention: bool) -> Plan {
         let count = self.layers.len() as u64;
         let mixture = self.experts.iter().any(|bytes| *bytes > 0);
-        let flash_attention = true;
         let most_experts_away = if mixture { count } else { 0 };
         for away in 0..=most_experts_away {
             let vram = self.vram(count + 1, away, cache, flash_attention);
             if vram <= budget {
-                return self.plan(count + 1, away, cache, budget, context);
+                return self.plan((count + 1, away), (cache, flash_attention), budget, context);
             }
         }
         let fits = |layers: &u64| self.vram(*layers, most_experts_away, cache, flash_attention) <= budget;
         let gpu_layers = (1..=count).rev().find(fits).unwrap_or(0);
-        self.plan(gpu_layers, most_experts_away, cache, budget, context)
+        self.plan((gpu_layers, most_experts_away), (cache, flash_attention), budget, context)
     }
 
-    fn plan(&self, gpu_layers: u64, cpu_experts: u64, cache: Cache, budget: u64, context: u64) -> Plan {
+    fn plan(&self, (gpu_layers, cpu_experts): (u64, u64), (cache, flash_attention): (Cache, bool), budget: u64, context: u64) -> Plan {
         let count = self.layers.len() as u64;
         let all: u64 = self.layers.iter().chain(&self.experts).sum::<u64>() + self.input + self.output;
         let (weights, keys) = self.on_gpu(gpu_layers, cpu_experts, cache);
         let keys_all: u64 = self.cache.iter().map(|bytes| cache.bytes(*bytes)).sum();
-        let vram = if gpu_layers == 0 { 0 } else { self.vram(gpu_layers, cpu_experts, cache, true) };
+        let vram = if gpu_layers == 0 { 0 } else { self.vram(gpu_layers, cpu_experts, cache, flash_attention) };
         Plan {
             layers: count,
             gpu_layers,
             cpu_experts: if gpu_layers == 0 { 0 } else { cpu_experts },
             cache,
-            flash_attention: true,
+            flash_attention,
             context,
             vram,
             ram: all - weights + keys_all - keys + if gpu_layers == 0 { self.scratch } else { 0 },
@@ -352,12 +353,23 @@ mod tests {
 
     #[test]
     fn each_gpu_has_its_scratch_and_a_cache_that_was_asked_for_is_kept() {
-        let room = Room { budget: 80 * GIB, gpus: 1, context: 4_096, times: 1, cache: None };
+        let room = Room { budget: 80 * GIB, gpus: 1, context: 4_096, times: 1, cache: None, flash_attention: true };
         let [one, three] = [1, 3].map(|gpus| plan_for(&dense(), Room { gpus, ..room }));
         let scratch = Needs::of(&dense(), 4_096).scratch + DRIVER;
         assert_eq!(three.vram - one.vram, 2 * scratch);
         let cache = |cache| plan_for(&dense(), Room { cache, ..room }).cache;
         assert_eq!((cache(Some(Cache::Q8_0)), cache(Some(Cache::F32)), cache(None)), (Cache::Q8_0, Cache::F32, Cache::F16));
+    }
+
+    #[test]
+    fn without_flash_attention_the_scores_take_room_and_the_cache_keeps_sixteen_bits() {
+        let room = Room { budget: 9 * GIB, gpus: 1, context: 32_768, times: 1, cache: None, flash_attention: true };
+        let (with, without) = (plan_for(&dense(), room), plan_for(&dense(), Room { flash_attention: false, ..room }));
+        assert_eq!((with.cache, without.cache), (Cache::Q8_0, Cache::F16));
+        assert!(!without.flash_attention && !without.whole && without.vram <= room.budget, "{without:?}");
+        assert_eq!(without.offload().flash_attention, Some(false));
+        let wide = |flash_attention| plan_for(&dense(), Room { budget: 80 * GIB, flash_attention, ..room });
+        assert_eq!(wide(false).vram - wide(true).vram, Needs::of(&dense(), 32_768).scores);
     }
 
     #[test]

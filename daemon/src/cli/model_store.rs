@@ -7,9 +7,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use galen_agents::llm::devices::{self, Device};
+use galen_agents::llm::gguf;
+use galen_agents::llm::plan::{self, Room};
 use galen_agents::llm::registry::{Kind, Model, Registry, default_models_dir};
 use galen_agents::llm::store::{self, Progress, Pull, PullError, Pulled, Source};
-use galen_agents::llm::{gguf, plan};
 
 use super::Global;
 use crate::failure::Failure;
@@ -53,6 +54,9 @@ pub enum Action {
         /// Tokens of context
         #[arg(long, default_value_t = 4_096)]
         context: u64,
+        /// GPUs that the memory is on
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+        gpus: u64,
     },
 }
 
@@ -66,7 +70,7 @@ pub async fn run(global: &Global, action: Action) -> Result<(), Failure> {
         Action::Verify { name } => verify(global, &find(&name)?),
         Action::Remove { name, forget } => remove(global, &find(&name)?, forget),
         Action::Devices => show_devices(global).await,
-        Action::Plan { name, context } => show_plan(global, &name, context),
+        Action::Plan { name, context, gpus } => show_plan(global, &name, context, gpus),
     }
 }
 
@@ -248,14 +252,17 @@ async fn show_devices(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show_plan(global: &Global, name: &str, context: u64) -> Result<(), Failure> {
+fn show_plan(global: &Global, name: &str, context: u64, gpus: u64) -> Result<(), Failure> {
     let vram = global.vram.as_deref().ok_or_else(|| Failure::usage("say how much memory the GPU has for it: --vram 8GiB"))?;
     let budget = plan::bytes(vram).map_err(|why| Failure::usage(format!("--vram: {why}")))?;
     let folder = default_models_dir();
     // A file is as good as a name: what a model would need can be seen before it is added.
     let path = if name.ends_with(".gguf") { PathBuf::from(name) } else { find(name)?.path(&folder) };
     let header = gguf::read(&path).map_err(|e| Failure::model(e.to_string()))?;
-    let plan = plan::plan(&header, budget, context);
+    // As the daemon plans.
+    let (times, model) = (galen_agents::llm::CELLS.into(), global.load()?.model);
+    let room = Room { budget, gpus, context, times, cache: model.kv_type, flash_attention: model.flash_attention.unwrap_or(true) };
+    let plan = plan::plan_for(&header, room);
     if global.json {
         output::line(&serde_json::to_string(&plan).unwrap_or_default());
         return Ok(());

@@ -288,7 +288,7 @@ impl Config {
              # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process, 1 to 256.\nthreads = {}\n# Seconds until a request to the model is given up, 1 to 3600.\ntimeout_s = {}\n\
              # Memory of a GPU that the embedded engine may use (a build with one): layers are placed to fit. `galen model plan` shows how.\n# What is free when it starts, when absent.\n# vram = \"8GiB\"\n\
              # Type of the cache of keys and values: \"f16\", \"q8_0\" (half the memory, answers change a little) or \"f32\"; as planned when absent.\n# kv_type = \"f16\"\n\
-             # Whether attention is computed without a matrix of all scores; llama.cpp decides when absent.\n# flash_attention = true\n\
+             # Whether attention is computed without a matrix of all scores; with a GPU it is, else llama.cpp decides, when absent.\n# flash_attention = true\n\
              # Address space that the model's process may take, or \"none\"; twice the model's file and 4 GiB when absent (no limit with a GPU).\n# memory_limit = \"6GiB\"\n\
              # Low-rank adapters of the model's weights (GGUF), loaded with it and changed between incidents.\n# [[model.adapter]]\n# name = \"shop\"\n\
              # file = \"/var/lib/galen/models/shop-lora.gguf\"\n# scale = 1.0\n\

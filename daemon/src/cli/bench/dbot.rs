@@ -54,7 +54,9 @@ pub struct BenchDbotArgs {
 pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure> {
     let library = engine::library(&global.load()?.data_dir)?;
     let read = cases(&args.dir, args.jobs, &library)?;
-    let folder = args.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    // By its own name, however it is called from here.
+    let place = args.dir.canonicalize().unwrap_or_else(|_| args.dir.clone());
+    let folder = place.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let told = dbot::outcomes(&read.cases);
     let run = run(&args.dir, &read, &told, args.part.as_deref().unwrap_or(&folder), args.jobs, &library);
     let written = public::write(args.out.as_deref(), &run);
