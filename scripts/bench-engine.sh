@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 python=$("$here/llama-cpp-python.sh") || { echo "bench-engine: no llama-cpp-python to compare with" >&2; exit 0; }
 for round in 1 2 3; do
   echo "bench-engine: $name, round $round of 3" >&2
-  "$galen" model bench --model "$name" --threads "$threads" --rates --json >>"$work/engine"
+  "$galen" model bench --model "$name" --threads "$threads" --parts rates --json >>"$work/engine"
   "$python" "$here/bench-peer.py" "$file" "$threads" >>"$work/peer"
 done
 python3 - "$work/engine" "$work/peer" <<'PY'

@@ -33,9 +33,22 @@ pub struct BenchArgs {
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: u16,
-    /// Measure prompts and answers alone, which takes a tenth of the time
-    #[arg(long)]
-    rates: bool,
+    /// Measure these parts alone
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Rates, Part::Grammars, Part::Options, Part::Prefix])]
+    parts: Vec<Part>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Tokens a second of prompts and answers
+    Rates,
+    /// What a grammar and a schema cost a token
+    Grammars,
+    /// Eight options against one
+    Options,
+    /// Requests with a common beginning against separate calls
+    Prefix,
 }
 
 struct Bench {
@@ -131,8 +144,14 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_json::Value, LlmError> {
-    let said = |what: &str| output::tell(&format!("measuring: {what}"));
+/// Figures by name, in the order measured.
+type Figures = serde_json::Map<String, serde_json::Value>;
+
+fn said(what: &str) {
+    output::tell(&format!("measuring: {what}"));
+}
+
+async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<Figures, LlmError> {
     said("loading");
     let mut config = LocalConfig::new(path)?;
     (config.exact, config.threads) = (false, args.threads.max(1));
@@ -141,86 +160,105 @@ async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<serde_jso
     let mut bench = Bench { provider, line: 1_000 };
     let (_, hundred) = bench.timed(vec![generate(&text(900, 100), "", 1, &Held::Free)]).await?;
     bench.line = usize::try_from(hundred.prompt_tokens).unwrap_or(1_000);
-
-    said("prompts");
-    let mut prefill = Vec::new();
-    for i in 0..ROUNDS {
-        let (seconds, usage) = bench.timed(vec![generate(&bench.words(901 + i, SHARED), "", 1, &Held::Free)]).await?;
-        prefill.push(usage.prompt_tokens as f64 / seconds);
-    }
-    said("answers");
-    let schema = schema();
-    let own_work = || bench.provider.metrics().unwrap_or_default().own_work();
-    let (mut steps, mut own_ms) = (0, 0.0);
-    let (mut alone, mut at_once, mut under_grammar, mut under_schema) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let (before, before_ms) = own_work();
-        alone.push(bench.decode(1, &Held::Free).await?);
-        let (after, after_ms) = own_work();
-        (steps, own_ms) = (steps + after - before, own_ms + after_ms - before_ms);
-        at_once.push(bench.decode(8, &Held::Free).await?);
-        if args.rates {
-            continue;
+    let mut figures = Figures::new();
+    let mut put = |part: serde_json::Value| figures.extend(part.as_object().cloned().into_iter().flatten());
+    put(json!({ "model": args.model, "threads": args.threads, "load_ms": bench.provider.load_ms() }));
+    for part in [Part::Rates, Part::Grammars, Part::Options, Part::Prefix] {
+        if args.parts.contains(&part) {
+            put(match part {
+                Part::Rates => bench.rates().await?,
+                Part::Grammars => bench.grammars().await?,
+                Part::Options => bench.options().await?,
+                Part::Prefix => bench.prefix().await?,
+            });
         }
-        // Everything is allowed: what a grammar costs, not what it forbids.
-        under_grammar.push(bench.decode(1, &Held::Grammar("root ::= [^\\x00]*")).await?);
-        // What is likeliest is often forbidden: then all of the vocabulary is tried.
-        under_schema.push(bench.decode(1, &Held::Schema(&schema)).await?);
     }
-    let rates = json!({
-        "model": args.model,
-        "threads": args.threads,
-        "load_ms": bench.provider.load_ms(),
-        "prefill_tps": median(prefill),
-        "decode_tps": median(alone.iter().map(|a| a.0).collect()),
-        "batch8_tps": median(at_once.iter().map(|a| a.0).collect()),
-        "engine_ms_per_token": own_ms / steps.max(1) as f64,
-    });
-    if args.rates {
-        return Ok(rates);
-    }
+    Ok(figures)
+}
 
-    said("options");
-    let letters = bench.eight_over_one(|i| char::from(b'A' + i as u8).to_string(), 300).await?;
-    let phrase = |i: usize| format!("cause {i} of this");
-    let phrases = bench.eight_over_one(phrase, 350).await?;
-    // At least two are scored; equal ones share all their rows, and cost what one does.
-    let (one, eight): (Vec<String>, Vec<String>) = (vec![phrase(0); 2], (0..8).map(phrase).collect());
-    let (mut of_one, mut of_eight) = (Vec::new(), Vec::new());
-    for i in 0..ROUNDS {
-        of_one.push(bench.score(&one, 400 + 2 * i).await?);
-        of_eight.push(bench.score(&eight, 401 + 2 * i).await?);
-    }
-
-    // Separate calls: each has another beginning, so that nothing is shared, and they come one after the other.
-    let mut apart = (0.0, Usage::default());
-    for i in 0..REQUESTS {
-        if i % 6 == 0 {
-            said(&format!("separate calls, {i} of {REQUESTS} done"));
+impl Bench {
+    async fn rates(&self) -> Result<serde_json::Value, LlmError> {
+        said("prompts");
+        let mut prefill = Vec::new();
+        for i in 0..ROUNDS {
+            let (seconds, usage) = self.timed(vec![generate(&self.words(901 + i, SHARED), "", 1, &Held::Free)]).await?;
+            prefill.push(usage.prompt_tokens as f64 / seconds);
         }
-        let request = generate(&bench.words(1_000 + i, SHARED), &bench.words(2_000 + i, OWN), GENERATED, &Held::Free);
-        let (seconds, usage) = bench.timed(vec![request]).await?;
-        apart.0 += seconds;
-        apart.1.prompt_tokens += usage.prompt_tokens;
-        apart.1.generated_tokens += usage.generated_tokens;
+        said("answers");
+        let own_work = || self.provider.metrics().unwrap_or_default().own_work();
+        let (mut steps, mut own_ms) = (0, 0.0);
+        let (mut alone, mut at_once) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let (before, before_ms) = own_work();
+            alone.push(self.decode(1, &Held::Free).await?.0);
+            let (after, after_ms) = own_work();
+            (steps, own_ms) = (steps + after - before, own_ms + after_ms - before_ms);
+            at_once.push(self.decode(8, &Held::Free).await?.0);
+        }
+        Ok(json!({
+            "prefill_tps": median(prefill),
+            "decode_tps": median(alone),
+            "batch8_tps": median(at_once),
+            "engine_ms_per_token": own_ms / steps.max(1) as f64,
+        }))
     }
-    said(&format!("{REQUESTS} requests with a common beginning"));
-    let shared = bench.words(3_000, SHARED);
-    let together = (0..REQUESTS).map(|i| generate(&shared, &bench.words(4_000 + i, OWN), GENERATED, &Held::Free)).collect();
-    let (seconds, usage) = bench.timed(together).await?;
-    let slower = |held: &[(f64, f64)]| median(alone.iter().zip(held).map(|(plain, held)| (held.1 - plain.1) * 1e6).collect());
-    let more = json!({
-        "prefix_tokens_ratio": usage.prompt_tokens as f64 / apart.1.prompt_tokens.max(1) as f64,
-        "prefix_wall_speedup": apart.0 / seconds,
-        "prefix_generated": [apart.1.generated_tokens, usage.generated_tokens],
-        "letters_8_over_prompt": letters,
-        "phrases_8_over_prompt": phrases,
-        "phrases_8_over_1": median(of_eight) / median(of_one),
-        "grammar_us_per_token": slower(&under_grammar),
-        "schema_us_per_token": slower(&under_schema),
-    });
-    let all = [rates, more].into_iter().filter_map(|part| part.as_object().cloned()).flatten();
-    Ok(serde_json::Value::Object(all.collect()))
+
+    async fn grammars(&self) -> Result<serde_json::Value, LlmError> {
+        said("grammars");
+        let schema = schema();
+        let (mut anything, mut held) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let plain = self.decode(1, &Held::Free).await?.1;
+            // Everything is allowed: what a grammar costs, not what it forbids.
+            anything.push((self.decode(1, &Held::Grammar("root ::= [^\\x00]*")).await?.1 - plain) * 1e6);
+            // What is likeliest is often forbidden: then all of the vocabulary is tried.
+            held.push((self.decode(1, &Held::Schema(&schema)).await?.1 - plain) * 1e6);
+        }
+        Ok(json!({ "grammar_us_per_token": median(anything), "schema_us_per_token": median(held) }))
+    }
+
+    async fn options(&self) -> Result<serde_json::Value, LlmError> {
+        said("options");
+        let letters = self.eight_over_one(|i| char::from(b'A' + i as u8).to_string(), 300).await?;
+        let phrase = |i: usize| format!("cause {i} of this");
+        let phrases = self.eight_over_one(phrase, 350).await?;
+        // At least two are scored; equal ones share all their rows, and cost what one does.
+        let (one, eight): (Vec<String>, Vec<String>) = (vec![phrase(0); 2], (0..8).map(phrase).collect());
+        let (mut of_one, mut of_eight) = (Vec::new(), Vec::new());
+        for i in 0..ROUNDS {
+            of_one.push(self.score(&one, 400 + 2 * i).await?);
+            of_eight.push(self.score(&eight, 401 + 2 * i).await?);
+        }
+        Ok(json!({
+            "letters_8_over_prompt": letters,
+            "phrases_8_over_prompt": phrases,
+            "phrases_8_over_1": median(of_eight) / median(of_one),
+        }))
+    }
+
+    async fn prefix(&self) -> Result<serde_json::Value, LlmError> {
+        // Separate calls: each has another beginning, so that nothing is shared, and they come one after the other.
+        let mut apart = (0.0, Usage::default());
+        for i in 0..REQUESTS {
+            if i % 6 == 0 {
+                said(&format!("separate calls, {i} of {REQUESTS} done"));
+            }
+            let request = generate(&self.words(1_000 + i, SHARED), &self.words(2_000 + i, OWN), GENERATED, &Held::Free);
+            let (seconds, usage) = self.timed(vec![request]).await?;
+            apart.0 += seconds;
+            apart.1.prompt_tokens += usage.prompt_tokens;
+            apart.1.generated_tokens += usage.generated_tokens;
+        }
+        said(&format!("{REQUESTS} requests with a common beginning"));
+        let shared = self.words(3_000, SHARED);
+        let together = (0..REQUESTS).map(|i| generate(&shared, &self.words(4_000 + i, OWN), GENERATED, &Held::Free)).collect();
+        let (seconds, usage) = self.timed(together).await?;
+        Ok(json!({
+            "prefix_tokens_ratio": usage.prompt_tokens as f64 / apart.1.prompt_tokens.max(1) as f64,
+            "prefix_wall_speedup": apart.0 / seconds,
+            "prefix_generated": [apart.1.generated_tokens, usage.generated_tokens],
+        }))
+    }
 }
 
 /// `galen model bench`.
@@ -230,10 +268,10 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let path = Registry::load(&folder).and_then(|registry| Ok(registry.chat(&args.model)?.path(&folder))).map_err(failed)?;
     let figures = measure(&args, path).await.map_err(failed)?;
     if global.json {
-        output::line(&figures.to_string());
+        output::line(&serde_json::Value::Object(figures).to_string());
         return Ok(());
     }
-    for (name, value) in figures.as_object().into_iter().flatten() {
+    for (name, value) in &figures {
         let value = value.as_f64().map_or_else(|| value.to_string(), |v| format!("{v:.3}"));
         output::line(&format!("{name:<22} {value}"));
     }
