@@ -22,7 +22,9 @@ const BATCH: u32 = 512;
 /// Requests that may wait.
 const QUEUE: usize = 1_024;
 /// Most bytes of prefixes outside the cache.
-const HOST_BYTES: usize = 64 << 20;
+const HOST_BYTES: usize = 128 << 20;
+/// Cells that may lie idle beside what runs. 6,144 of them made a step of SmolLM2 last 9.3 ms instead of 7.0.
+const IDLE: usize = 512;
 
 /// A model that works on all requests at once.
 pub struct Desk<'m> {
@@ -47,7 +49,7 @@ impl<'m> Desk<'m> {
         let cells = Cells::new(backend, model, (context * CELLS, BATCH), threads, offload)?;
         let (all, batch) = cells.sizes();
         let limit = (context as usize).min(all);
-        let sizes = Sizes { cells: all, limit, batch, queue: QUEUE, host_bytes: HOST_BYTES };
+        let sizes = Sizes { cells: all, limit, batch, queue: QUEUE, host_bytes: HOST_BYTES, idle: IDLE };
         let engine = Batched::new(cells, sizes, sharing(model));
         Ok(Self { reader: Reader::new(model, limit)?, engine, refused: HashMap::new(), cuts: HashMap::new() })
     }

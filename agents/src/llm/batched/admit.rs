@@ -154,6 +154,16 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         Ok(true)
     }
 
+    /// Copies out what nothing builds on beyond [`Sizes::idle`](super::Sizes::idle): attention passes over every cell that is in
+    /// use, whoever's it is.
+    pub(super) fn trim(&mut self) -> Result<(), LlmError> {
+        if self.running.is_empty() || self.sizes.host_bytes == 0 {
+            return Ok(());
+        }
+        while self.tree.idle_tokens() > self.sizes.idle && self.evict()? {}
+        Ok(())
+    }
+
     /// A sequence for a node, if need be that of an evicted one.
     fn node_seq(&mut self) -> Result<Option<Seq>, LlmError> {
         while self.tree.resident() >= MOST_NODES {

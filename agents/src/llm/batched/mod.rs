@@ -149,6 +149,8 @@ pub struct Sizes {
     pub queue: usize,
     /// Most bytes of prefixes outside the cache.
     pub host_bytes: usize,
+    /// Cells of prefixes that nothing builds on and that may stay in the cache while something runs.
+    pub idle: usize,
 }
 
 /// What has happened so far.
@@ -274,7 +276,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
     /// request that starts to run.
     pub fn step(&mut self, began: &mut dyn FnMut(u64)) -> Vec<Done> {
         let start = Instant::now();
-        let worked = self.admit(began).and_then(|()| self.evaluate());
+        let worked = self.admit(began).and_then(|()| self.trim()).and_then(|()| self.evaluate());
         if let Err(error) = worked {
             self.fail(&error);
         }

@@ -227,6 +227,12 @@ impl Prefixes {
         self.resident_tokens
     }
 
+    /// Cells of nodes that nothing builds on.
+    pub fn idle_tokens(&self) -> usize {
+        let idle = |n: &&Node| n.refs == 0 && n.place != Place::Host;
+        self.nodes.iter().skip(1).flatten().filter(idle).map(|n| n.tokens.len()).sum()
+    }
+
     /// Locks that are held: none when nothing runs.
     #[cfg(test)]
     pub fn locks(&self) -> usize {

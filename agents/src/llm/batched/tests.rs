@@ -189,7 +189,7 @@ fn asked() -> impl Strategy<Value = (Vec<Token>, usize, Asked)> {
 type Engine = Batched<Fake, Likeliest>;
 
 fn engine(cells: usize, sharing: Sharing, host_bytes: usize) -> Engine {
-    Batched::new(Fake::new(cells), Sizes { cells, limit: cells, batch: 32, queue: 20_000, host_bytes }, sharing)
+    Batched::new(Fake::new(cells), Sizes { cells, limit: cells, batch: 32, queue: 20_000, host_bytes, idle: cells }, sharing)
 }
 
 fn request(id: u64, tokens: Vec<Token>, shared: usize, work: Work<Likeliest>) -> Request<Likeliest> {
@@ -227,10 +227,12 @@ proptest! {
         cells in 80..400_usize,
         way in prop_oneof![Just(Sharing::Any), Just(Sharing::Whole), Just(Sharing::None)],
         host in prop_oneof![Just(0), Just(300_usize), Just(5_000)],
+        idle in prop_oneof![Just(0), Just(40_usize), Just(400)],
         cancelled in prop::collection::btree_set(0..30_u64, 0..6),
         steps in 0..6_usize,
     ) {
         let mut engine = engine(cells, way, host);
+        engine.sizes.idle = idle;
         for (id, (tokens, shared, work)) in (0..).zip(&requests) {
             engine.submit(request(id, tokens.clone(), *shared, work.work()));
         }
@@ -331,8 +333,27 @@ fn evicted_prefixes_come_back_from_memory() {
 }
 
 #[test]
+fn idle_prefixes_leave_the_cache_while_something_runs_and_come_back() {
+    let mut engine = engine(2_000, Sharing::Any, 100_000);
+    engine.sizes.idle = 150;
+    let ask = |engine: &mut Engine, stem: i32| {
+        let tokens = (0..100).map(|i| 1 + (i * stem) % 15).chain([1]).collect();
+        engine.submit(request(1, tokens, 100, Asked::Score(vec![vec![1], vec![2]]).work()));
+        drain(engine).remove(&1).unwrap()
+    };
+    let first = ask(&mut engine, 1);
+    for stem in 2..8 {
+        ask(&mut engine, stem);
+    }
+    // The last one, idle now, and what was idle beside it.
+    assert!(engine.backend.cells.len() <= 150 + 101, "{} cells", engine.backend.cells.len());
+    let again = ask(&mut engine, 1);
+    assert_eq!((again.usage.reused_tokens, again.result), (100, first.result));
+}
+
+#[test]
 fn what_cannot_be_placed_is_refused_with_its_reason() {
-    let sizes = Sizes { cells: 100, limit: 50, batch: 32, queue: 2, host_bytes: 0 };
+    let sizes = Sizes { cells: 100, limit: 50, batch: 32, queue: 2, host_bytes: 0, idle: 100 };
     let mut engine = Batched::new(Fake::new(100), sizes, Sharing::Any);
     for (id, length) in [(1, 51), (2, 0), (3, 10), (4, 10), (5, 10)] {
         engine.submit(request(id, vec![1; length], 0, Asked::Generate(3, -1).work()));
