@@ -21,7 +21,7 @@ pub const CELLS: u32 = 2;
 const BATCH: u32 = 512;
 /// Requests that may wait.
 const QUEUE: usize = 1_024;
-/// Most bytes of prefixes outside the cache.
+/// Most bytes of prefixes outside the cache, where the longest request does not need more.
 const HOST_BYTES: usize = 128 << 20;
 /// Cells that may lie idle beside what runs. 6,144 of them made a step of SmolLM2 last 9.3 ms instead of 7.0.
 const IDLE: usize = 512;
@@ -34,6 +34,12 @@ pub struct Desk<'m> {
     refused: HashMap<u64, LlmError>,
     /// Sections that were left out of the prompts of requests at work.
     cuts: HashMap<u64, Vec<usize>>,
+}
+
+/// Bytes of a token in the cache, about: keys and values of 16 bits.
+fn token_bytes(model: &LlamaModel) -> usize {
+    let head = usize::try_from(model.n_embd()).unwrap_or(0) / (model.n_head().max(1) as usize);
+    4 * model.n_layer() as usize * model.n_head_kv() as usize * head
 }
 
 /// An answer, as it goes out.
@@ -49,7 +55,7 @@ impl<'m> Desk<'m> {
         let cells = Cells::new(backend, model, (context * CELLS, BATCH), threads, offload)?;
         let (all, batch) = cells.sizes();
         let limit = (context as usize).min(all);
-        let sizes = Sizes { cells: all, limit, batch, queue: QUEUE, host_bytes: HOST_BYTES, idle: IDLE };
+        let sizes = Sizes { cells: all, limit, batch, queue: QUEUE, host_bytes: HOST_BYTES.max(limit * token_bytes(model)), idle: IDLE };
         let engine = Batched::new(cells, sizes, sharing(model));
         Ok(Self { reader: Reader::new(model, limit)?, engine, refused: HashMap::new(), cuts: HashMap::new() })
     }

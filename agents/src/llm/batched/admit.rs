@@ -13,12 +13,12 @@ impl<B: Backend, P: Pick> Batched<B, P> {
     pub(super) fn admit(&mut self, began: &mut dyn FnMut(u64)) -> Result<(), LlmError> {
         while self.running.len() < MOST_RUNNING {
             let (tree, running, sizes, sharing) = (&self.tree, &mut self.running, self.sizes, self.sharing);
-            let locked = self.reserved;
+            let locked = self.reserved + tree.resident_tokens() - tree.idle_tokens();
             let mut waits = 0;
             let next = self.queue.next(|waiting| {
                 let tokens = &waiting.request.tokens;
-                let known = tree.find(answerable(tokens));
-                let known = known.length + known.partial.map_or(0, |(_, at)| at);
+                let found = tree.find(answerable(tokens));
+                let known = found.length + found.partial.map_or(0, |(_, at)| at);
                 let ahead = running.iter_mut().filter(|r| r.stage == Stage::Prompt).filter_map(|r| {
                     let fit = shareable(r, tokens, sharing);
                     (fit >= known + LEAST_WAIT).then_some((r, fit))
@@ -29,8 +29,8 @@ impl<B: Backend, P: Pick> Batched<B, P> {
                     return Turn::Later;
                 }
                 let need = tokens.len() + room(&waiting.request, sizes.limit);
-                // The rough look; `begin` finds out whether what is locked leaves the room.
-                if need.saturating_sub(known) + locked > sizes.cells { Turn::Hold } else { Turn::Begin(need as u64) }
+                // All that is idle can be taken out, and what this request builds on must be in.
+                if need.saturating_sub(tree.locked_of(&found)) + locked > sizes.cells { Turn::Hold } else { Turn::Begin(need as u64) }
             });
             self.counts.waited += waits;
             let Some(waiting) = next else { return Ok(()) };
@@ -96,7 +96,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             return Ok((tip, reuse));
         }
         if let Some((node, at)) = found.partial
-            && let Some(from) = self.place_of(node)
+            && let Some(from) = self.seq_of(tip, node)?
         {
             self.tree.lock(node);
             let seq = self.node_seq()?;
@@ -111,6 +111,21 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             }
         }
         Ok((tip, reuse))
+    }
+
+    /// The sequence of a node below `parent`, brought in from memory where it is there. One that there is no room for is
+    /// forgotten: as long as it stands in the tree, nothing that begins as it does can be kept.
+    fn seq_of(&mut self, parent: NodeId, node: NodeId) -> Result<Option<Seq>, LlmError> {
+        if self.place_of(node).is_none() {
+            self.tree.lock(node);
+            let brought = self.bring_in(parent, node);
+            self.tree.unlock(node);
+            if !brought? {
+                self.drop_node(node);
+                return Ok(None);
+            }
+        }
+        Ok(self.place_of(node))
     }
 
     /// Makes nodes resident from the first on, as many as there is room for: the last of them and its length.
@@ -160,8 +175,18 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         if self.running.is_empty() || self.sizes.host_bytes == 0 {
             return Ok(());
         }
-        while self.tree.idle_tokens() > self.sizes.idle && self.evict()? {}
+        while self.tree.idle_tokens() > self.sizes.idle
+            && let Some(node) = self.tree.victim()
+            // What memory cannot take stays where it is: there are cells for it.
+            && self.length_of(node) < self.too_long
+            && self.take_out(node)?
+        {}
         Ok(())
+    }
+
+    fn length_of(&self, node: NodeId) -> usize {
+        let (start, end) = self.tree.span(node);
+        end - start
     }
 
     /// A sequence for a node, if need be that of an evicted one.
@@ -177,10 +202,19 @@ impl<B: Backend, P: Pick> Batched<B, P> {
     /// Takes the prefix used longest ago out of the cache.
     fn evict(&mut self) -> Result<bool, LlmError> {
         let Some(node) = self.tree.victim() else { return Ok(false) };
+        self.take_out(node)
+    }
+
+    /// Takes a node out of the cache, into memory where that pays.
+    fn take_out(&mut self, node: NodeId) -> Result<bool, LlmError> {
         let Some(seq) = self.place_of(node) else { return Ok(false) };
-        let (start, end) = self.tree.span(node);
         self.counts.evicted += 1;
-        let saved = if end - start >= LEAST_HOST && self.sizes.host_bytes > 0 { self.backend.save(seq).ok() } else { None };
+        // Without a short beginning, what lies in memory below it would be lost.
+        let pays = self.length_of(node) >= LEAST_HOST || self.tree.has_children(node);
+        let saved = if pays && self.sizes.host_bytes > 0 { self.backend.save(seq).ok() } else { None };
+        if saved.as_ref().is_some_and(|(_, bytes)| *bytes > self.sizes.host_bytes) {
+            self.too_long = self.too_long.min(self.length_of(node));
+        }
         self.backend.remove(seq, 0, usize::MAX)?;
         self.free.push(seq);
         self.tree.moved(node, Place::Host);

@@ -196,6 +196,8 @@ pub struct Batched<B: Backend, P> {
     reserved: usize,
     host: HashMap<NodeId, (B::State, usize)>,
     host_bytes: usize,
+    /// From this length on the memory for prefixes is too small for one.
+    too_long: usize,
     done: Vec<Done>,
     counts: Counts,
 }
@@ -222,6 +224,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             reserved: 0,
             host: HashMap::new(),
             host_bytes: 0,
+            too_long: usize::MAX,
             done: Vec::new(),
             counts: Counts { cells_limit: sizes.cells as u64, ..Counts::default() },
         }

@@ -233,6 +233,18 @@ impl Prefixes {
         self.nodes.iter().skip(1).flatten().filter(idle).map(|n| n.tokens.len()).sum()
     }
 
+    /// Tokens of a match that running requests build on already.
+    pub fn locked_of(&self, found: &Match) -> usize {
+        let locked = |id: &NodeId| self.node(*id).is_some_and(|n| n.refs > 0);
+        let whole: usize = found.path.iter().filter(|id| locked(id)).filter_map(|id| self.node(*id)).map(|n| n.tokens.len()).sum();
+        whole + found.partial.filter(|(id, _)| locked(id)).map_or(0, |(_, at)| at)
+    }
+
+    /// Whether other nodes hang on a node.
+    pub fn has_children(&self, id: NodeId) -> bool {
+        self.node(id).is_some_and(|n| !n.children.is_empty())
+    }
+
     /// Locks that are held: none when nothing runs.
     #[cfg(test)]
     pub fn locks(&self) -> usize {

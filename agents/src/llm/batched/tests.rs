@@ -352,6 +352,69 @@ fn idle_prefixes_leave_the_cache_while_something_runs_and_come_back() {
 }
 
 #[test]
+fn what_shares_a_part_of_a_prefix_in_memory_shares_it_with_all() {
+    let mut engine = engine(2_000, Sharing::Any, 100_000);
+    engine.sizes.idle = 0;
+    let ask = |engine: &mut Engine, id: u64, own: &[Token]| {
+        let stem = (0..100).map(|i| 1 + i % 15);
+        engine.submit(request(id, stem.chain(own.iter().copied()).collect(), 0, Asked::Score(vec![vec![1], vec![2]]).work()));
+    };
+    // Two prompts split after the stem, and the rest of the first lies in memory while the second runs.
+    let (first, second): (Vec<Token>, Vec<Token>) = ((0..80).map(|i| 1 + i % 7).collect(), (0..80).map(|i| 9 + i % 5).collect());
+    for (id, own) in [(1, &first), (2, &second)] {
+        ask(&mut engine, id, own);
+        drain(&mut engine);
+    }
+    assert!(engine.counts().saved >= 1);
+    let before = engine.backend.evaluated;
+    // Five more begin as the first one does, forty tokens further than the stem.
+    for id in 0..5 {
+        let own: Vec<Token> = first[..40].iter().copied().chain((0..30).map(|i| 8 + (i + Token::try_from(id).unwrap()) % 7)).collect();
+        ask(&mut engine, 10 + id, &own);
+    }
+    drain(&mut engine);
+    assert!(engine.backend.evaluated - before <= 5 * 30, "{} evaluated", engine.backend.evaluated - before);
+}
+
+#[test]
+fn what_memory_cannot_take_stays_in_the_cache_and_short_beginnings_keep_what_is_below_them() {
+    let mut engine = engine(2_000, Sharing::Any, 1_500);
+    engine.sizes.idle = 0;
+    let ask = |engine: &mut Engine, tokens: Vec<Token>| {
+        engine.submit(request(1, tokens, 0, Asked::Score(vec![vec![1], vec![2]]).work()));
+        drain(engine).remove(&1).unwrap().usage.reused_tokens
+    };
+    // A token is ten bytes in memory: 200 are too long. The first loses its place once, to find that out.
+    let long = |stem: i32| (0..200).map(|i| 1 + (i * stem) % 15).collect::<Vec<Token>>();
+    ask(&mut engine, long(1));
+    ask(&mut engine, long(2));
+    ask(&mut engine, long(4));
+    assert_eq!((ask(&mut engine, long(2)), ask(&mut engine, long(4))), (199, 199));
+    let short = |own: Token| [7; 20].into_iter().chain((0..60).map(|i| 1 + (i * own) % 15)).collect::<Vec<Token>>();
+    let mut engine = self::engine(2_000, Sharing::Any, 100_000);
+    engine.sizes.idle = 0;
+    ask(&mut engine, short(1));
+    ask(&mut engine, short(2));
+    ask(&mut engine, vec![3; 50]);
+    assert_eq!((ask(&mut engine, short(1)), ask(&mut engine, short(2))), (79, 79));
+}
+
+#[test]
+fn a_request_that_must_wait_for_cells_moves_nothing_meanwhile() {
+    let mut engine = engine(300, Sharing::Any, 100_000);
+    engine.sizes.idle = 0;
+    let prompt = |stem: i32, length: i32| (0..length).map(|i| 1 + (i * stem) % 15).collect::<Vec<Token>>();
+    engine.submit(request(1, prompt(1, 100), 0, Asked::Score(vec![vec![1], vec![2]]).work()));
+    drain(&mut engine);
+    engine.submit(request(2, prompt(2, 150), 0, Asked::Generate(60, -1).work()));
+    engine.step(&mut |_| {});
+    engine.submit(request(3, prompt(1, 160), 0, Asked::Score(vec![vec![1], vec![2]]).work()));
+    let all = drain(&mut engine);
+    assert_eq!(all[&3].usage.reused_tokens, 100);
+    assert!(engine.counts().restored <= 1, "{:?}", engine.counts());
+}
+
+#[test]
 fn what_cannot_be_placed_is_refused_with_its_reason() {
     let sizes = Sizes { cells: 100, limit: 50, batch: 32, queue: 2, host_bytes: 0, idle: 100 };
     let mut engine = Batched::new(Fake::new(100), sizes, Sharing::Any);
