@@ -1,6 +1,8 @@
 //! Whether a text obeys a GBNF grammar. A server far away may not know the field that a grammar came in, and then
 //! answers as it likes: what it says is checked here.
 
+mod beginnings;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -13,11 +15,11 @@ const MOST_STEPS: usize = 2_000_000;
 const LARGEST: usize = 256 << 10;
 const DEEPEST_READ: usize = 64;
 
-/// Whether llama.cpp may be given a grammar.
+/// Reads a grammar that llama.cpp may be given.
 ///
 /// # Errors
 /// One line with what is wrong.
-pub fn readable(text: &str) -> Result<(), String> {
+pub fn readable(text: &str) -> Result<Grammar, String> {
     if text.len() > LARGEST {
         return Err("it is too large".to_owned());
     }
@@ -43,7 +45,9 @@ pub fn readable(text: &str) -> Result<(), String> {
             return Err("its groups are nested too deeply".to_owned());
         }
     }
-    Ok(())
+    let grammar = Grammar::parse(text)?;
+    beginnings::check(&grammar)?;
+    Ok(grammar)
 }
 
 /// A grammar that was read.
@@ -325,7 +329,7 @@ impl Parser {
     }
 
     fn repeated(&mut self, mut item: Node) -> Result<Node, String> {
-        loop {
+        for _ in 0..DEEPEST_READ {
             let (least, most) = match self.peek() {
                 Some('*') => (0, None),
                 Some('+') => (1, None),
@@ -341,6 +345,7 @@ impl Parser {
             self.at += 1;
             item = Node::Repeat(Box::new(item), least, most);
         }
+        Err("a part of the grammar is repeated too often in a row".to_owned())
     }
 
     fn bounds(&mut self) -> Result<(usize, Option<usize>), String> {
@@ -408,7 +413,11 @@ impl Parser {
         };
         let text: String = self.chars.get(self.at..self.at + digits).ok_or("the grammar ends in an escape")?.iter().collect();
         self.at += digits;
-        u32::from_str_radix(&text, 16).ok().and_then(char::from_u32).ok_or_else(|| format!("`{text}` is no character"))
+        // Beyond the last character llama.cpp knows only "up to the end".
+        u32::from_str_radix(&text, 16)
+            .ok()
+            .and_then(|c| char::from_u32(c.min(char::MAX.into())))
+            .ok_or_else(|| format!("`{text}` is no character"))
     }
 }
 
@@ -429,6 +438,7 @@ mod tests {
         let plain = format!("root ::= {} # {}", "[(\\]] \"((\\\"((\" ".repeat(100), "(".repeat(100));
         assert!(readable(&plain).is_ok());
         assert!(readable(&"root ::= \"a\"\n".repeat(30_000)).unwrap_err().contains("too large"));
+        assert!(readable(&format!("root ::= \"a\"{}", "*".repeat(100_000))).unwrap_err().contains("repeated too often"));
     }
 
     #[test]

@@ -180,12 +180,12 @@ fn crashes(fates: &BTreeMap<Fate, u64>) -> u64 {
 }
 
 #[test]
-fn headers_that_lie_seldom_reach_an_assertion_of_llama_cpp() {
+fn headers_that_lie_reach_no_assertion_of_llama_cpp() {
     let Some(path) = tiny("tiny-moe") else { return };
     assert_eq!(fate(&path).0, Fate::Worked, "the file as it is");
     let fates = run(&path, 60, 1, false);
     assert!(fates.get(&Fate::Refused).is_some_and(|n| *n > 10), "{fates:?}");
-    assert!(crashes(&fates) <= 2, "{fates:?}");
+    assert_eq!(crashes(&fates), 0, "{fates:?}");
 }
 
 /// By hand: `GALEN_FUZZ_ROUNDS=2000 cargo test --release --locked --workspace a_long_run -- --ignored --nocapture`.

@@ -14,6 +14,8 @@ const LONGEST_NAME: u64 = 1 << 12;
 const LONGEST_TEXT: u64 = 1 << 20;
 /// Most numbers of a list; vocabularies stay below a million.
 const MOST_NUMBERS: u64 = 1 << 22;
+/// Most bytes of all values together that are kept.
+const MOST_KEPT: u64 = 64 << 20;
 
 /// GGUF's numbers of metadata types.
 pub const STRING: u32 = 8;
@@ -27,13 +29,15 @@ pub const F32: u32 = 6;
 /// # Errors
 /// The first thing that is wrong.
 pub fn header(input: impl Read + Seek, size: u64) -> io::Result<Header> {
-    Reader { input, size, at: 0 }.header()
+    Reader { input, size, at: 0, kept: 0 }.header()
 }
 
 struct Reader<R> {
     input: R,
     size: u64,
     at: u64,
+    /// Bytes of values so far.
+    kept: u64,
 }
 
 impl<R: Read + Seek> Reader<R> {
@@ -99,6 +103,7 @@ impl<R: Read + Seek> Reader<R> {
         if length > LONGEST_TEXT {
             return Err(bad(format!("{} has {length} bytes", shown(key))));
         }
+        self.keep(length)?;
         Ok(String::from_utf8_lossy(&self.raw(length)?).into_owned())
     }
 
@@ -118,6 +123,7 @@ impl<R: Read + Seek> Reader<R> {
             ARRAY => return Err(bad(format!("{} nests lists", shown(key)))),
             _ => return Err(bad(format!("{} lists values of unknown type {kind}", shown(key)))),
         };
+        self.keep(count * 8)?;
         let raw = self.raw(count * width)?;
         Ok(Value::Numbers(raw.chunks_exact(usize::try_from(width).unwrap_or(1)).map(|bytes| number(kind, bytes)).collect(), kind))
     }
@@ -178,6 +184,11 @@ impl<R: Read + Seek> Reader<R> {
         self.input.read_exact(&mut bytes)?;
         self.at += length;
         Ok(bytes)
+    }
+
+    fn keep(&mut self, bytes: u64) -> io::Result<()> {
+        self.kept += bytes;
+        if self.kept <= MOST_KEPT { Ok(()) } else { Err(bad("its values are too large together")) }
     }
 
     fn fits(&mut self, length: u64) -> io::Result<()> {

@@ -128,6 +128,16 @@ fn absurd_counts_and_lengths_are_refused() {
 }
 
 #[test]
+fn lists_that_take_the_memory_together_are_refused() {
+    let mut file = File::sound();
+    for i in 0..3 {
+        file.entries.push((format!("x.{i}"), numbers(0, 1 << 22, 1)));
+    }
+    let why = verdict(&file.bytes()).unwrap_err().to_string();
+    assert!(why.contains("too large together"), "{why}");
+}
+
+#[test]
 fn metadata_that_llama_cpp_would_assert_is_refused_by_name() {
     let cases = [
         ("general.architecture", string("x y"), "no name"),

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::grammar::{Fit, Grammar};
+use super::grammar::{self, Fit, Grammar};
 use super::protocol::{Asker, Times};
 use super::registry::hexadecimal;
 use super::web::{self, Patience};
@@ -387,7 +387,7 @@ impl OpenAiProvider {
             (None, Some(schema)) => Some(schema::grammar(schema)?),
             (grammar, None) => grammar.clone(),
         };
-        let grammar = text.as_deref().map(Grammar::parse).transpose().map_err(LlmError::Invalid)?;
+        let grammar = text.as_deref().map(grammar::readable).transpose().map_err(LlmError::Invalid)?;
         let (request, grammar) = (&request, grammar.as_ref());
         let ask = |plain: Arc<Prompt>| async move { self.told(request, &plain, grammar).await };
         let (generated, cut) = self.fitted(&request.prompt, ask).await?;
@@ -401,10 +401,11 @@ impl OpenAiProvider {
         let mut all = Embeddings { vectors: Vec::with_capacity(request.texts.len()), usage: Usage::default() };
         // llama-cpp-python 0.3.36 mixes the vectors of several texts up where the model has no pooling of its own.
         let at_once = if self.config.dialect == Dialect::LlamaCpp { 1 } else { TEXTS_AT_ONCE };
+        let deadline = self.deadline();
         for texts in request.texts.chunks(at_once) {
             let body = wire::EmbeddingRequest { model: &self.config.model, input: texts, encoding_format: "float" };
             let ask = || async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, texts.len())?) };
-            let Embeddings { vectors, usage } = self.insist(self.deadline(), ask).await?;
+            let Embeddings { vectors, usage } = self.insist(deadline, ask).await?;
             all.vectors.extend(vectors);
             all.usage += usage;
         }
