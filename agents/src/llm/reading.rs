@@ -14,6 +14,8 @@ use super::{GenerateRequest, LlmError, Prompt, ScoreRequest, grammar, schema};
 
 /// Logits compared at a time.
 const LANES: usize = 16;
+/// Tokens asked about together once the favourite is forbidden.
+const FEW: usize = 64;
 
 /// Reads requests for a model.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl<'m> Reader<'m> {
             (None, Some(schema)) => Some(schema::grammar(schema)?),
             (grammar, None) => grammar.clone(),
         };
-        text.as_deref().map_or(Ok(()), grammar::readable).map_err(|e| refuse(&e))?;
+        text.as_deref().map_or(Ok(()), |text| grammar::readable(text).map(drop)).map_err(|e| refuse(&e))?;
         let grammar = text.as_deref().map(|text| LlamaSampler::grammar(self.model, text, "root"));
         let grammar = grammar.transpose().map_err(|e| refuse(&e))?;
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
@@ -150,11 +152,10 @@ fn under(grammar: &mut LlamaSampler, row: &[f32]) -> Result<Option<LlamaToken>, 
         return Ok(None);
     };
     let data = |i: i32, logit: f32| LlamaTokenData::new(LlamaToken(i), logit, 0.0);
-    // Most of the time the favourite is allowed, and asking for one token is far cheaper than for all.
-    let token = match allowed(grammar, vec![data(favourite.0, 0.0)]) {
-        Some(token) => Some(token),
-        None => allowed(grammar, (0_i32..).zip(row).map(|(i, logit)| data(i, *logit)).collect()),
-    };
+    // Most of the time the favourite is allowed, else one of the next; asking for a few is far cheaper than for all.
+    let token = allowed(grammar, vec![data(favourite.0, 0.0)])
+        .or_else(|| allowed(grammar, likeliest(row, FEW).into_iter().map(|(i, logit)| data(i, logit)).collect()))
+        .or_else(|| allowed(grammar, (0_i32..).zip(row).map(|(i, logit)| data(i, *logit)).collect()));
     if let Some(token) = token {
         grammar.try_accept(token).map_err(|e| LlmError::Invalid(format!("the grammar got stuck: {e}")))?;
     }
@@ -199,6 +200,21 @@ fn best(row: &[f32]) -> Option<LlamaToken> {
     i32::try_from(place).ok().map(LlamaToken)
 }
 
+/// The likeliest tokens with their logits in the order of the vocabulary; of equals the first.
+fn likeliest(row: &[f32], most: usize) -> Vec<(i32, f32)> {
+    let mut tops: Vec<(i32, f32)> = Vec::with_capacity(most + 1);
+    let mut least = f32::NEG_INFINITY;
+    for (i, logit) in (0_i32..).zip(row).filter(|(_, x)| x.is_finite()) {
+        if *logit > least || tops.len() < most {
+            tops.insert(tops.partition_point(|(_, x)| x >= logit), (i, *logit));
+            tops.truncate(most);
+            least = tops.last().map_or(least, |(_, x)| *x);
+        }
+    }
+    tops.sort_unstable_by_key(|(i, _)| *i);
+    tops
+}
+
 fn whole_text(mut bytes: Vec<u8>) -> String {
     if let Err(e) = std::str::from_utf8(&bytes)
         && e.error_len().is_none()
@@ -217,6 +233,19 @@ mod tests {
         assert_eq!(whole_text("grün".as_bytes().to_vec()), "grün");
         assert_eq!(whole_text("grü".as_bytes()[..3].to_vec()), "gr");
         assert_eq!(whole_text("日本".as_bytes()[..5].to_vec()), "日");
+    }
+
+    #[test]
+    fn the_likeliest_tokens_are_those_that_sorting_gives() {
+        let row: Vec<f32> = (0..500_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as f32).chain([f32::NAN, f32::INFINITY]).collect();
+        let mut all: Vec<(i32, f32)> = (0..).zip(row.iter().copied()).filter(|(_, x)| x.is_finite()).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for most in [1, 7, 64, 600] {
+            let mut first = all.clone();
+            first.truncate(most);
+            first.sort_unstable_by_key(|(i, _)| *i);
+            assert_eq!(likeliest(&row, most), first);
+        }
     }
 
     #[test]
