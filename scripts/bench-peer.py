@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The speed of llama.cpp in other hands: llama-cpp-python's build, its C interface alone, with the same file.
 
-    bench-peer.py FILE.gguf [THREADS]
+    bench-peer.py FILE.gguf [THREADS [HEAD]]
 
 Prints one JSON object: tokens a second of a prompt of 800 tokens (medians of seven), of one answer and of eight answers in one
-batch (64 tokens each, greedy), and the milliseconds to load. Batch, context and threads are those of `galen model bench`.
+batch (64 tokens each behind a prompt of HEAD tokens, greedy), and the milliseconds to load. Batch, context and threads are those of `galen model bench`.
 """
 
 import ctypes
@@ -67,36 +67,39 @@ class Peer:
         self.best(len(piece) - 1)
         return PROMPT / (time.perf_counter() - began)
 
-    def answers(self, many):
-        """Tokens a second of so many answers at once."""
+    def answers(self, many, head):
+        """Tokens a second of so many answers at once, each behind so many tokens."""
         self.forget()
-        heads = [[(s * 97 + i * 13) % 20_000 + 100 for i in range(20)] for s in range(many)]
-        self.decode([(t, i, s, i == 19) for s, head in enumerate(heads) for i, t in enumerate(head)])
-        tokens = [self.best(20 * s + 19) for s in range(many)]
+        heads = [[(s * 97 + i * 13) % 20_000 + 100 for i in range(head)] for s in range(many)]
+        tokens = []
+        for s, text in enumerate(heads):
+            self.decode([(t, i, s, i == head - 1) for i, t in enumerate(text)])
+            tokens.append(self.best(head - 1))
         began = time.perf_counter()
         for step in range(ANSWER):
-            self.decode([(t, 20 + step, s, True) for s, t in enumerate(tokens)])
+            self.decode([(t, head + step, s, True) for s, t in enumerate(tokens)])
             tokens = [self.best(s) for s in range(many)]
         return many * ANSWER / (time.perf_counter() - began)
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
-        sys.exit("bench-peer.py FILE.gguf [THREADS]")
+    if len(sys.argv) not in (2, 3, 4):
+        sys.exit("bench-peer.py FILE.gguf [THREADS [HEAD]]")
 
     @c.llama_log_callback
     def quiet(_level, _text, _data):
         pass
 
     c.llama_log_set(quiet, ctypes.c_void_p(0))
-    peer = Peer(sys.argv[1], int(sys.argv[2]) if len(sys.argv) == 3 else 2)
+    peer = Peer(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    head = int(sys.argv[3]) if len(sys.argv) > 3 else 20
     peer.prompt(0)
     print(
         json.dumps(
             {
                 "prefill_tps": statistics.median(peer.prompt(1 + i) for i in range(ROUNDS)),
-                "decode_tps": statistics.median(peer.answers(1) for _ in range(ROUNDS)),
-                "batch8_tps": statistics.median(peer.answers(SEQUENCES) for _ in range(ROUNDS)),
+                "decode_tps": statistics.median(peer.answers(1, head) for _ in range(ROUNDS)),
+                "batch8_tps": statistics.median(peer.answers(SEQUENCES, head) for _ in range(ROUNDS)),
                 "load_ms": peer.load_ms,
             }
         )

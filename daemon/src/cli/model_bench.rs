@@ -105,15 +105,17 @@ impl Bench {
         Ok((seconds, sum))
     }
 
-    /// Tokens a second of `many` answers at once, their prompts apart, and the time of one token of one of them.
-    async fn decode(&self, many: usize, held: &Held<'_>) -> Result<(f64, f64), LlmError> {
+    /// Tokens a second of `many` answers at once, their prompts apart, the time of one token of one of them, and the mean
+    /// length of these prompts in tokens.
+    async fn decode(&self, many: usize, held: &Held<'_>) -> Result<(f64, f64, u64), LlmError> {
         let ask = |max| (0..many).map(|i| generate("Tell stories.", &text(500 + i, 1), max, held)).collect::<Vec<_>>();
         self.timed(ask(1)).await?;
         let (short, _) = self.timed(ask(1)).await?;
         let (long, usage) = self.timed(ask(ANSWER)).await?;
         let tokens = usage.generated_tokens.saturating_sub(many as u64).max(1) as f64;
         let seconds = (long - short).max(1e-9);
-        Ok((tokens / seconds, seconds / (tokens / many as f64)))
+        let prompt = (usage.prompt_tokens + usage.reused_tokens) / many as u64;
+        Ok((tokens / seconds, seconds / (tokens / many as f64), prompt))
     }
 
     /// Seconds to score options behind a known prefix and an own part that is new.
@@ -187,18 +189,21 @@ impl Bench {
         said("answers");
         let own_work = || self.provider.metrics().unwrap_or_default().own_work();
         let (mut steps, mut own_ms) = (0, 0.0);
-        let (mut alone, mut at_once) = (Vec::new(), Vec::new());
+        let (mut alone, mut at_once, mut prompt) = (Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {
             let (before, before_ms) = own_work();
             alone.push(self.decode(1, &Held::Free).await?.0);
             let (after, after_ms) = own_work();
             (steps, own_ms) = (steps + after - before, own_ms + after_ms - before_ms);
-            at_once.push(self.decode(8, &Held::Free).await?.0);
+            let (rate, _, length) = self.decode(8, &Held::Free).await?;
+            at_once.push(rate);
+            prompt = length;
         }
         Ok(json!({
             "prefill_tps": median(prefill),
             "decode_tps": median(alone),
             "batch8_tps": median(at_once),
+            "answer_prompt_tokens": prompt,
             "engine_ms_per_token": own_ms / steps.max(1) as f64,
         }))
     }
@@ -211,7 +216,7 @@ impl Bench {
             let plain = self.decode(1, &Held::Free).await?.1;
             // Everything is allowed: what a grammar costs, not what it forbids.
             anything.push((self.decode(1, &Held::Grammar("root ::= [^\\x00]*")).await?.1 - plain) * 1e6);
-            // What is likeliest is often forbidden: then all of the vocabulary is tried.
+            // What is likeliest is often forbidden: then the next ones are tried.
             held.push((self.decode(1, &Held::Schema(&schema)).await?.1 - plain) * 1e6);
         }
         Ok(json!({ "grammar_us_per_token": median(anything), "schema_us_per_token": median(held) }))
