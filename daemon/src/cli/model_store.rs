@@ -88,10 +88,11 @@ fn list(global: &Global) -> Result<(), Failure> {
         let files = entry.files();
         let here = files.iter().all(|file| file.path(&folder).exists());
         let unfinished = files.iter().filter_map(|file| store::unfinished(file, &folder)).reduce(|a, b| a + b);
+        let (memory, measured) = entry.memory_need();
         output::line(&if global.json {
             json!({
                 "name": entry.name, "family": entry.family, "kind": entry.kind, "parameters": entry.parameters,
-                "quantisation": entry.quantisation, "bytes": entry.bytes, "licence": entry.licence, "context": entry.context,
+                "quantisation": entry.quantisation, "bytes": entry.bytes, "memory_mb": memory, "memory_measured": measured, "licence": entry.licence, "context": entry.context,
                 "pinned": entry.sha256.is_some(), "here": here, "unfinished_bytes": unfinished,
             })
             .to_string()
@@ -109,10 +110,11 @@ fn list(global: &Global) -> Result<(), Failure> {
             };
             let pinned = if entry.sha256.is_some() { "" } else { "  unpinned" };
             let line = format!(
-                "{:<20} {:>7} M {:>6} MB  {:<8} {:<12} {state}{kind}{pinned}",
+                "{:<20} {:>7} M {:>6} MB {:>8} MB RAM  {:<8} {:<12} {state}{kind}{pinned}",
                 entry.name,
                 entry.parameters / 1_000_000,
                 size,
+                format!("{}{memory}", if measured { "" } else { "~" }),
                 entry.quantisation,
                 entry.licence
             );
@@ -120,7 +122,9 @@ fn list(global: &Global) -> Result<(), Failure> {
         });
     }
     if !global.json {
-        eprintln!("`galen model pull NAME` brings one here. unpinned: its first file is trusted and recorded, and checked from then on.");
+        eprintln!(
+            "RAM: of the engine on a CPU, measured or (~) about twice the weights. `galen model pull NAME` brings one here. unpinned: its first file is trusted and recorded, and checked from then on."
+        );
     }
     Ok(())
 }
