@@ -1,7 +1,9 @@
-//! Embeds every file of the fault lab: adding a schema, a fault or a suite is adding a file.
+//! Embeds every file of the fault lab (adding a schema, a fault or a suite is adding a file), and a digest of the sources.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 fn main() -> std::io::Result<()> {
     let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
@@ -20,7 +22,34 @@ fn main() -> std::io::Result<()> {
         let _ = writeln!(code, "    ({name:?}, include_str!({:?})),", file.display().to_string());
     }
     code.push_str("];\n");
-    std::fs::write(Path::new(&std::env::var("OUT_DIR").unwrap_or_default()).join("lab_files.rs"), code)
+    std::fs::write(Path::new(&std::env::var("OUT_DIR").unwrap_or_default()).join("lab_files.rs"), code)?;
+    // Not GALEN_..: the configuration reads those, and cargo hands this one to the tests.
+    println!("cargo:rustc-env=SOURCES_DIGEST={}", sources(&Path::new(&root).join(".."))?);
+    Ok(())
+}
+
+/// Twelve digits of the SHA-256 over whatever decides what Galen answers: two builds of one version may differ.
+fn sources(root: &Path) -> std::io::Result<String> {
+    let mut files = vec![root.join("Cargo.lock"), root.join("Cargo.toml")];
+    let mut open: Vec<PathBuf> =
+        ["daemon", "agents", "tools", "knowledge", "docs-ingest", "examples/lab"].map(|name| root.join(name)).into();
+    while let Some(folder) = open.pop() {
+        println!("cargo:rerun-if-changed={}", folder.display());
+        for path in children(&folder)? {
+            match path.is_dir() {
+                true if path.ends_with("tests") || path.ends_with("testdata") || path.ends_with("target") => {}
+                true => open.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    let mut digest = Sha256::new();
+    for file in files {
+        digest.update(file.strip_prefix(root).unwrap_or(&file).display().to_string());
+        digest.update(Sha256::digest(std::fs::read(&file)?));
+    }
+    Ok(digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn children(folder: &Path) -> std::io::Result<Vec<PathBuf>> {

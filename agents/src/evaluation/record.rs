@@ -72,6 +72,9 @@ fn is_zero(count: &usize) -> bool {
 pub struct Pins {
     /// Version of Galen.
     pub galen_version: String,
+    /// Digest of the sources that it was built from; empty in files of early releases.
+    #[serde(default)]
+    pub sources: String,
     /// Name of the suite.
     pub suite: String,
     /// SHA-256 over the suite's definition: cases with the digests of captures and answers.

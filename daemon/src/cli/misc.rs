@@ -105,8 +105,8 @@ pub fn completions(args: &CompletionsArgs) {
 pub fn version(global: &Global) {
     let version = env!("CARGO_PKG_VERSION");
     output::line(&if global.json {
-        json!({"version": version, "capture_format": galen_tools::capture::FORMAT}).to_string()
+        json!({"version": version, "sources": env!("SOURCES_DIGEST"), "capture_format": galen_tools::capture::FORMAT}).to_string()
     } else {
-        format!("galen {version}")
+        format!("galen {version} (sources {})", env!("SOURCES_DIGEST"))
     });
 }

@@ -41,6 +41,9 @@ pub struct Answer {
     pub server_version_num: i32,
     /// Version of Galen that ran it.
     pub galen_version: String,
+    /// Digest of the sources that it was built from; empty in answers that do not say.
+    #[serde(default)]
+    pub sources: String,
     /// What the steady clients did over all phases: a load that failed throughout makes a poor case.
     pub steady: Done,
     /// What the fault's clients did.
@@ -50,6 +53,9 @@ pub struct Answer {
 /// Counts of a load.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
+    /// Statements that were sent; 0 in answers that do not say.
+    #[serde(default)]
+    pub sent: u64,
     /// Statements that succeeded.
     pub statements: u64,
     /// Statements and connections that failed.
@@ -62,7 +68,7 @@ pub struct Done {
 
 impl From<LoadReport> for Done {
     fn from(report: LoadReport) -> Self {
-        Self { statements: report.statements, errors: report.errors, rows: report.rows, last_error: report.last_error }
+        Self { sent: report.sent, statements: report.statements, errors: report.errors, rows: report.rows, last_error: report.last_error }
     }
 }
 
@@ -90,6 +96,7 @@ impl Answer {
             window,
             server_version_num,
             galen_version: env!("CARGO_PKG_VERSION").to_owned(),
+            sources: env!("SOURCES_DIGEST").to_owned(),
             steady: steady.into(),
             fault: fault.into(),
         }
@@ -126,6 +133,16 @@ mod tests {
         assert_eq!((read.causes, read.window), (written.causes, written.window));
         assert_eq!((read.culprits[1].kind, read.culprits[1].pattern.as_str()), (CulpritKind::Table, "orders"));
         assert_eq!((read.variant_of, read.tags.len()), (None, 0));
+    }
+
+    #[test]
+    fn an_answer_that_does_not_say_how_much_was_sent_is_read() {
+        let mut written = serde_json::to_value(answer("missing_index", &Run::default())).unwrap();
+        assert_eq!(written["steady"]["sent"], 0);
+        for clients in ["steady", "fault"] {
+            written[clients].as_object_mut().unwrap().remove("sent").unwrap();
+        }
+        assert_eq!(serde_json::from_value::<Answer>(written).unwrap().fault, Done::default());
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub(super) fn columns(runs: &[(String, Run)], all: &[Vec<Score>]) -> Vec<Column>
 fn same_release(one: &Run, other: &Run) -> bool {
     let of = |run: &Run| {
         let pins = run.header.pins.clone();
-        (pins.galen_version, pins.catalog_sha256, pins.signals_sha256)
+        (pins.galen_version, pins.sources, pins.catalog_sha256, pins.signals_sha256)
     };
     of(one) == of(other)
 }

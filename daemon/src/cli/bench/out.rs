@@ -84,8 +84,9 @@ impl Out {
     /// The run that the file holds; none in a new file, or one in which a run died at once.
     fn found(&mut self) -> Result<Option<Run>, Failure> {
         let other = |why: &str| Failure::usage(format!("{} is not a run{why}; choose another file", self.path.display()));
-        let mut text = String::new();
-        (&*self.file).read_to_string(&mut text).map_err(|_| other(""))?;
+        let mut bytes = Vec::new();
+        (&*self.file).read_to_end(&mut bytes).map_err(|e| Failure::write(&self.path, &e))?;
+        let text = whole_text(bytes).ok_or_else(|| other(""))?;
         if text.contains('\n') {
             return Run::parse(&text).map(Some).map_err(|e| other(&format!(" that can go on: {e}")));
         }
@@ -156,6 +157,20 @@ impl Out {
     pub fn finish(self) -> Result<(), Failure> {
         self.file.sync_all().map_err(|e| Failure::write(&self.path, &e))
     }
+}
+
+/// The text of a run's file; where whoever wrote it died within a character, without its beginning. None where it is no text.
+pub fn whole_text(bytes: Vec<u8>) -> Option<String> {
+    String::from_utf8(bytes)
+        .or_else(|error| {
+            let flaw = error.utf8_error();
+            let mut bytes = error.into_bytes();
+            if flaw.error_len().is_none() {
+                bytes.truncate(flaw.valid_up_to());
+            }
+            String::from_utf8(bytes)
+        })
+        .ok()
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub struct Asked<'a> {
 pub fn pins(asked: Asked<'_>, library: &Library, provider: Option<(&str, &dyn Provider)>, options: &Options) -> Pins {
     Pins {
         galen_version: env!("CARGO_PKG_VERSION").into(),
+        sources: env!("SOURCES_DIGEST").into(),
         suite: asked.suite.into(),
         suite_sha256: asked.sha256,
         half: asked.half.into(),

@@ -21,7 +21,7 @@ use galen_tools::model::Window;
 use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
-use super::out::Out;
+use super::out::{self, Out};
 use super::resume::Wanted;
 use super::suite::{Case, Suite, Which, answer, hex};
 use super::{measure, pins};
@@ -252,6 +252,6 @@ fn summary(global: &Global, path: &std::path::Path) -> Result<(), Failure> {
 /// Input: it cannot be read or is no run.
 pub fn read(path: &std::path::Path) -> Result<Run, Failure> {
     let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
+    let text = out::whole_text(std::fs::read(path).map_err(|e| fail(&e))?).ok_or_else(|| fail(&"not a run of `galen bench`: no text"))?;
     Run::parse(&text).map_err(|e| fail(&format!("not a run of `galen bench`: {e}")))
 }
