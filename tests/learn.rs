@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use galen_agents::evaluation::record::Run;
-use galen_agents::evaluation::split::{Half, half_of, half_of_capture};
+use galen_agents::evaluation::split::{Half, half_of, half_of_content};
 use galen_tools::store::file;
 
 use crate::public::printed_are_means;
@@ -40,7 +40,9 @@ fn what_is_held_back_is_never_learnt_from_and_what_was_learnt_names_the_cause() 
     std::fs::write(path("labels.toml"), labels).unwrap();
     assert_eq!(run(&["import", "dbsherlock", &path("in"), "-o", &path("cases")]).0, 0);
     let name = |case: usize| format!("case-{case:05}");
-    let held: Vec<usize> = (1..=60usize).filter(|c| half_of_capture(None, Path::new(&name(*c))) == Half::Test).collect();
+    let tested =
+        |case: &usize| file::read(Path::new(&path(&format!("cases/{}.galen", name(*case))))).unwrap().manifest.half == Some(Half::Test);
+    let held: Vec<usize> = (1..=60usize).filter(tested).collect();
     assert!(held.len() > 15 && held.len() < 45, "{held:?}");
 
     let (code, out, error) = run(&["learn", &path("cases"), "--labels", &path("labels.toml"), "-o", &path("s.toml"), "--json"]);
@@ -51,6 +53,24 @@ fn what_is_held_back_is_never_learnt_from_and_what_was_learnt_names_the_cause() 
     let (code, _, error) = run(&["learn", &refused, "--labels", &path("labels.toml"), "-o", &path("x.toml")]);
     assert_eq!((code, error.lines().count(), error.contains("test half")), (2, 1, true), "{error}");
     assert!(!folder.path().join("x.toml").exists());
+    // A copy of what is held back is held back under any name, a copy of what is learnt from counts once, and so does a false label.
+    std::fs::create_dir(path("more")).unwrap();
+    let learnable = (1..=60usize).find(|c| !held.contains(c)).unwrap();
+    let mut capture = file::read(Path::new(&path(&format!("cases/{}.galen", name(learnable))))).unwrap();
+    for case in [held[0], learnable] {
+        std::fs::copy(path(&format!("cases/{}.galen", name(case))), path(&format!("more/{}.galen", name(case)))).unwrap();
+    }
+    std::fs::copy(path(&format!("cases/{}.galen", name(held[0]))), path("more/another.galen")).unwrap();
+    std::fs::copy(path(&format!("cases/{}.galen", name(learnable))), path("more/twin.galen")).unwrap();
+    capture.manifest.labels = vec!["lock_contention".into()];
+    file::write(&capture, Path::new(&path("more/wrong.galen"))).unwrap();
+    let few: String = [&name(learnable), "twin", "wrong", "nobody"].map(|name| format!("{name} = \"error_storm\"\n")).concat();
+    std::fs::write(path("few.toml"), few).unwrap();
+    let (code, out, error) = run(&["learn", &path("more"), "--labels", &path("few.toml"), "-o", &path("x.toml"), "--json"]);
+    assert_eq!((code, lines(&out).iter().map(|l| l["cases"].as_u64().unwrap()).sum::<u64>()), (5, 1), "{error}");
+    assert!(error.contains("2 held back") && error.contains("1 copies of others") && error.contains("mislabelled"), "{error}");
+    assert!(error.contains("1 labels are of no capture here, the first is of `nobody`"), "{error}");
+    std::fs::remove_file(path("x.toml")).unwrap();
     let (code, _, error) = run(&["learn", &path("cases"), "-o", &path("x.toml")]);
     assert_eq!((code, error.contains("without a single label")), (5, true), "without labels there is nothing to learn: {error}");
 
@@ -152,7 +172,8 @@ fn an_imported_recording_has_the_half_that_was_published_and_nothing_else_of_its
     std::fs::create_dir(folder.path().join("mine")).unwrap();
     std::fs::write(folder.path().join("mine/01.csv"), recording(1, 0)).unwrap();
     let mine = import(&folder.path().join("mine/01.csv"), "mine.galen");
-    assert_eq!(file::read(&mine).unwrap().manifest.half, None, "a recording of somebody else follows no published rule");
+    let half = half_of_content([recording(1, 0).as_bytes()]);
+    assert_eq!(file::read(&mine).unwrap().manifest.half, Some(half), "a recording of somebody else follows no published rule");
     let suite = folder.path().join("run.jsonl");
     for case in 1..=5 {
         std::fs::write(at(case).with_extension("answer.json"), r#"{"causes":["cpu_contention"]}"#).unwrap();

@@ -15,6 +15,13 @@ pub fn half_of_capture(stated: Option<Half>, file: &Path) -> Half {
     stated.unwrap_or_else(|| half_of(CAPTURES, &file.file_stem().unwrap_or_default().to_string_lossy()))
 }
 
+/// The half of a recording that follows no published rule and whose capture's name says nothing: that of its content.
+pub fn half_of_content<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Half {
+    let mut whole = Sha256::new();
+    parts.into_iter().for_each(|part| whole.update(Sha256::digest(part)));
+    half_of("content", &whole.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
 /// The half of a case: the lowest bit of the first byte of SHA-256 over `dataset:case`, 0 for learning.
 ///
 /// No seed and no list: the same case is in the same half on every machine and in every release, and adding cases
@@ -41,6 +48,9 @@ mod tests {
         assert_eq!((half(None, "a/healthy.galen"), half(None, "b/c/healthy.galen")), (Half::Test, Half::Test));
         assert_eq!(half(None, "a/missing_index.galen"), Half::Learn);
         assert_eq!(half(Some(Half::Learn), "a/healthy.galen"), Half::Learn);
+        let test = (0..2000_u32).filter(|i| half_of_content([i.to_string().as_bytes()]) == Half::Test).count();
+        assert!((900..1100).contains(&test), "{test}");
+        assert!((0..100_u8).any(|i| half_of_content([&[i][..], &[7]]) != half_of_content([&[i, 7][..]])), "where a part ends counts");
         assert!((0..100).any(|i| half_of("a", &i.to_string()) != half_of("b", &i.to_string())), "the data set counts");
     }
 }

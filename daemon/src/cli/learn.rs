@@ -1,10 +1,11 @@
 //! `galen learn`: signatures from labelled captures, never from those held back for testing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use galen_agents::evaluation::dbsherlock;
 use galen_agents::evaluation::split::{Half, half_of_capture};
@@ -26,8 +27,9 @@ use crate::{engine, output};
   galen replay incident.galen --signatures signatures.toml
 
 A labels file holds lines `capture = \"class\"`: a cause id of the catalog, or a name of your own. A capture without
-exactly one label teaches nothing. Half of all captures is held back for testing: the half that a benchmark's published
-rule gives them where they were imported from one, else told by the file's name alone, in whatever folder it lies.
+exactly one label teaches nothing, and a copy of another one nothing more. Half of all captures is held back for testing:
+the half that a benchmark's published rule or the recording's content gives them where they were imported, else told by the
+file's name alone, in whatever folder it lies. What has a copy in that half is held back too.
 `galen bench run --half test` runs the same. Captures of that half are left out of folders and refused where they are named.")]
 pub struct LearnArgs {
     /// Labelled captures, folders of them, or a folder of DBSherlock's recordings with its manifest
@@ -52,6 +54,7 @@ struct Gathered {
     read: usize,
     held_back: usize,
     unlabelled: usize,
+    twins: usize,
     undetected: usize,
     left_out: LeftOut,
 }
@@ -66,6 +69,7 @@ impl Gathered {
             }
             Ok(Lesson::HeldBack) => self.held_back += 1,
             Ok(Lesson::Unlabelled) => self.unlabelled += 1,
+            Ok(Lesson::Twin) => self.twins += 1,
             Ok(Lesson::Undetected) => self.undetected += 1,
             Err(failure) => {
                 output::tell(&format!("galen: {failure}"));
@@ -75,9 +79,10 @@ impl Gathered {
     }
 
     fn not_learnt_from(&self) -> String {
-        let Self { held_back, unlabelled, undetected, left_out, .. } = self;
+        let Self { held_back, unlabelled, twins, undetected, left_out, .. } = self;
+        let copies = if *twins > 0 { format!(", {twins} copies of others") } else { String::new() };
         let unread = if left_out.count > 0 { format!(", {} that cannot be read", left_out.count) } else { String::new() };
-        format!("{held_back} held back for testing, {unlabelled} without a single label, {undetected} without an anomaly{unread}")
+        format!("{held_back} held back for testing, {unlabelled} without a single label, {undetected} without an anomaly{copies}{unread}")
     }
 }
 
@@ -87,6 +92,8 @@ enum Lesson {
     Case(Case, String),
     HeldBack,
     Unlabelled,
+    /// Another capture with the same bytes was learnt from.
+    Twin,
     Undetected,
 }
 
@@ -95,19 +102,28 @@ struct Teacher {
     labels: BTreeMap<String, String>,
     catalog: Catalog,
     table: SignalTable,
+    /// Digests of captures that are held back or were learnt from.
+    seen: BTreeSet<Vec<u8>>,
 }
 
 /// `galen learn`. A capture that cannot be read costs a line and the exit code.
 pub fn learn(global: &Global, args: &LearnArgs) -> Result<(), Failure> {
     let labels = args.labels.as_deref().map(read_labels).transpose()?.unwrap_or_default();
-    let teacher = Teacher { labels, catalog: engine::builtin()?, table: SignalTable::builtin() };
+    let mut teacher = Teacher { labels, catalog: engine::builtin()?, table: SignalTable::builtin(), seen: BTreeSet::new() };
     let mut gathered = Gathered::default();
-    for path in &args.paths {
+    let files = expanded(&args.paths)?;
+    teacher.seen = files.iter().flat_map(|(_, files)| files).filter_map(|file| tested(file)).collect();
+    let mut unused: BTreeSet<String> = teacher.labels.keys().cloned().collect();
+    for (path, files) in &files {
         if dbsherlock::is_dataset(path) {
             recordings(path, &teacher.table, &mut gathered)?;
         } else {
-            captures(path, &teacher, &mut gathered)?;
+            captures(path, files, &mut teacher, &mut unused, &mut gathered)?;
         }
+    }
+    if let (Some(first), Some(file)) = (unused.first(), &args.labels) {
+        let (file, count) = (file.display(), unused.len());
+        output::tell(&format!("galen: {file}: {count} labels are of no capture here, the first is of `{}`", first.escape_debug()));
     }
     keep_first(&mut gathered.cases, args.k);
     if gathered.cases.is_empty() {
@@ -146,10 +162,29 @@ fn recordings(dir: &Path, table: &SignalTable, gathered: &mut Gathered) -> Resul
     Ok(())
 }
 
-fn captures(path: &Path, teacher: &Teacher, gathered: &mut Gathered) -> Result<(), Failure> {
+/// The captures that each path stands for; none for a folder of DBSherlock's.
+fn expanded(paths: &[PathBuf]) -> Result<Vec<(&Path, Vec<PathBuf>)>, Failure> {
+    let files = |path: &PathBuf| if dbsherlock::is_dataset(path) { Ok(Vec::new()) } else { replay::expand(std::slice::from_ref(path)) };
+    paths.iter().map(|path| Ok((path.as_path(), files(path)?))).collect()
+}
+
+/// The digest of a capture of the test half.
+fn tested(file: &Path) -> Option<Vec<u8>> {
+    let bytes = std::fs::read(file).ok()?;
+    let stated = file::manifest(&bytes).ok()?.half;
+    (half_of_capture(stated, file) == Half::Test).then(|| Sha256::digest(&bytes).to_vec())
+}
+
+fn captures(
+    path: &Path,
+    files: &[PathBuf],
+    teacher: &mut Teacher,
+    unused: &mut BTreeSet<String>,
+    gathered: &mut Gathered,
+) -> Result<(), Failure> {
     let named = !path.is_dir();
-    for file in replay::expand(&[path.to_owned()])? {
-        let lesson = teacher.lesson(&file).map_err(|failure| failure.of(&file));
+    for file in files {
+        let lesson = teacher.lesson(file, unused).map_err(|failure| failure.of(file));
         if named && matches!(lesson, Ok(Lesson::HeldBack)) {
             return Err(Failure::usage(format!("{} is in the test half, and what is tested is never learnt from", file.display())));
         }
@@ -159,14 +194,28 @@ fn captures(path: &Path, teacher: &Teacher, gathered: &mut Gathered) -> Result<(
 }
 
 impl Teacher {
-    fn lesson(&self, path: &Path) -> Result<Lesson, Failure> {
+    fn lesson(&mut self, path: &Path, unused: &mut BTreeSet<String>) -> Result<Lesson, Failure> {
         let capture = file::read(path)?;
+        unused.remove(&capture.manifest.name);
+        let fail = |e: std::io::Error| Failure::input(e.to_string());
+        let digest = Sha256::digest(std::fs::read(path).map_err(fail)?).to_vec();
         if half_of_capture(capture.manifest.half, path) == Half::Test {
             return Ok(Lesson::HeldBack);
         }
-        let Some(class) = class_of(self.labels.get(&capture.manifest.name), &capture.manifest.labels) else {
+        let (given, carried) = (self.labels.get(&capture.manifest.name), &capture.manifest.labels);
+        if let Some(given) = given.filter(|given| !carried.is_empty() && !carried.contains(given)) {
+            let (given, carried) = (given.escape_debug(), carried.join(", "));
+            return Err(Failure::input(format!(
+                "mislabelled: `{given}` in the file of labels, `{}` in the capture",
+                carried.escape_debug()
+            )));
+        }
+        let Some(class) = class_of(given, carried) else {
             return Ok(Lesson::Unlabelled);
         };
+        if !self.seen.insert(digest) {
+            return Ok(Lesson::Twin);
+        }
         let found = detect(&capture, &self.table, &DetectOptions::default());
         let Some((window, baseline)) = found.window.zip(found.baseline) else { return Ok(Lesson::Undetected) };
         let causes = if self.catalog.get(&class).is_some() { vec![class.clone()] } else { dbsherlock::class_causes(&class) };

@@ -50,11 +50,6 @@ fn answers(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// Reads the incident in a folder as a capture called `name`.
-pub fn read(folder: &Path, name: &str) -> Result<Capture, Failure> {
-    capture(folder, &files(folder)?, name)
-}
-
 /// The answers in a folder, each with the name of its file.
 pub fn files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let files = answers(folder)?;
