@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::bootstrap::{Interval, interval};
+use super::bootstrap::{self, Interval};
 pub use super::measured_pairs::{Moved, Step, Whole};
 use super::{Capability, measured_pairs};
 
 use super::numeric::mean;
 use super::record::{CaseLine, Run};
-use super::tasks::{Context, TASKS, accuracy, named_faults};
+use super::tasks::{Contexts, TASKS, accuracy, named_faults};
 
 /// What differs between two runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -50,7 +50,7 @@ pub struct Difference {
     pub after: f64,
     /// Mean difference, second less first, with its 95 % interval.
     pub difference: Interval,
-    /// The interval excludes 0.
+    /// The interval excludes 0, and enough pairs differ: see [`bootstrap::difference`].
     pub significant: bool,
     /// A figure that is shown only, see [`super::Score::aside`]: more of it is not better.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -77,7 +77,7 @@ impl Difference {
     pub(super) fn of(figure: (Capability, &str, Option<&str>), values: &[(f64, f64)], seed: u64) -> Option<Self> {
         let (capability, task, dataset) = figure;
         let column = |of: fn(&(f64, f64)) -> f64| values.iter().map(of).collect::<Vec<_>>();
-        let difference = interval(&column(|v| v.1 - v.0), seed)?;
+        let (difference, significant) = bootstrap::difference(&column(|v| v.1 - v.0), seed)?;
         Some(Self {
             capability,
             task: task.to_owned(),
@@ -86,20 +86,20 @@ impl Difference {
             before: mean(&column(|v| v.0)),
             after: mean(&column(|v| v.1)),
             difference,
-            significant: difference.excludes_zero(),
+            significant,
             aside: false,
         })
     }
 }
 
-/// Compares two runs over the cases that they share. The intervals are paired BCa bootstrap intervals, seeded.
+/// Compares two runs over the cases that they share, each case beside those of its data set. The intervals are paired BCa
+/// bootstrap intervals, seeded.
 pub fn compare(before: &Run, after: &Run, seed: u64) -> Comparison {
     let (pairs, mut left_out) = pair(before, after);
-    let (first, second): (Vec<&CaseLine>, Vec<&CaseLine>) = pairs.iter().copied().unzip();
-    let contexts = (Context::new(&first), Context::new(&second));
+    let contexts = (Contexts::new(pairs.iter().map(|pair| pair.0)), Contexts::new(pairs.iter().map(|pair| pair.1)));
     let mut tasks = Vec::new();
     for task in TASKS {
-        let both = |(a, b): &(&CaseLine, &CaseLine)| Some(((task.measure)(a, &contexts.0)?.0, (task.measure)(b, &contexts.1)?.0));
+        let both = |(a, b): &(&CaseLine, &CaseLine)| Some((contexts.0.measure(task, a)?.0, contexts.1.measure(task, b)?.0));
         let values: Vec<(f64, f64)> = pairs.iter().filter_map(both).collect();
         tasks.extend(Difference::of((task.capability, task.name, None), &values, seed));
     }
@@ -211,6 +211,31 @@ mod tests {
         assert!(top1.significant && (top1.difference.mean + 13.0 / 20.0).abs() < 1e-12, "{top1:?}");
         assert_eq!((told.changed.len(), told.changed[0].verdict), (13, "worse"));
         assert_eq!(compare(&run(bad), &run(good), 7).changed[0].verdict, "better");
+    }
+
+    #[test]
+    fn a_single_case_that_changes_is_no_finding() {
+        let cases = |named: &[&str]| run(vec![case("a", &["missing_index"], named)]);
+        let told = compare(&cases(&["table_bloat"]), &cases(&["missing_index"]), 7);
+        let top1 = told.tasks.iter().find(|t| t.task == "top1").unwrap();
+        assert!(!top1.significant && top1.difference.low < 0.0 && top1.difference.mean == 1.0, "{top1:?}");
+    }
+
+    #[test]
+    fn a_variant_is_compared_with_the_original_of_its_own_data_set() {
+        let set = |dataset: &str, original: &[&str], changed: &[&str]| {
+            let mut cases = [case("a", &["missing_index"], original), case("a-blind", &["missing_index"], changed)];
+            cases[1].answer.variant_of = Some("a".into());
+            cases[1].answer.tags = vec!["missing_metrics".into()];
+            cases.map(|case| CaseLine { dataset: dataset.into(), ..case })
+        };
+        let good = set("robust-pg15", &["missing_index"], &["missing_index"]);
+        let bad = set("robust-pg15", &["missing_index"], &[]);
+        // The original of the other data set was missed: nothing can be said of its variant.
+        let missed = set("robust-pg18", &[], &["missing_index"]);
+        let told = compare(&run([bad, missed.clone()].concat()), &run([good, missed].concat()), 7);
+        let holds = told.tasks.iter().find(|t| t.task == "holds_without_metrics").unwrap();
+        assert_eq!((told.cases, holds.cases, holds.before, holds.after), (4, 1, 0.0, 1.0));
     }
 
     #[test]

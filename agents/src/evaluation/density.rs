@@ -11,7 +11,7 @@ use super::numeric::mean;
 
 /// Exponents tried, and how finely: the best of a grid is refined around itself.
 const EXPONENTS: (f64, f64) = (0.01, 3.0);
-/// Effective parameters beyond this multiple of the largest reference are extrapolation, and are said to be "beyond".
+/// Effective parameters above this multiple of the largest reference are no figure any more, and are said to be "beyond".
 const BEYOND: f64 = 100.0;
 
 /// One model's result on one capability.
@@ -136,11 +136,14 @@ fn line(references: &[Measured], unit: f64, b: f64) -> Option<LossLaw> {
     (a.is_finite() && a > 0.0).then(|| LossLaw { error: mean(&squares).sqrt(), ..law })
 }
 
-/// Fits the sigmoid through the logits of the scores between chance and 1.
+/// Fits the sigmoid through the logits of the scores between chance, which is `floor`, and 1.
 ///
 /// # Errors
 /// One line: fewer than two such scores, or scores that do not rise as the loss falls.
 pub fn fit_score(references: &[Measured], floor: f64) -> Result<ScoreLaw, String> {
+    if !references.iter().any(|m| m.score > floor) {
+        return Err(format!("no reference model scores above chance, which is {floor}"));
+    }
     let logit = |score: f64| {
         let share = (score - floor) / (1.0 - floor);
         (share > 0.0 && share < 1.0).then(|| (share / (1.0 - share)).ln())
@@ -149,22 +152,38 @@ pub fn fit_score(references: &[Measured], floor: f64) -> Result<ScoreLaw, String
     let (mx, my) = (mean(&points.iter().map(|p| p.0).collect::<Vec<_>>()), mean(&points.iter().map(|p| p.1).collect::<Vec<_>>()));
     let sxx: f64 = points.iter().map(|p| (p.0 - mx).powi(2)).sum();
     let sxy: f64 = points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum();
-    if points.len() < 2 || sxx < 1e-12 || sxy >= 0.0 {
+    if points.len() < 2 {
+        return Err(format!("a law over scores needs two reference models between chance ({floor}) and 1; there is {}", points.len()));
+    }
+    if sxx < 1e-12 || sxy >= 0.0 {
         return Err("the scores of the reference models do not rise as their loss falls".to_owned());
     }
     let slope = -sxy / sxx;
     Ok(ScoreLaw { floor, slope, middle: mx + my / slope })
 }
 
-/// Density of one model from its loss.
-pub fn density(law: &LossLaw, largest_reference: f64, model: &Measured) -> Density {
-    let effective = law.parameters(model.loss).filter(|n| *n <= BEYOND * largest_reference);
+/// Density of one model from its loss. `references` are the parameters of the smallest and of the largest reference model.
+pub fn density(law: &LossLaw, references: (f64, f64), model: &Measured) -> Density {
+    let (smallest, largest) = references;
+    let effective = law.parameters(model.loss).filter(|n| *n <= BEYOND * largest);
     let note = match effective {
         None => format!("better than {:.2} nats, which no reference below {BEYOND:.0} times the largest reaches", model.loss),
-        Some(n) if n > largest_reference => "extrapolated beyond the largest reference".to_owned(),
+        Some(n) if n > largest => "extrapolated beyond the largest reference".to_owned(),
+        Some(n) if n < smallest => "extrapolated below the smallest reference".to_owned(),
         Some(_) => String::new(),
     };
     Density { model: model.model.clone(), effective, density: effective.map(|n| n / model.parameters), note }
+}
+
+/// Density of one model from its score: that of the loss which the reference models have at this score.
+pub fn density_by_score(law: &LossLaw, scores: &ScoreLaw, references: (f64, f64), model: &Measured) -> Density {
+    match scores.loss(model.score) {
+        Some(loss) => density(law, references, &Measured { loss, ..model.clone() }),
+        None => {
+            let note = if model.score < 1.0 { "not above chance" } else { "everything right" };
+            Density { model: model.model.clone(), effective: None, density: None, note: note.to_owned() }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -185,6 +204,7 @@ mod tests {
     }
 
     const SIZES: [f64; 6] = [1.35e8, 2.7e8, 6.3e8, 1.8e9, 4e9, 8e9];
+    const SPAN: (f64, f64) = (1.35e8, 8e9);
 
     #[test]
     fn known_densities_are_found_again() {
@@ -193,7 +213,7 @@ mod tests {
         assert!(law.error < 1e-6 && (law.b - TRUTH.b).abs() < 1e-3 && (law.c - TRUTH.c).abs() < 1e-3, "{law:?}");
         for truth in [0.25, 0.5, 1.0, 2.0, 4.0] {
             for model in family(&[3e8, 1e9], truth, 0.0, &mut random) {
-                let told = density(&law, 8e9, &model).density.unwrap();
+                let told = density(&law, SPAN, &model).density.unwrap();
                 assert!((told / truth - 1.0).abs() < 0.01, "{truth}: {told}");
             }
         }
@@ -206,10 +226,9 @@ mod tests {
         let (law, sigmoid) = (fit_loss(&references).unwrap(), fit_score(&references, 0.25).unwrap());
         for truth in [0.5, 2.0] {
             let model = &family(&[8e8], truth, 0.02, &mut random)[0];
-            let told = density(&law, 8e9, model).density.unwrap();
+            let told = density(&law, SPAN, model).density.unwrap();
             assert!((told / truth).ln().abs() < 0.35, "{truth}: {told}");
-            let loss = sigmoid.loss(model.score).unwrap();
-            let by_score = density(&law, 8e9, &Measured { loss, ..model.clone() }).density.unwrap();
+            let by_score = density_by_score(&law, &sigmoid, SPAN, model).density.unwrap();
             assert!((by_score / told).ln().abs() < 0.15, "{told} by loss, {by_score} by score");
         }
     }
@@ -223,10 +242,27 @@ mod tests {
             .collect();
         assert!(fit_loss(&flat).unwrap_err().contains("does not fall"));
         assert!(fit_loss(&flat[..1]).unwrap_err().contains("two sizes"));
-        assert!(fit_score(&flat, 0.25).is_err());
+        assert_eq!(fit_score(&flat, 0.25).unwrap_err(), "no reference model scores above chance, which is 0.25");
+        let one = [Measured { score: 0.5, ..flat[0].clone() }, flat[1].clone()];
+        assert!(fit_score(&one, 0.25).unwrap_err().ends_with("there is 1"));
+        let falling = [Measured { score: 0.4, ..flat[0].clone() }, Measured { score: 0.6, ..flat[1].clone() }];
+        assert!(fit_score(&falling, 0.25).unwrap_err().contains("do not rise"));
         let mut random = Random::new(1);
         let law = fit_loss(&family(&SIZES, 1.0, 0.0, &mut random)).unwrap();
-        let beyond = density(&law, 8e9, &Measured { model: "m".into(), parameters: 1e9, loss: 0.1, score: 1.0 });
+        let beyond = density(&law, SPAN, &Measured { model: "m".into(), parameters: 1e9, loss: 0.1, score: 1.0 });
         assert!(beyond.density.is_none() && beyond.note.contains("no reference"), "{beyond:?}");
+        for (score, why) in [(0.25, "not above chance"), (1.0, "everything right")] {
+            let told = density_by_score(&law, &SIGMOID, SPAN, &Measured { model: "m".into(), parameters: 1e9, loss: 1.0, score });
+            assert_eq!((told.density, told.note.as_str()), (None, why));
+        }
+    }
+
+    #[test]
+    fn sizes_outside_the_references_are_marked_on_both_sides() {
+        let law = fit_loss(&family(&SIZES, 1.0, 0.0, &mut Random::new(1))).unwrap();
+        for (size, marked) in [(1e8, "below the smallest"), (1e9, ""), (1e10, "beyond the largest")] {
+            let note = density(&law, SPAN, &Measured { model: "m".into(), parameters: 1e9, loss: TRUTH.loss(size), score: 0.5 }).note;
+            assert!(note.contains(marked) && note.is_empty() == marked.is_empty(), "{size}: {note}");
+        }
     }
 }

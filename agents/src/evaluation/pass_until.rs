@@ -96,8 +96,12 @@ pub fn estimate(rule: Rule, tally: Tally) -> PassRate {
     PassRate { rate, variance: (rate * rate - square).max(0.0), low, high, censored }
 }
 
-/// The mean pass rate of several cases: mean of the estimates, its variance, an interval from that variance that
-/// never reaches below the smallest or above the largest single bound, and censored when any case is.
+/// The mean pass rate of several cases: mean of the estimates, its variance, a 95 % interval, and censored when any case is; none
+/// without cases.
+///
+/// The estimated variance of a case without a pass, or with passes alone, is 0 and says nothing about its rate. Such a case
+/// enters the ends of the interval with its exact bounds and the others with their estimates, and 1.96 standard deviations come
+/// on top.
 pub fn pooled(rates: &[PassRate]) -> Option<PassRate> {
     let n = rates.len() as f64;
     let first = rates.first()?;
@@ -108,10 +112,9 @@ pub fn pooled(rates: &[PassRate]) -> Option<PassRate> {
     let rate = mean(|r| r.rate);
     let variance = mean(|r| r.variance) / n;
     let spread = 1.959_964 * variance.sqrt();
-    let bounds = (mean(|r| r.low), mean(|r| r.high));
-    // Where nothing passed the variance is 0 and says nothing: the mean of the exact bounds does.
-    let (low, high) = if variance > 0.0 { ((rate - spread).max(0.0), (rate + spread).min(1.0)) } else { bounds };
-    Some(PassRate { rate, variance, low, high, censored: rates.iter().any(|r| r.censored) })
+    let low = mean(|r| if r.variance > 0.0 { r.rate } else { r.low }) - spread;
+    let high = mean(|r| if r.variance > 0.0 { r.rate } else { r.high }) + spread;
+    Some(PassRate { rate, variance, low: low.max(0.0), high: high.min(1.0), censored: rates.iter().any(|r| r.censored) })
 }
 
 /// Draws an option in proportion to `exp(logprob / temperature)`; the index drawn. Temperature 1 samples as the model
@@ -165,6 +168,33 @@ mod tests {
                 assert!(covered >= 0.95, "{rule:?} {p}: the interval holds it in {covered}");
             }
         }
+    }
+
+    /// Probability that the pooled interval of cases with these rates holds their mean.
+    fn coverage(rule: Rule, rates: &[f64]) -> f64 {
+        let told = |p: f64| ends(rule, p).into_iter().map(|(tally, weight)| (estimate(rule, tally), weight)).collect::<Vec<_>>();
+        let mut joint: Vec<(Vec<PassRate>, f64)> = vec![(Vec::new(), 1.0)];
+        for of_case in rates.iter().map(|p| told(*p)) {
+            let with = |(before, weight): &(Vec<PassRate>, f64)| {
+                of_case.iter().map(|(end, share)| ([before.as_slice(), &[*end]].concat(), weight * share)).collect::<Vec<_>>()
+            };
+            joint = joint.iter().flat_map(with).collect();
+        }
+        let truth = rates.iter().sum::<f64>() / rates.len() as f64;
+        let held = |rates: &[PassRate]| pooled(rates).is_some_and(|told| (told.low..=told.high).contains(&truth));
+        joint.iter().filter(|(rates, _)| held(rates)).map(|(_, weight)| weight).sum()
+    }
+
+    #[test]
+    fn the_pooled_interval_holds_the_mean_where_cases_have_no_pass_or_nothing_else() {
+        let of = |passes, budget, rates: &[f64]| {
+            let share = coverage(Rule { passes, budget }, rates);
+            assert!((0.95..=1.0 + 1e-9).contains(&share), "{passes} {budget} {rates:?}: {share}");
+        };
+        of(2, 30, &[0.01, 0.03, 0.06]);
+        of(3, 20, &[0.5, 0.02]);
+        of(5, 40, &[0.9, 0.03]);
+        of(5, 60, &[0.02, 0.02]);
     }
 
     #[test]

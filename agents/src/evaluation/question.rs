@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use galen_knowledge::catalog::Catalog;
 
-use super::Capability;
+use super::{Capability, measured};
 use crate::driver::{Diagnosis, TreeNode};
 use crate::panel::SYSTEM;
 
@@ -31,6 +31,18 @@ pub struct Question {
     pub options: Vec<String>,
     /// Index of the right one.
     pub right: usize,
+}
+
+/// SHA-256 over questions, in hexadecimal: their texts, options and right answers, in their order. Models that were asked
+/// questions of one digest can be compared.
+pub fn digest(questions: &[Question]) -> String {
+    let one = |q: &Question| {
+        let right = q.right.to_string();
+        let head = [q.case.as_str(), q.capability.word(), q.shared.as_str(), q.text.as_str(), right.as_str()];
+        measured::digest(head.into_iter().chain(q.options.iter().map(String::as_str)).map(str::as_bytes))
+    };
+    let each: Vec<String> = questions.iter().map(one).collect();
+    measured::digest(each.iter().map(String::as_bytes))
 }
 
 /// All questions about a case: which of four causes, once against its nearest rivals and once against the next; and
@@ -139,6 +151,21 @@ mod tests {
         assert!(first.shared.contains("[E20] supported in 20") && !first.shared.contains("in 22"), "{}", first.shared);
         assert!(all.iter().all(|q| !q.shared.contains("case-1") && !q.shared.contains("missing_index")));
         assert_eq!((all[1].right, all[2].right), (0, 1));
+    }
+
+    #[test]
+    fn questions_that_differ_anywhere_have_another_digest() {
+        let all = questions("case-1", &diagnosis(), &["missing_index".to_owned()], &Catalog::builtin().unwrap());
+        let same = digest(&all);
+        assert_eq!((digest(&all.clone()), same.len()), (same.clone(), 64));
+        let changes: [fn(&mut Question); 5] =
+            [|q| q.shared.push('.'), |q| q.text.push('.'), |q| q.right += 1, |q| q.options.swap(0, 1), |q| q.case.push('b')];
+        for change in changes {
+            let mut other = all.clone();
+            change(&mut other[0]);
+            assert_ne!(digest(&other), same);
+        }
+        assert_ne!(digest(&all[1..]), same);
     }
 
     #[test]

@@ -100,6 +100,21 @@ fn a_variant_is_scored_by_what_its_case_loses() {
 }
 
 #[test]
+fn a_variant_keeps_a_share_of_what_its_case_had() {
+    let causes = ["missing_index", "poor_join"];
+    let kept = |named: &[&str]| {
+        let mut variant = case("a-noisy", &causes, named);
+        variant.answer.variant_of = Some("a".into());
+        variant.answer.tags = vec!["noise".into()];
+        score(vec![case("a", &causes, &["poor_join"]), variant], "holds_in_noise").value
+    };
+    near(kept(&[]), 0.0);
+    near(kept(&["poor_join", "deadlocks"]), 0.45 / 0.5);
+    near(kept(&["missing_index"]), 1.0);
+    near(kept(&causes), 1.0);
+}
+
+#[test]
 fn levels_are_means_of_the_levels_below_and_relative_to_the_baseline() {
     let of = |capability, task: &str, dataset: &str, value, baseline, cases| Score {
         capability,

@@ -18,7 +18,7 @@ const WALL_MS: f64 = 60_000.0;
 const PROBE_MS: f64 = 2_000.0;
 const TOKENS: f64 = 8_000.0;
 
-/// What is known beside the case itself.
+/// What is known beside the case itself: the other cases of its data set.
 pub struct Context<'a> {
     cases: BTreeMap<&'a str, &'a CaseLine>,
     majority: String,
@@ -29,13 +29,32 @@ impl<'a> Context<'a> {
     ///
     /// The trivial method for causes always names the data set's most frequent one, counted over the very cases that
     /// are scored: the best constant answer there is.
-    pub fn new(cases: &'a [&'a CaseLine]) -> Self {
+    pub fn new(cases: &[&'a CaseLine]) -> Self {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for cause in cases.iter().flat_map(|c| &c.answer.causes).filter(|c| *c != "healthy") {
             *counts.entry(cause).or_default() += 1;
         }
         let majority = counts.iter().max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0))).map(|(c, _)| (*c).to_owned()).unwrap_or_default();
         Self { cases: cases.iter().map(|c| (c.case.as_str(), *c)).collect(), majority }
+    }
+}
+
+/// A context for each data set of some cases: two data sets may have cases of one id, and each has its own most frequent cause.
+pub struct Contexts<'a>(BTreeMap<&'a str, Context<'a>>);
+
+impl<'a> Contexts<'a> {
+    /// The cases of several data sets.
+    pub fn new(cases: impl IntoIterator<Item = &'a CaseLine>) -> Self {
+        let mut sets: BTreeMap<&'a str, Vec<&'a CaseLine>> = BTreeMap::new();
+        for case in cases {
+            sets.entry(case.dataset.as_str()).or_default().push(case);
+        }
+        Self(sets.into_iter().map(|(dataset, cases)| (dataset, Context::new(&cases))).collect())
+    }
+
+    /// What a task measures on one of the cases, beside what the trivial method reaches on it.
+    pub fn measure(&self, task: &Task, case: &CaseLine) -> Option<(f64, f64)> {
+        (task.measure)(case, self.0.get(case.dataset.as_str())?)
     }
 }
 
@@ -146,19 +165,19 @@ pub const TASKS: &[Task] = &[
     Task {
         capability: Capability::Robustness,
         name: "holds_without_metrics",
-        about: "how much of a case's accuracy is kept where the collector sees less; trivial: the most frequent cause on the variant",
+        about: "share of a case's accuracy that is kept where the collector sees less; trivial: the most frequent cause on the variant",
         measure: |c, x| variant_holds(c, x, "missing_metrics"),
     },
     Task {
         capability: Capability::Robustness,
         name: "holds_beside_red_herrings",
-        about: "how much of it is kept beside a change that does no harm; trivial: as above",
+        about: "share of it that is kept beside a change that does no harm; trivial: as above",
         measure: |c, x| variant_holds(c, x, "red_herring"),
     },
     Task {
         capability: Capability::Robustness,
         name: "holds_in_noise",
-        about: "how much of it is kept where the ordinary day is restless; trivial: as above",
+        about: "share of it that is kept where the ordinary day is restless; trivial: as above",
         measure: |c, x| variant_holds(c, x, "noise"),
     },
     Task {
@@ -243,14 +262,14 @@ fn culprit_named(case: &CaseLine, _: &Context<'_>) -> Option<(f64, f64)> {
     (!expected.is_empty()).then(|| (found as f64 / expected.len() as f64, 0.0))
 }
 
-/// Share of the accuracy on the original that is kept on the variant; none unless it is a variant of this kind. An answer names
-/// the original by its file, which lies in the folder of the variant.
+/// Share of the accuracy on the original that is kept on the variant, at most 1; none unless it is a variant of this kind. An answer
+/// names the original by its file, which lies in the folder of the variant.
 fn variant_holds(case: &CaseLine, context: &Context<'_>, tag: &str) -> Option<(f64, f64)> {
     let original = case.answer.variant_of.as_deref().filter(|_| case.answer.tags.iter().any(|t| t == tag))?;
     let folder = case.case.rfind('/').map_or("", |end| &case.case[..=end]);
     let base = context.cases.get(format!("{folder}{original}").as_str())?;
     let before = accuracy(base, &named_faults(base));
-    let kept = |after: f64| 1.0 - (before - after).max(0.0);
+    let kept = |after: f64| (after / before).min(1.0);
     // A case that was wrong already has nothing to lose.
     (before > 0.0).then(|| (kept(accuracy(case, &named_faults(case))), kept(accuracy(case, &[&context.majority]))))
 }

@@ -1,5 +1,7 @@
 //! `galen model density`: what each model at hand is worth for its size, its memory and its speed, on this machine.
 
+mod show;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use galen_agents::evaluation::Capability;
-use galen_agents::evaluation::density::{Density, LossLaw, Measured, density, fit_loss};
+use galen_agents::evaluation::density::{Density, LossLaw, Measured, ScoreLaw, density, density_by_score, fit_loss, fit_score};
 use galen_agents::evaluation::numeric::mean;
-use galen_agents::evaluation::question::Question;
+use galen_agents::evaluation::question::{OPTIONS, Question, digest};
 use galen_agents::llm::registry::{Kind, Model, Registry, default_models_dir};
 use galen_agents::llm::{GenerateRequest, LlmError, LocalConfig, LocalProvider, Prompt, Provider, ScoreRequest};
 
@@ -22,6 +24,8 @@ use crate::output;
 
 /// The capabilities that questions measure.
 const CAPABILITIES: [Capability; 2] = [Capability::RootCause, Capability::Faithfulness];
+/// Scores by chance in them: one of the options, and for or against.
+const CHANCE: [f64; 2] = [1.0 / OPTIONS as f64, 0.5];
 
 #[derive(Debug, Args)]
 #[command(after_help = "Questions come from labelled captures: which of four causes the evidence shows (root_cause), and whether a
@@ -54,6 +58,9 @@ pub struct DensityArgs {
     measured: Vec<PathBuf>,
 }
 
+/// This release.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
 /// A model file on this machine.
 struct Candidate {
     name: String,
@@ -77,6 +84,15 @@ struct Row {
     decode_tps: f64,
     reference: bool,
     questions: usize,
+    /// SHA-256 over the questions; none in files of early releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    questions_sha256: Option<String>,
+    /// SHA-256 of the model's file; none in files of early releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model_sha256: Option<String>,
+    /// Version of Galen that measured; none in files of early releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    release: Option<String>,
     results: Vec<Measured>,
     #[serde(skip)]
     densities: Vec<Option<Density>>,
@@ -89,12 +105,12 @@ pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> 
     candidates.retain(|c| !rows.iter().any(|r| r.model == c.name));
     let questions = collect(global, &args.captures, args.labels_from_names, args.half).await?;
     eprintln!("{} questions over {} captures, {} models", questions.len(), captures(&questions), candidates.len());
-    if let Some(other) = rows.iter().find(|r| r.questions != questions.len()) {
-        return Err(Failure::input(format!("{} was measured on {} questions, here are {}", other.model, other.questions, questions.len())));
-    }
+    let questions_sha256 = digest(&questions);
+    comparable(&rows, questions.len(), &questions_sha256)?;
     for candidate in &candidates {
         match one(candidate, &questions, args.threads).await {
             Ok(row) => {
+                let row = Row { questions_sha256: Some(questions_sha256.clone()), ..row };
                 // At once: a ladder takes long, and what is measured is kept when it is interrupted.
                 if global.json {
                     output::line(&json!(row).to_string());
@@ -108,9 +124,38 @@ pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> 
         return Err(Failure::model("no model could be measured"));
     }
     rows.sort_by(|a, b| a.parameters.cmp(&b.parameters).then(b.file_bytes.cmp(&a.file_bytes)));
-    let laws: Vec<Result<LossLaw, String>> = (0..CAPABILITIES.len()).map(|at| law(&rows, at)).collect();
+    let laws: Vec<Result<LossLaw, String>> = (0..CAPABILITIES.len()).map(|at| fit_loss(&references(&rows, at))).collect();
     place(&mut rows, &laws);
-    show(global, &rows, &laws, args.need);
+    let scored: Vec<Result<ByScore, String>> = laws.iter().enumerate().map(|(at, law)| by_score(&rows, law, at)).collect();
+    show::show(global, &rows, &laws, &scored, args.need);
+    Ok(())
+}
+
+/// Checks that earlier rows answer the same questions; what cannot be checked is said on standard error.
+///
+/// # Errors
+/// Input: a row of other questions.
+fn comparable(rows: &[Row], questions: usize, sha256: &str) -> Result<(), Failure> {
+    if let Some(other) = rows.iter().find(|r| r.questions != questions) {
+        return Err(Failure::input(format!("{} was measured on {} questions, here are {questions}", other.model, other.questions)));
+    }
+    if let Some(other) = rows.iter().find(|r| r.questions_sha256.as_deref().is_some_and(|s| s != sha256)) {
+        return Err(Failure::input(format!(
+            "{} was measured on other questions than these; give the captures that it was measured on, or measure it again",
+            other.model
+        )));
+    }
+    for row in rows {
+        match row.release.as_deref() {
+            _ if row.questions_sha256.is_none() => {
+                output::tell(&format!("galen: {}: which questions it answered was not kept, so not checked to be these", row.model));
+            }
+            Some(release) if release != RELEASE => {
+                output::tell(&format!("galen: {}: the same questions, measured by release {release}; this is {RELEASE}", row.model));
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }
 
@@ -204,6 +249,9 @@ async fn one(candidate: &Candidate, questions: &[Question], threads: u16) -> Res
         decode_tps,
         reference: candidate.reference,
         questions: questions.len(),
+        questions_sha256: None,
+        model_sha256: Some(provider.identity().sha256.clone()),
+        release: Some(RELEASE.to_owned()),
         results: CAPABILITIES.iter().map(result).collect(),
         densities: Vec::new(),
     })
@@ -254,113 +302,47 @@ fn peak_memory(pid: u32) -> u64 {
     line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-fn law(rows: &[Row], at: usize) -> Result<LossLaw, String> {
-    let references: Vec<Measured> = rows.iter().filter(|r| r.reference).filter_map(|r| r.results.get(at).cloned()).collect();
-    fit_loss(&references)
+fn references(rows: &[Row], at: usize) -> Vec<Measured> {
+    rows.iter().filter(|r| r.reference).filter_map(|r| r.results.get(at).cloned()).collect()
+}
+
+/// Parameters of the smallest and of the largest reference model.
+fn span(rows: &[Row]) -> (f64, f64) {
+    let sizes = || rows.iter().filter(|r| r.reference).map(|r| r.parameters as f64);
+    (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max))
 }
 
 fn place(rows: &mut [Row], laws: &[Result<LossLaw, String>]) {
-    let largest = rows.iter().filter(|r| r.reference).map(|r| r.parameters as f64).fold(0.0, f64::max);
+    let span = span(rows);
     for row in rows {
-        row.densities = laws.iter().zip(&row.results).map(|(law, m)| law.as_ref().ok().map(|law| density(law, largest, m))).collect();
+        row.densities = laws.iter().zip(&row.results).map(|(law, m)| law.as_ref().ok().map(|law| density(law, span, m))).collect();
     }
 }
 
-fn show(global: &Global, rows: &[Row], laws: &[Result<LossLaw, String>], need: f64) {
-    let smallest = smallest(rows, need);
-    if global.json {
-        let told: Vec<_> = CAPABILITIES
-            .iter()
-            .zip(laws)
-            .map(|(c, law)| match law {
-                Ok(law) => json!({"capability": c, "law": law}),
-                Err(why) => json!({"capability": c, "no_law": why}),
-            })
-            .collect();
-        output::line(
-            &json!({
-                "laws": told,
-                "capabilities": CAPABILITIES,
-                "densities": rows.iter().map(|r| json!({"model": r.model, "densities": r.densities})).collect::<Vec<_>>(),
-                "need": need,
-                "smallest": smallest.map(|r| &r.model),
-            })
-            .to_string(),
-        );
-        return;
-    }
-    output::line(&format!(
-        "{:<26} {:>9} {:>8} {:>9} {:>11} {:>10}  {:<30} {:<30}",
-        "model",
-        "params M",
-        "file MB",
-        "memory MB",
-        "prompt t/s",
-        "writes t/s",
-        "root cause: loss score density",
-        "faithfulness: loss score density"
-    ));
-    for row in rows {
-        output::line(&format!(
-            "{:<26} {:>9.0} {:>8.0} {:>9.0} {:>11.0} {:>10.1}  {:<30} {:<30}",
-            row.model,
-            row.parameters as f64 / 1e6,
-            row.file_bytes as f64 / 1e6,
-            row.memory_bytes as f64 / 1e6,
-            row.prefill_tps,
-            row.decode_tps,
-            cell(row, 0),
-            cell(row, 1)
-        ));
-    }
-    for (capability, law) in CAPABILITIES.iter().zip(laws) {
-        output::line(&match law {
-            Ok(law) => format!(
-                "{}: loss = {:.3} (N / {:.0} M)^-{:.3} + {:.3} over the registry's models, error {:.3} nats",
-                capability.word(),
-                law.a,
-                law.unit / 1e6,
-                law.b,
-                law.c,
-                law.error
-            ),
-            Err(why) => format!("{}: no density: {why}", capability.word()),
-        });
-    }
-    output::line(&match smallest {
-        Some(row) => format!(
-            "smallest that scores {need} in root_cause here: {} ({:.0} MB of memory, {:.0} prompt and {:.1} written tokens/s)",
-            row.model,
-            row.memory_bytes as f64 / 1e6,
-            row.prefill_tps,
-            row.decode_tps
-        ),
-        None => format!("no model here scores {need} in root_cause: do without one, or fetch a larger one"),
-    });
+/// Densities by the score in one capability.
+#[derive(Debug)]
+struct ByScore {
+    law: ScoreLaw,
+    densities: Vec<Density>,
 }
 
-fn cell(row: &Row, at: usize) -> String {
-    let Some(result) = row.results.get(at) else { return "-".to_owned() };
-    let density = match row.densities.get(at).and_then(Option::as_ref) {
-        Some(Density { density: Some(d), note, .. }) if note.is_empty() => format!("{d:.2}"),
-        Some(Density { density: Some(d), .. }) => format!("{d:.2} (extrapolated)"),
-        Some(_) => "beyond".to_owned(),
-        None => "-".to_owned(),
-    };
-    format!("{:.3} {:.2} {density}", result.loss, result.score)
-}
-
-/// The model with the least memory that reaches the score.
-fn smallest(rows: &[Row], need: f64) -> Option<&Row> {
-    let serves = rows.iter().filter(|r| r.results.first().is_some_and(|m| m.score >= need));
-    serves.min_by_key(|r| r.memory_bytes)
+/// Densities of all models by their scores.
+///
+/// # Errors
+/// One line: there is no law over sizes, or none over scores.
+fn by_score(rows: &[Row], law: &Result<LossLaw, String>, at: usize) -> Result<ByScore, String> {
+    let law = law.as_ref().map_err(Clone::clone)?;
+    let scores = fit_score(&references(rows, at), CHANCE.get(at).copied().unwrap_or(0.0))?;
+    let results = rows.iter().filter_map(|r| r.results.get(at));
+    let densities = results.map(|m| density_by_score(law, &scores, span(rows), m)).collect();
+    Ok(ByScore { law: scores, densities })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(model: &str, memory: u64, score: f64) -> Row {
+    pub(super) fn row(model: &str, memory: u64, score: f64) -> Row {
         let result = Measured { model: model.into(), parameters: 1e8, loss: 1.0, score };
         Row {
             model: model.into(),
@@ -372,15 +354,47 @@ mod tests {
             decode_tps: 1.0,
             reference: true,
             questions: 10,
+            questions_sha256: Some("these".into()),
+            model_sha256: None,
+            release: Some(RELEASE.into()),
             results: vec![result.clone(), result],
             densities: Vec::new(),
         }
     }
 
     #[test]
-    fn the_smallest_that_serves_is_chosen_by_memory() {
-        let rows = [row("large", 900, 0.9), row("small", 300, 0.6), row("tiny", 100, 0.3)];
-        assert_eq!(smallest(&rows, 0.5).unwrap().model, "small");
-        assert!(smallest(&rows, 0.95).is_none());
+    fn rows_of_other_questions_are_refused_and_old_ones_are_read() {
+        let rows = [row("a", 1, 0.5)];
+        assert!(comparable(&rows, 10, "these").is_ok());
+        for failure in [comparable(&rows, 10, "others"), comparable(&rows, 9, "these")] {
+            let failure = failure.unwrap_err();
+            assert!(failure.code == 5 && failure.message.starts_with("a was measured on ") && !failure.message.contains('\n'), "{failure}");
+        }
+        let mut old = json!(rows[0]);
+        for field in ["questions_sha256", "release"] {
+            assert!(old.as_object_mut().unwrap().remove(field).is_some(), "{field} is written");
+        }
+        let old: Row = serde_json::from_value(old).unwrap();
+        assert!(comparable(&[old], 10, "these").is_ok());
+    }
+
+    #[test]
+    fn scores_give_a_density_where_references_are_above_chance() {
+        let sized = |size: u64, loss: f64, score: f64| {
+            let mut row = row("m", 1, score);
+            row.parameters = size;
+            for result in &mut row.results {
+                (result.parameters, result.loss) = (size as f64, loss);
+            }
+            row
+        };
+        let rows = [sized(100_000_000, 1.3, 0.4), sized(1_000_000_000, 1.0, 0.8)];
+        let law = fit_loss(&references(&rows, 0));
+        let told = by_score(&rows, &law, 0).unwrap();
+        let sizes: Vec<f64> = told.densities.iter().filter_map(|d| d.density).collect();
+        assert!(sizes.len() == 2 && sizes.iter().all(|d| (d - 1.0).abs() < 0.01), "{sizes:?}");
+        let chance = [sized(100_000_000, 1.3, 0.2), sized(1_000_000_000, 1.0, 0.25)];
+        assert!(by_score(&chance, &law, 0).unwrap_err().contains("above chance"));
+        assert_eq!(by_score(&rows, &Err("no law".into()), 0).unwrap_err(), "no law");
     }
 }

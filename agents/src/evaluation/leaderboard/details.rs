@@ -7,7 +7,7 @@ use crate::evaluation::calibration::calibration;
 use crate::evaluation::measured::{Figure, Measured, by_figure};
 use crate::evaluation::numeric::mean;
 use crate::evaluation::record::{CaseLine, Run};
-use crate::evaluation::tasks::{Context, TASKS, accuracy, named_faults};
+use crate::evaluation::tasks::{Contexts, TASKS, accuracy, named_faults};
 
 /// Most cases that are named in a line.
 const MOST_NAMED: usize = 10;
@@ -41,15 +41,14 @@ fn accuracies(run: &Run) -> Vec<f64> {
 
 fn diagnosed(run: &Run) -> Option<Value> {
     let (median_ms, _) = cost(run)?;
-    Some(json!({"median_ms": median_ms, "accuracy": interval(&accuracies(run), 7), "calibration": calibration(run)}))
+    Some(json!({"median_ms": median_ms, "accuracy": interval(&accuracies(run), (0.0, 1.0), 7), "calibration": calibration(run)}))
 }
 
 fn wrong(run: &Run) -> Vec<Value> {
-    let cases: Vec<&CaseLine> = run.cases.iter().collect();
-    let context = Context::new(&cases);
+    let contexts = Contexts::new(&run.cases);
     let top1 = TASKS.iter().find(|t| t.name == "top1");
     let wrong = run.cases.iter().filter(|c| {
-        let missed = top1.and_then(|t| (t.measure)(c, &context)).is_some_and(|(value, _)| value < 1.0);
+        let missed = top1.and_then(|t| contexts.measure(t, c)).is_some_and(|(value, _)| value < 1.0);
         missed || (c.answer.causes.iter().any(|a| a == "healthy") && !named_faults(c).is_empty())
     });
     let named = |c: &CaseLine| c.named.iter().map(|n| format!("{} ({:.0} %)", n.cause, n.probability * 100.0)).collect::<Vec<_>>();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use galen_agents::evaluation::bootstrap::FEWEST_DIFFERING;
 use galen_agents::evaluation::compare::{Comparison, Step, compare as decide};
 
 use super::run::read;
@@ -47,7 +48,10 @@ fn show(told: &Comparison) {
     for line in &told.left_out {
         output::line(&format!("left out: {line}"));
     }
-    output::line(&format!("{} cases in both runs; differences with 95 % BCa bootstrap intervals, paired by case", told.cases));
+    output::line(&format!(
+        "{} cases in both runs; differences with 95 % BCa bootstrap intervals, paired by case; * excludes 0 with {FEWEST_DIFFERING} pairs or more that differ",
+        told.cases
+    ));
     for t in &told.tasks {
         output::line(&format!(
             "{:<13} {} {:.3} -> {:.3}  {:+.3} [{:+.3}, {:+.3}]{}  {} cases{}",

@@ -9,7 +9,7 @@ use serde_json::json;
 use galen_agents::evaluation::Capability;
 use galen_agents::evaluation::numeric::Random;
 use galen_agents::evaluation::pass_until::{PassRate, Rule, draw, estimate, pooled, shares};
-use galen_agents::evaluation::question::Question;
+use galen_agents::evaluation::question::{Question, digest};
 use galen_agents::evaluation::scaling::{Point, fit, predict_largest};
 use galen_agents::llm::registry::{Registry, default_models_dir};
 
@@ -70,6 +70,8 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
     }
     let registry = Registry::load(&default_models_dir()).map_err(|e| Failure::model(e.to_string()))?;
     let mut questions = collect(global, &args.paths, args.labels_from_names, args.half).await?;
+    // Over all questions of the captures, as `model density` has it.
+    let questions_sha256 = digest(&questions);
     questions.retain(|q| q.capability == Capability::RootCause);
     let mut points: Vec<Point> = Vec::new();
     let mut by_case: Vec<Vec<Point>> = vec![Vec::new(); questions.len()];
@@ -77,7 +79,7 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
         let parameters = registry.find(name).map_err(|e| Failure::model(e.to_string()))?.parameters as f64;
         let sampled = sample(global, name, &questions, rule, &args).await?;
         let Some(pass) = pooled(&sampled.iter().map(|s| s.pass).collect::<Vec<_>>()) else { continue };
-        tell(global, name, &sampled, &pass);
+        tell(global, name, &sampled, &pass, &questions_sha256);
         for (case, s) in by_case.iter_mut().zip(&sampled) {
             case.push(Point { model: name.clone(), parameters, pass: s.pass });
         }
@@ -107,7 +109,7 @@ async fn sample(global: &Global, name: &str, questions: &[Question], rule: Rule,
     Ok(sampled)
 }
 
-fn tell(global: &Global, name: &str, sampled: &[Sampled], pass: &PassRate) {
+fn tell(global: &Global, name: &str, sampled: &[Sampled], pass: &PassRate, questions_sha256: &str) {
     let samples: u64 = sampled.iter().map(|s| s.samples).sum();
     let exact = sampled.iter().map(|s| s.exact).sum::<f64>() / sampled.len().max(1) as f64;
     let censored = sampled.iter().filter(|s| s.pass.censored).count();
@@ -115,7 +117,16 @@ fn tell(global: &Global, name: &str, sampled: &[Sampled], pass: &PassRate) {
         for s in sampled {
             output::line(&json!({"model": name, "case": s.case, "pass": s.pass, "samples": s.samples, "exact": s.exact}).to_string());
         }
-        output::line(&json!({"model": name, "cases": sampled.len(), "pass": pass, "samples": samples, "exact": exact}).to_string());
+        let whole = json!({
+            "model": name,
+            "cases": sampled.len(),
+            "pass": pass,
+            "samples": samples,
+            "exact": exact,
+            "questions_sha256": questions_sha256,
+            "release": env!("CARGO_PKG_VERSION"),
+        });
+        output::line(&whole.to_string());
         return;
     }
     for s in sampled {

@@ -35,7 +35,7 @@ pub fn report(global: &Global, args: &ReportArgs) -> Result<(), Failure> {
     let runs: Vec<(String, Run)> = paths.iter().map(|p| Ok((name(p), read(p)?))).collect::<Result<_, Failure>>()?;
     let at = args.reference.as_ref().and_then(|r| paths.iter().position(|p| p == r));
     let page = leaderboard::render(&runs, at).map_err(Failure::fault)?;
-    std::fs::write(&args.out, page).map_err(|e| Failure::write(&args.out, &e))?;
+    output::replace(&args.out, page.as_bytes())?;
     for (name, run) in &runs {
         let tree = hierarchy(&scores(run), None);
         output::line(&if global.json {
