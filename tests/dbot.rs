@@ -19,6 +19,13 @@ fn bad_specifications_cost_a_line_each_and_no_server_is_started() {
     assert_eq!(run(&["lab", "dbot", path, "--out", out, "--all"]).0, 5);
     assert_eq!(run(&["lab", "dbot", "no-such-file", "--out", out, "--all"]).0, 5);
     assert!(!std::path::Path::new(out).exists());
+    std::fs::write(&file, format!("{GOOD}\n")).unwrap();
+    let taken = folder.path().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    let lock = std::fs::File::create(taken.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let (code, _, error) = run(&["lab", "dbot", path, "--out", taken.to_str().unwrap(), "--all"]);
+    assert_eq!((code, error.contains("another `galen lab`"), error.lines().count()), (2, true, 1), "{error}");
     let (code, help, _) = run(&["lab", "dbot", "--help"]);
     assert!(code == 0 && help.contains("Scaling:"), "{help}");
 }

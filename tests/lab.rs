@@ -49,6 +49,27 @@ fn scenarios_are_listed_with_causes_and_parameters() {
     assert_eq!((code, error.contains("missing_index"), error.lines().count()), (2, true, 1), "{error}");
     let (code, _, error) = run(&["lab", "run", "missing_index", "--dsn", "host=127.0.0.1 user=x"]);
     assert_eq!((code, error.contains("--i-own-this-server")), (2, true), "{error}");
+    assert!(page.contains(&format!("names {} scenarios", all.len())), "docs/lab.md says how many scenarios there are");
+}
+
+#[test]
+fn what_would_change_somebodys_server_for_good_is_refused_before_it_is_asked() {
+    // Nothing listens there: a refusal that needs the server would end with 4.
+    let dsn = "host=127.0.0.1 port=1 user=x";
+    for (name, why) in [
+        ("work_mem_spill", "ALTER SYSTEM"),
+        ("checkpoint_storm", "ALTER SYSTEM"),
+        ("missing_index_and_harmless_change", "ALTER SYSTEM"),
+        ("spill_and_inserts", "ALTER SYSTEM"),
+        ("cpu_contention", "busy processes"),
+        ("replication_lag", "standby"),
+    ] {
+        let (code, _, error) = run(&["lab", "run", name, "--dsn", dsn, "--i-own-this-server"]);
+        assert_eq!((code, error.lines().count()), (2, 1), "{name}: {error}");
+        assert!(error.contains(why) && error.contains("without --dsn"), "{name}: {error}");
+    }
+    let (code, _, error) = run(&["lab", "run", "missing_index", "--dsn", dsn, "--i-own-this-server"]);
+    assert_eq!((code, error.contains("cannot connect")), (4, true), "{error}");
 }
 
 #[test]
@@ -81,6 +102,11 @@ fn a_recorded_case_is_labelled_kept_and_guarded() {
 
     let (code, _, error) = run(&["lab", "record", "--scenario", "workers_take_turns", "--server-bin", "7", "--out", out]);
     assert_eq!((code, error.contains("PostgreSQL 7 is not installed"), error.lines().count()), (2, true, 1), "{error}");
+
+    let (code, _, error) = run(&["lab", "run", "workers_take_turns", "--baseline", "4s", "--duration", "5s", "--out", out]);
+    assert_eq!((code, error.lines().count()), (2, 1), "{error}");
+    assert!(error.contains("workers_take_turns-1.galen is there already") && error.contains("another folder"), "{error}");
+    assert_eq!(std::fs::read(&case).unwrap(), before);
 
     let lock = std::fs::File::open(folder.path().join(".lock")).unwrap();
     lock.lock().unwrap();

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Global;
 use super::bench::dbot as bench;
 use crate::failure::Failure;
-use crate::lab::{Otherwise, dbot as lab};
+use crate::lab::{Folder, Otherwise, dbot as lab};
 use crate::output;
 
 /// Cases of the quick suite.
@@ -51,21 +51,21 @@ pub async fn record(global: &Global, args: DbotArgs) -> Result<(), Failure> {
         eprintln!("galen: {}: {problem}", args.file.display());
     }
     let chosen = choose(&args, specs)?;
+    let folder = Folder::open(&args.out).map_err(|e| Failure::usage(format!("{e:#}")))?;
     let request = lab::Request {
         specs: chosen,
-        out: args.out.clone(),
         jobs: usize::from(args.jobs),
         phases: lab::Phases::default(),
         cpus: std::thread::available_parallelism().map_or(2, |n| n.get() as u32),
     };
     let failed = std::cell::Cell::new(0);
     let all = request.specs.len();
-    let recording = lab::record(&request, |spec, outcome| {
+    let recording = lab::record(&request, &folder, |spec, outcome| {
         failed.set(failed.get() + usize::from(matches!(outcome, lab::Outcome::Failed(_))));
         told(global, spec, outcome);
     });
-    let refused = |e: anyhow::Error| Failure { code: if e.is::<Otherwise>() { 2 } else { 4 }, message: format!("{e:#}") };
     recording.await.map_err(refused)?;
+    drop(folder);
     if args.diagnose {
         bench::bench(global, &bench::BenchDbotArgs { dir: args.out, part: None, jobs: args.jobs, out: None }).await?;
     }
@@ -74,6 +74,11 @@ pub async fn record(global: &Global, args: DbotArgs) -> Result<(), Failure> {
         (0, lines) => Err(Failure::input(format!("{lines} lines of {} could not be used; each is named above", args.file.display()))),
         (failed, _) => Err(Failure::target(format!("{failed} of {all} cases could not be recorded; each is named above"))),
     }
+}
+
+/// Why nothing more is recorded, with the exit codes of `galen lab record`.
+fn refused(error: anyhow::Error) -> Failure {
+    if error.is::<Otherwise>() { Failure::usage(error.to_string()) } else { Failure::fault(format!("{error:#}")) }
 }
 
 fn choose(args: &DbotArgs, specs: Vec<lab::Spec>) -> Result<Vec<lab::Spec>, Failure> {
@@ -107,4 +112,18 @@ fn told(global: &Global, spec: &lab::Spec, outcome: &lab::Outcome) {
         let took = seconds.map(|s| format!(" in {s:.0} s")).unwrap_or_default();
         format!("{:>4} {:<20} {state}{took}", spec.id, spec.workload)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_recording_is_a_matter_of_usage_and_a_full_disk_one_of_the_machine() {
+        let place = tempfile::tempdir().unwrap();
+        let otherwise = Folder::open(place.path()).unwrap().otherwise("spec-0001", "size.rows: 300 / 400");
+        assert_eq!(refused(otherwise.into()).code, 2);
+        let full = anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::StorageFull)).context("the disk is full");
+        assert_eq!(refused(full).code, crate::failure::FAULT);
+    }
 }

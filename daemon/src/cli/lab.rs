@@ -92,13 +92,13 @@ struct RunArgs {
     parameters: Vec<(String, i64)>,
     #[command(flatten)]
     shape: Shape,
-    /// Keep capture and answer in this folder
+    /// Keep capture and answer in this folder; a finished case there is not written over
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Run on this server, as its superuser, instead of on a private one; needs --i-own-this-server
     #[arg(long, value_name = "DSN", requires = "i_own_this_server", conflicts_with = "server_bin")]
     dsn: Option<String>,
-    /// The server of --dsn may be harmed: faults lock, load and reconfigure it until they are taken out again
+    /// The server of --dsn may be harmed: faults lock it, load it and take its connections until they are taken out again
     #[arg(long)]
     i_own_this_server: bool,
 }
@@ -206,9 +206,16 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     let scenario = Scenario::load(&args.scenario).map_err(usage)?;
     let parameters: Parameters = args.parameters.into_iter().collect();
     scenario.fault.script(&parameters).map_err(usage)?;
+    if args.dsn.is_some() {
+        scenario.may_be_adopted(&parameters).map_err(usage)?;
+    }
     let folder = args.out.as_deref().map(Folder::open).transpose().map_err(usage)?;
-    let library = engine::library(&global.load()?.data_dir)?;
     let plan = args.shape.run(parameters, args.shape.seed);
+    let case = plan.case(&scenario.fault.name);
+    if let Some(folder) = &folder {
+        folder.vacant(&case).map_err(|e| Failure::usage(e.to_string()))?;
+    }
+    let library = engine::library(&global.load()?.data_dir)?;
     eprintln!("{}: {}", scenario.fault.name, scenario.fault.title);
     let began = Instant::now();
     let say = |phase: Phase| eprintln!("[{:>3} s] {}", began.elapsed().as_secs(), phase.words());
@@ -218,7 +225,6 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     };
     let recorded = recorded.map_err(lab_failure)?;
     if let Some(folder) = &folder {
-        let case = plan.case(&scenario.fault.name);
         folder.save(&case, &recorded.capture, &recorded.answer).map_err(|e| Failure::fault(format!("{e:#}")))?;
     }
     let capture = &recorded.capture;

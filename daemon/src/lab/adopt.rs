@@ -8,16 +8,27 @@ use super::cluster::{Address, Cluster, ClusterOptions, connect};
 use super::scenario::Scenario;
 use super::script::Parameters;
 
+impl Scenario {
+    /// Whether it may run on a server that somebody handed over.
+    ///
+    /// # Errors
+    /// It needs a server of the lab's own, or does not have one of the parameters.
+    pub fn may_be_adopted(&self, parameters: &Parameters) -> anyhow::Result<()> {
+        match self.fault.script(parameters)?.needs_own_server() {
+            Some(need) => bail!("{} needs {need}: it runs on a private server only, without --dsn", self.fault.name),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Cluster {
     /// Makes the scenario's database on the server of this connection string. Statements of the fault run there as the
-    /// given superuser and may change the server's settings until their teardown.
+    /// given superuser.
     ///
     /// # Errors
     /// The scenario needs a server of the lab's own, the role is no superuser, or a database or role of that name exists.
     pub async fn adopt(dsn: &str, scenario: &Scenario, parameters: &Parameters) -> anyhow::Result<Cluster> {
-        if let Some(need) = scenario.fault.script(parameters)?.needs_own_server() {
-            bail!("{} needs {need}: it runs on a private server only, without --dsn", scenario.fault.name);
-        }
+        scenario.may_be_adopted(parameters)?;
         let address = address(dsn)?;
         let options = ClusterOptions { database: scenario.schema.name.clone(), ..ClusterOptions::default() };
         let server = connect(dsn).await.context("cannot connect to the server that was handed over")?;
@@ -75,4 +86,18 @@ fn address(dsn: &str) -> anyhow::Result<Address> {
         database: config.get_dbname().unwrap_or("postgres").to_owned(),
         collector: "lab_collector".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_how_many_scenarios_may_run_on_a_server_that_was_handed_over() {
+        let all = Scenario::list().unwrap();
+        let may = |name: &str| Scenario::load(name).unwrap().may_be_adopted(&Parameters::new()).is_ok();
+        let some = all.iter().filter(|fault| may(&fault.name)).count();
+        let page = include_str!("../../../docs/lab.md");
+        assert!(page.contains(&format!("{some} of the {} scenarios may run there", all.len())), "{some} of {}", all.len());
+    }
 }

@@ -81,18 +81,39 @@ impl Fault {
 }
 
 impl RunningFault {
-    /// Stops the clients, runs the teardown, and says what the clients did.
+    /// Stops the clients, runs the whole teardown, and says what the clients did.
+    ///
+    /// # Errors
+    /// The first statement of the teardown that failed; those after it ran all the same.
     pub async fn stop(self, cluster: &Cluster) -> anyhow::Result<LoadReport> {
+        let (report, teardown) = self.take_out(cluster).await;
+        teardown.map(|()| report)
+    }
+
+    /// As [`stop`](Self::stop), for whoever needs the report of a fault that could not be taken out as well.
+    pub(super) async fn take_out(self, cluster: &Cluster) -> (LoadReport, anyhow::Result<()>) {
         let report = self.load.stop().await;
         drop((self.busy, self.processes));
         // A crash took the connection with it.
-        let admin = if self.admin.is_closed() { cluster.admin().await? } else { self.admin };
-        for sql in &self.script.teardown {
-            admin.batch_execute(sql).await.with_context(|| format!("the teardown failed at `{sql}`"))?;
-        }
-        on_standby(cluster, &self.script.teardown_standby).await?;
-        Ok(report)
+        let admin = if self.admin.is_closed() { cluster.admin().await } else { Ok(self.admin) };
+        let here = each(admin, &self.script.teardown).await;
+        let there = match self.script.teardown_standby.as_slice() {
+            [] => Ok(()),
+            statements => each(cluster.standby().await, statements).await,
+        };
+        (report, here.and(there))
     }
+}
+
+/// Runs all statements, also those after one that failed, whose error is returned.
+async fn each(client: anyhow::Result<Client>, statements: &[String]) -> anyhow::Result<()> {
+    let client = client?;
+    let mut first = Ok(());
+    for sql in statements {
+        let done = client.batch_execute(sql).await.with_context(|| format!("the teardown failed at `{sql}`"));
+        first = first.and(done);
+    }
+    first
 }
 
 async fn on_standby(cluster: &Cluster, statements: &[String]) -> anyhow::Result<()> {
@@ -104,4 +125,24 @@ async fn on_standby(cluster: &Cluster, statements: &[String]) -> anyhow::Result<
         standby.batch_execute(sql).await.with_context(|| format!("the standby refused `{sql}`"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::ClusterOptions;
+
+    #[tokio::test]
+    async fn a_teardown_goes_on_after_a_statement_that_fails() {
+        let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+        let text = "name = 'x'\ntitle = 't'\ncauses = ['deadlocks']\nsetup = ['CREATE TABLE leftover (n int)']
+            teardown = ['DROP TABLE never_there', 'DROP TABLE leftover', 'DROP TABLE nor_this']";
+        let fault = Fault::parse("shop", text).unwrap();
+        let running = fault.inject(&cluster, &Parameters::new(), 1).await.unwrap();
+        let error = running.stop(&cluster).await.unwrap_err().to_string();
+        assert!(error.contains("never_there"), "the first failure is told: {error}");
+        let left = cluster.admin().await.unwrap().query_one("SELECT to_regclass('leftover') IS NOT NULL", &[]).await.unwrap();
+        assert!(!left.get::<_, bool>(0), "the statement after it ran");
+        cluster.stop().await;
+    }
 }

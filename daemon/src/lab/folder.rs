@@ -11,6 +11,7 @@ use galen_tools::capture::Capture;
 use galen_tools::store::{StoreErrorKind, file};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tempfile::{NamedTempFile, TempPath};
 
 use super::answer::Answer;
 
@@ -86,30 +87,61 @@ impl Folder {
         ))
     }
 
-    /// Writes a case, the capture last: once that is there, the case is finished.
+    /// That a case may be written under this name.
     ///
     /// # Errors
-    /// One line; [`is_full`] tells whether the disk is.
+    /// [`Otherwise`]: a finished case has the name.
+    pub fn vacant(&self, name: &str) -> Result<(), Otherwise> {
+        if self.finished(name).is_none() {
+            return Ok(());
+        }
+        let case = self.capture(name);
+        let what_to_do = "choose another folder with --out, or remove that case to record it again";
+        Err(Otherwise(format!("{} is there already: {what_to_do}", case.display())))
+    }
+
+    /// Writes a case, the capture last: once that is there, the case is finished. Durable when it returns.
+    ///
+    /// # Errors
+    /// One line; [`is_full`] tells whether the disk is. What had the name before is as it was.
     pub fn save(&self, name: &str, recorded: &Capture, answer: &impl Serialize) -> anyhow::Result<PathBuf> {
         let capture = self.capture(name);
         let mut text = serde_json::to_vec_pretty(answer)?;
         text.push(b'\n');
         let place = Answer::path(&capture);
-        let mut draft = tempfile::Builder::new()
+        let draft = tempfile::Builder::new()
             .prefix(".answer-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640))
             .tempfile_in(&self.path)
-            .and_then(|mut draft| draft.write_all(&text).map(|()| draft))
+            .and_then(|mut draft| draft.write_all(&text).and_then(|()| draft.as_file().sync_all()).map(|()| draft))
             .with_context(|| format!("cannot write {}", place.display()))?;
-        draft.flush().with_context(|| format!("cannot write {}", place.display()))?;
-        draft.persist(&place).map_err(|error| error.error).with_context(|| format!("cannot write {}", place.display()))?;
-        let written = file::write(recorded, &capture);
-        if written.is_err() {
+        let packed = tempfile::Builder::new()
+            .prefix(".capture-")
+            .tempfile_in(&self.path)
+            .with_context(|| format!("cannot write {}", capture.display()))?
+            .into_temp_path();
+        file::write(recorded, &packed).with_context(|| format!("cannot write {}", capture.display()))?;
+        // Both are whole on the disk before one takes its place.
+        let spare = self.path.join(format!(".{name}.answer.old"));
+        let _ = std::fs::remove_file(&spare);
+        let had_answer = std::fs::hard_link(&place, &spare).or_else(|_| std::fs::copy(&place, &spare).map(|_| ())).is_ok();
+        let placed = self.place(draft, &place, packed, &capture);
+        if placed.is_err() {
             // An answer without its capture says nothing.
-            let _ = std::fs::remove_file(&place);
+            let _ = if had_answer { std::fs::rename(&spare, &place) } else { std::fs::remove_file(&place) };
         }
-        written?;
+        let _ = std::fs::remove_file(&spare);
+        placed.with_context(|| format!("cannot write {}", capture.display()))?;
         Ok(capture)
+    }
+
+    /// Renames both drafts, the answer's name durable before the capture's is seen.
+    fn place(&self, answer: NamedTempFile, answer_place: &Path, capture: TempPath, capture_place: &Path) -> std::io::Result<()> {
+        let folder = File::open(&self.path)?;
+        answer.persist(answer_place).map_err(|error| error.error)?;
+        folder.sync_all()?;
+        capture.persist(capture_place).map_err(|error| error.error)?;
+        folder.sync_all()
     }
 
     /// Where the capture of a case is.
@@ -189,6 +221,32 @@ mod tests {
     }
 
     #[test]
+    fn a_finished_case_is_not_written_over_unasked() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        folder.vacant("one").unwrap();
+        let capture = save(&folder, "one").unwrap();
+        let told = folder.vacant("one").unwrap_err().to_string();
+        assert!(told.contains("one.galen") && told.contains("--out") && told.contains("remove"), "{told}");
+        std::fs::remove_file(Answer::path(&capture)).unwrap();
+        folder.vacant("one").unwrap();
+    }
+
+    #[test]
+    fn a_capture_that_cannot_be_placed_leaves_the_answer_that_was_there() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        let capture = folder.capture("one");
+        std::fs::create_dir(&capture).unwrap();
+        save(&folder, "one").unwrap_err();
+        assert!(!Answer::path(&capture).exists());
+        std::fs::write(Answer::path(&capture), "older").unwrap();
+        save(&folder, "one").unwrap_err();
+        assert_eq!(std::fs::read_to_string(Answer::path(&capture)).unwrap(), "older");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 3, "lock, folder and answer");
+    }
+
+    #[test]
     fn a_full_disk_is_told_apart_and_leaves_no_half_case() {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: a small volume needs root to be mounted");
@@ -205,6 +263,8 @@ mod tests {
         let filler = std::fs::File::create(place.path().join("filler")).and_then(|mut file| file.write_all(&[1; 1 << 20]));
         assert!(filler.is_err());
         let error = save(&folder, "two").unwrap_err();
+        assert!(is_full(&error), "{error:#}");
+        let error = save(&folder, "kept").unwrap_err();
         assert!(is_full(&error), "{error:#}");
         let kept = folder.finished("kept").is_some();
         let names: Vec<String> =

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use futures_util::TryStreamExt;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -64,6 +64,26 @@ pub struct LoadReport {
     pub rows: u64,
     /// Text of the last error.
     pub last_error: Option<String>,
+}
+
+impl LoadReport {
+    /// Fails where a fault's clients sent nothing: on a machine that is overloaded the label would be a lie.
+    pub fn was_sent(&self) -> anyhow::Result<()> {
+        let last = self.last();
+        ensure!(self.sent > 0, "the fault's clients did not get to send a statement{last}; record it again when the machine is less busy");
+        Ok(())
+    }
+
+    /// Fails where more than half of what the steady clients tried failed: there was no ordinary day to compare with.
+    pub fn was_steady(&self) -> anyhow::Result<()> {
+        let (failed, all, last) = (self.errors, self.errors + self.statements, self.last());
+        ensure!(failed <= self.statements, "{failed} of {all} statements of the steady load failed{last}: there was no ordinary day");
+        Ok(())
+    }
+
+    fn last(&self) -> String {
+        self.last_error.as_deref().map(|error| format!(" (the last: {error})")).unwrap_or_default()
+    }
 }
 
 /// Running clients. Dropping it ends them without waiting; `stop` also cancels what they run.
@@ -145,7 +165,7 @@ impl Plan {
         let steps = |work: &Work| work.sql.iter().map(|text| Step::parse(text)).collect::<anyhow::Result<Vec<_>>>();
         let turns = spec.work.iter().map(|work| Ok((work.weight, steps(work)?))).collect::<anyhow::Result<Vec<_>>>()?;
         let total_weight = turns.iter().map(|(weight, _)| i64::from(*weight)).sum();
-        anyhow::ensure!(total_weight > 0, "client `{}` has no work with a weight above zero", spec.name);
+        ensure!(total_weight > 0, "client `{}` has no work with a weight above zero", spec.name);
         Ok(Plan { config, spec: spec.clone(), turns, total_weight })
     }
 
@@ -298,5 +318,22 @@ fn said(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => format!("{}: {}", db.code().code(), db.message()),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_sent_nothing_and_a_steady_load_that_mostly_failed_are_told() {
+        let last_error = Some("53300: too many".to_owned());
+        let report = |sent, statements, errors| LoadReport { sent, statements, errors, rows: 0, last_error: last_error.clone() };
+        report(1, 0, 1).was_sent().unwrap();
+        let error = report(0, 0, 4).was_sent().unwrap_err().to_string();
+        assert!(error.contains("did not get to send") && error.contains("53300"), "{error}");
+        report(10, 5, 5).was_steady().unwrap();
+        let error = report(10, 5, 6).was_steady().unwrap_err().to_string();
+        assert!(error.contains("6 of 11") && error.contains("53300"), "{error}");
     }
 }

@@ -98,8 +98,18 @@ impl Script {
             script if script.server != Server::default() => Some("settings, a volume or a standby from the beginning"),
             script if !script.processes.is_empty() || !script.usual_processes.is_empty() => Some("processes on the server's host"),
             script if !script.without.is_empty() => Some("a collector that may see less"),
+            script if script.busy > 0 => Some("busy processes on the server's host"),
+            script if script.alters_system() => Some("settings of the whole server (ALTER SYSTEM), where the owner's own would be lost"),
             _ => None,
         }
+    }
+
+    /// True when a statement that runs as superuser changes `postgresql.auto.conf`. Its teardown can only reset a setting: what
+    /// stood there before is gone.
+    fn alters_system(&self) -> bool {
+        let all = [&self.before, &self.setup, &self.setup_standby, &self.teardown, &self.teardown_standby];
+        let plain = |sql: &String| sql.split_whitespace().collect::<Vec<_>>().join(" ").to_uppercase();
+        all.into_iter().flatten().any(|sql| plain(sql).contains("ALTER SYSTEM"))
     }
 }
 
@@ -149,5 +159,16 @@ mod tests {
         assert_eq!(one.without, [Without::PgMonitor]);
         assert!(one.needs_own_server().is_some());
         assert!(script("setpu = ['a']").is_err());
+    }
+
+    #[test]
+    fn what_burns_cpus_here_or_changes_the_whole_server_needs_a_server_of_its_own() {
+        let need = |text: &str| script(text).unwrap().needs_own_server();
+        assert!(need("busy = 1").unwrap().contains("busy processes"));
+        for key in ["before", "setup", "teardown"] {
+            let need = need(&format!("{key} = ['SELECT 1', 'alter  system\tRESET work_mem']"));
+            assert!(need.unwrap().contains("ALTER SYSTEM"), "{key}");
+        }
+        assert_eq!(need("setup = ['DROP INDEX a']\nteardown = ['CREATE INDEX a ON b (c)']"), None);
     }
 }

@@ -299,9 +299,15 @@ async fn a_server_that_was_handed_over_is_left_as_it_was() {
     assert_ne!(look().await, before);
     cluster.stop().await;
     assert_eq!(look().await, before);
-    let heavy = Scenario::load("replication_lag").unwrap();
-    let error = Cluster::adopt(&dsn, &heavy, &Parameters::new()).await.err().unwrap().to_string();
-    assert!(error.contains("private server"), "{error}");
+    // What the owner has set in this way would be reset by the teardown.
+    owner.batch_execute("ALTER SYSTEM SET work_mem = '7MB'").await.unwrap();
+    for heavy in ["replication_lag", "work_mem_spill", "spill_and_inserts", "cpu_contention"] {
+        let heavy = Scenario::load(heavy).unwrap();
+        let error = Cluster::adopt(&dsn, &heavy, &Parameters::new()).await.err().unwrap().to_string();
+        assert!(error.contains("private server"), "{error}");
+    }
+    let kept = "SELECT setting FROM pg_file_settings WHERE name = 'work_mem' AND sourcefile LIKE '%postgresql.auto.conf'";
+    assert_eq!(owner.query_one(kept, &[]).await.unwrap().get::<_, &str>(0), "7MB");
     let humble = theirs.dsn_galen();
     assert!(Cluster::adopt(&humble, &scenario, &Parameters::new()).await.err().unwrap().to_string().contains("superuser"));
     theirs.stop().await;

@@ -12,20 +12,19 @@ use galen_tools::store::file;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::lab::answer::Done;
 use crate::lab::binaries;
 use crate::lab::folder::{Folder, is_full};
 
 use super::plan::{Plan, plan};
 use super::spec::Spec;
-use super::stage::{Phases, Stage};
+use super::stage::{Phases, Played, Stage};
 
 /// What to record.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Specifications, in this order.
     pub specs: Vec<Spec>,
-    /// Folder of the captures.
-    pub out: PathBuf,
     /// Servers at a time.
     pub jobs: usize,
     /// Length of a case.
@@ -50,18 +49,17 @@ pub fn name_of(spec: &Spec) -> String {
     format!("spec-{:04}", spec.id)
 }
 
-/// Records what is missing and calls `tell` after each case. Fails when the folder cannot be written, when another run writes
-/// to it, when a finished case was recorded with something else ([`Otherwise`](crate::lab::Otherwise); nothing is recorded
-/// then), or when the disk is full; any other failure of a case is an [`Outcome`], and the others go on.
-pub async fn record(request: &Request, tell: impl Fn(&Spec, &Outcome)) -> anyhow::Result<()> {
-    let folder = Folder::open(&request.out)?;
-    let finished = finished(request, &folder)?;
+/// Records into the folder what it lacks and calls `tell` after each case. Fails when a finished case was recorded with
+/// something else ([`Otherwise`](crate::lab::Otherwise); nothing is recorded then), or when the disk is full; any other failure
+/// of a case is an [`Outcome`], and the others go on.
+pub async fn record(request: &Request, folder: &Folder, tell: impl Fn(&Spec, &Outcome)) -> anyhow::Result<()> {
+    let finished = finished(request, folder)?;
     let open: Vec<&Spec> = request.specs.iter().filter(|spec| !finished.contains(&spec.id)).collect();
     for spec in request.specs.iter().filter(|spec| finished.contains(&spec.id)) {
         tell(spec, &Outcome::Kept(folder.capture(&name_of(spec))));
     }
     let next = AtomicUsize::new(0);
-    let workers = (0..request.jobs.max(1)).map(|_| work(request, &open, &folder, &next, &tell));
+    let workers = (0..request.jobs.max(1)).map(|_| work(request, &open, folder, &next, &tell));
     try_join_all(workers).await?;
     Ok(())
 }
@@ -109,11 +107,7 @@ async fn work(
     let mut stage = None;
     while let Some(spec) = open.get(next.fetch_add(1, Relaxed)) {
         let began = Instant::now();
-        let mut outcome = attempt(request, spec, folder, &mut stage).await;
-        if outcome.is_err() {
-            outcome = attempt(request, spec, folder, &mut stage).await;
-        }
-        let outcome = match outcome {
+        let outcome = match twice(async || attempt(request, spec, folder, &mut stage).await).await {
             Ok(path) => Outcome::Recorded(path, began.elapsed().as_secs_f64()),
             Err(error) if is_full(&error) => return Err(error.context("the disk is full; what was recorded is kept")),
             Err(error) => Outcome::Failed(format!("{error:#}")),
@@ -126,6 +120,14 @@ async fn work(
     Ok(())
 }
 
+/// Tries once more after a failure, unless the disk is full: it still would be.
+pub(super) async fn twice<T>(mut attempt: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    match attempt().await {
+        Err(error) if !is_full(&error) => attempt().await,
+        done => done,
+    }
+}
+
 /// One case on the worker's server; a failure costs the server.
 async fn attempt(request: &Request, spec: &Spec, folder: &Folder, stage: &mut Option<Stage>) -> anyhow::Result<PathBuf> {
     let plan = plan(spec, request.cpus)?;
@@ -134,12 +136,15 @@ async fn attempt(request: &Request, spec: &Spec, folder: &Folder, stage: &mut Op
         None => Stage::open().await?,
     };
     match server.play(&plan, request.phases).await {
-        Ok(mut capture) => {
+        Ok(Played { mut capture, steady, incident }) => {
             *stage = Some(server);
             // For scoring alone: a diagnosis never reads the labels.
             capture.manifest.labels.clone_from(&spec.causes);
             let mut answer = answer_of(spec, &plan, request.phases);
             answer["server_version_num"] = capture.manifest.server_version_num.into();
+            answer["sources"] = env!("SOURCES_DIGEST").into();
+            answer["steady"] = serde_json::to_value(Done::from(steady))?;
+            answer["fault"] = serde_json::to_value(Done::from(incident))?;
             folder.save(&name_of(spec), &capture, &answer)
         }
         Err(error) => {

@@ -8,12 +8,13 @@ use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
 use super::choose::{strata, stratified};
-use super::plan::{KINDS, Plan, plan};
+use super::plan::{KINDS, Plan, Step, plan};
 use super::scale::scale;
 use super::spec::{Size, Spec, read};
-use super::stage::Phases;
-use super::suite::{Outcome, Request, name_of, record};
-use crate::lab::Otherwise;
+use super::stage::{Phases, Stage};
+use super::suite::{Outcome, Request, name_of, record, twice};
+use crate::lab::load::Work;
+use crate::lab::{Folder, Otherwise};
 
 /// A line of a kind with sizes that every sized kind takes.
 fn line(id: u32, workload: &str, label: &str) -> String {
@@ -173,36 +174,80 @@ async fn the_diagnosis_does_not_see_the_labels(path: &std::path::Path) {
     assert!(told[0] == told[1] && told[0] == told[2], "{told:?}");
 }
 
-/// A few seconds of two kinds on one real server: what an interrupted suite leaves is kept, labels are for scoring alone.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cases_are_recorded_on_one_server_and_kept() {
+/// Specifications of these kinds, of a size that is made at once.
+fn small(kinds: &[&str]) -> Vec<Spec> {
     let mut small = every_kind();
-    small.retain(|spec| spec.workload == "lock_contention" || spec.workload == "vacuum");
+    small.retain(|spec| kinds.contains(&spec.workload.as_str()));
     for spec in &mut small {
         spec.size = Size { threads: Some(4), columns: Some(5), rows: Some(300), column_size: Some(20), indexes: None };
     }
+    small
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_incident_that_did_not_happen_and_a_load_that_failed_make_no_case() {
+    let stage = Stage::open().await.unwrap();
+    let second = Duration::from_secs(1);
+    let phases = Phases { warmup: second / 5, calm: second, incident: 2 * second };
+    let mut plan = plan(&small(&["lock_contention"])[0], 2).unwrap();
+    plan.acts = vec![Step { sql: "SELECT pg_sleep(60)".to_owned(), pause_ms: 0 }];
+    let error = stage.play(&plan, phases).await.err().unwrap().to_string();
+    assert!(error.contains("never started: 0 of 1"), "{error}");
+    // Its tables are there by now.
+    plan.setup.clear();
+    plan.acts.clear();
+    for clients in &mut plan.steady {
+        clients.work = vec![Work { weight: 1, sql: vec!["SELECT 1 / 0".to_owned()] }];
+    }
+    let error = stage.play(&plan, phases).await.err().unwrap().to_string();
+    assert!(error.contains("steady load failed") && error.contains("22012"), "{error}");
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn what_failed_is_tried_once_more_but_not_on_a_full_disk() {
+    for (kind, wanted) in [(std::io::ErrorKind::StorageFull, 1), (std::io::ErrorKind::TimedOut, 2)] {
+        let mut tries = 0;
+        let outcome = twice(async || -> anyhow::Result<()> {
+            tries += 1;
+            Err(std::io::Error::from(kind).into())
+        });
+        assert!(outcome.await.is_err());
+        assert_eq!(tries, wanted, "{kind}");
+    }
+}
+
+/// A few seconds of two kinds on one real server: what an interrupted suite leaves is kept, labels are for scoring alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cases_are_recorded_on_one_server_and_kept() {
+    let small = small(&["lock_contention", "vacuum"]);
     let folder = tempfile::tempdir().unwrap();
     let second = Duration::from_secs(1);
     let phases = Phases { warmup: second / 2, calm: 3 * second, incident: 4 * second };
-    let mut request = Request { specs: small, out: folder.path().to_owned(), jobs: 1, phases, cpus: 2 };
+    let mut request = Request { specs: small, jobs: 1, phases, cpus: 2 };
+    let open = Folder::open(folder.path()).unwrap();
     let seen = std::sync::Mutex::new(Vec::new());
     let tell = |spec: &Spec, outcome: &Outcome| seen.lock().unwrap().push((spec.workload.clone(), outcome.clone()));
     let path_of = |spec: &Spec| folder.path().join(name_of(spec)).with_extension("galen");
     std::fs::write(path_of(&request.specs[0]), "a run was killed while it wrote this").unwrap();
-    record(&request, tell).await.unwrap();
+    record(&request, &open, tell).await.unwrap();
     let first = std::mem::take(&mut *seen.lock().unwrap());
     assert!(first.len() == 2 && first.iter().all(|(_, o)| matches!(o, Outcome::Recorded(..))), "{first:?}");
     for spec in &request.specs {
         let capture = file::read(&path_of(spec)).unwrap();
         assert_eq!(capture.manifest.labels, spec.causes);
         assert!(capture.series["tps"].values.len() >= 5 && !capture.statements.is_empty());
+        let answer = open.finished(&name_of(spec)).unwrap();
+        for clients in ["steady", "fault"] {
+            assert!(answer[clients]["sent"].as_u64().unwrap() > 0 && answer[clients]["errors"] == 0, "{answer}");
+        }
         let texts = capture.texts.values().cloned().collect::<String>();
         let (own, other) = if spec.workload == "vacuum" { ("stock_items", "tickets") } else { ("tickets", "stock_items") };
         assert!(texts.contains(own) && !texts.contains(other), "the server still counts the case before: {texts}");
     }
     the_diagnosis_does_not_see_the_labels(&path_of(&request.specs[0])).await;
     request.jobs = 2;
-    record(&request, tell).await.unwrap();
+    record(&request, &open, tell).await.unwrap();
     let again = std::mem::take(&mut *seen.lock().unwrap());
     assert!(again.len() == 2 && again.iter().all(|(_, o)| matches!(o, Outcome::Kept(_))), "{again:?}");
 
@@ -212,12 +257,12 @@ async fn cases_are_recorded_on_one_server_and_kept() {
     larger.specs[1].size.rows = Some(400);
     relabelled.specs[1].causes = vec!["disk_full".into()];
     for (other, what) in [(longer, "phases.incident.secs: 4 / 5"), (larger, "size.rows: 300 / 400"), (relabelled, "causes: ")] {
-        let error = record(&other, tell).await.unwrap_err();
+        let error = record(&other, &open, tell).await.unwrap_err();
         assert!(error.is::<Otherwise>() && error.to_string().contains(what), "{error:#}");
     }
     let sidecar = path_of(&request.specs[1]).with_extension("answer.json");
     std::fs::rename(&sidecar, sidecar.with_extension("away")).unwrap();
-    let error = record(&request, tell).await.unwrap_err();
+    let error = record(&request, &open, tell).await.unwrap_err();
     assert!(error.is::<Otherwise>() && error.to_string().contains("nothing beside it says how"), "{error:#}");
     let after: Vec<_> = request.specs.iter().map(|spec| std::fs::read(path_of(spec)).unwrap()).collect();
     assert!(before == after && seen.lock().unwrap().is_empty(), "what was refused is neither lost nor recorded again");
