@@ -172,8 +172,8 @@ fn an_imported_recording_has_the_half_that_was_published_and_nothing_else_of_its
     std::fs::create_dir(folder.path().join("mine")).unwrap();
     std::fs::write(folder.path().join("mine/01.csv"), recording(1, 0)).unwrap();
     let mine = import(&folder.path().join("mine/01.csv"), "mine.galen");
-    let half = half_of_content([recording(1, 0).as_bytes()]);
-    assert_eq!(file::read(&mine).unwrap().manifest.half, Some(half), "a recording of somebody else follows no published rule");
+    let own = file::read(&mine).unwrap();
+    assert_eq!(own.manifest.half, Some(half_of_content(&own.series)), "a recording of somebody else follows no published rule");
     let suite = folder.path().join("run.jsonl");
     for case in 1..=5 {
         std::fs::write(at(case).with_extension("answer.json"), r#"{"causes":["cpu_contention"]}"#).unwrap();

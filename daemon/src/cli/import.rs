@@ -28,7 +28,7 @@ const MOST_BYTES: u64 = 64 << 20;
 A folder stands for all files of the format below it. Captures of a folder are numbered in the order of the files'
 paths: a path may tell what was wrong, and a diagnosis must not know. Recordings that lie as DBSherlock publishes them
 (`single/CLASS/NUMBER.csv.gz`, `compound/...`) are given the half, for learning or testing, of its published rule;
-others that of a digest of their content, so that a file more or another name moves none.")]
+others that of a digest of their series, so that a file more or another name moves none.")]
 pub struct ImportArgs {
     /// Format of the input
     format: ImportFormat,
@@ -172,9 +172,8 @@ fn one(format: ImportFormat, input: &Path, out: &Path) -> Result<Capture, Failur
     let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", input.display()));
     let name = out.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     if matches!(format, ImportFormat::Rds) && input.is_dir() {
-        let files = rds::files(input)?;
-        let mut capture = rds::capture(input, &files, &name)?;
-        capture.manifest.half = Some(half_of_content(files.iter().map(|(_, bytes)| bytes.as_slice())));
+        let mut capture = rds::capture(input, &rds::files(input)?, &name)?;
+        capture.manifest.half = Some(half_of_content(&capture.series));
         return Ok(capture);
     }
     let size = std::fs::metadata(input).map_err(|e| fail(&e))?.len();
@@ -183,7 +182,7 @@ fn one(format: ImportFormat, input: &Path, out: &Path) -> Result<Capture, Failur
     }
     let bytes = std::fs::read(input).map_err(|e| fail(&e))?;
     let mut capture = format.read(&bytes, &name).map_err(|e| fail(&e))?;
-    capture.manifest.half = published(format, input).or_else(|| Some(half_of_content([bytes.as_slice()])));
+    capture.manifest.half = published(format, input).or_else(|| Some(half_of_content(&capture.series)));
     Ok(capture)
 }
 

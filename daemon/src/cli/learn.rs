@@ -27,7 +27,7 @@ use crate::{engine, output};
   galen replay incident.galen --signatures signatures.toml
 
 A labels file holds lines `capture = \"class\"`: a cause id of the catalog, or a name of your own. A capture without
-exactly one label teaches nothing, and a copy of another one nothing more. Half of all captures is held back for testing:
+exactly one label teaches nothing, and a copy of another file nothing more. Half of all captures is held back for testing:
 the half that a benchmark's published rule or the recording's content gives them where they were imported, else told by the
 file's name alone, in whatever folder it lies. What has a copy in that half is held back too.
 `galen bench run --half test` runs the same. Captures of that half are left out of folders and refused where they are named.")]
@@ -203,7 +203,9 @@ impl Teacher {
             return Ok(Lesson::HeldBack);
         }
         let (given, carried) = (self.labels.get(&capture.manifest.name), &capture.manifest.labels);
-        if let Some(given) = given.filter(|given| !carried.is_empty() && !carried.contains(given)) {
+        // A name of one's own may stand for what the capture says; another cause may not.
+        let known = |label: &String| label == "healthy" || self.catalog.get(label).is_some();
+        if let Some(given) = given.filter(|given| !carried.is_empty() && !carried.contains(given) && known(given)) {
             let (given, carried) = (given.escape_debug(), carried.join(", "));
             return Err(Failure::input(format!(
                 "mislabelled: `{given}` in the file of labels, `{}` in the capture",
