@@ -21,8 +21,9 @@ pub const CELLS: u32 = 2;
 const BATCH: u32 = 512;
 /// Requests that may wait.
 const QUEUE: usize = 1_024;
-/// Most bytes of prefixes outside the cache, where the longest request does not need more.
+/// Most bytes of prefixes outside the cache: what the longest request takes, between these.
 const HOST_BYTES: usize = 128 << 20;
+const MOST_HOST_BYTES: usize = 1 << 30;
 /// Cells that may lie idle beside what runs. 6,144 of them made a step of SmolLM2 last 9.3 ms instead of 7.0.
 const IDLE: usize = 512;
 
@@ -39,7 +40,10 @@ pub struct Desk<'m> {
 /// Bytes of a token in the cache, about: keys and values of 16 bits.
 fn token_bytes(model: &LlamaModel) -> usize {
     let head = usize::try_from(model.n_embd()).unwrap_or(0) / (model.n_head().max(1) as usize);
-    4 * model.n_layer() as usize * model.n_head_kv() as usize * head
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    let stated = |key: &str| model.meta_val_str(&format!("{architecture}.attention.{key}")).ok()?.trim().parse::<usize>().ok();
+    let (key, value) = (stated("key_length").unwrap_or(head), stated("value_length").unwrap_or(head));
+    2 * (model.n_layer() as usize).saturating_mul(model.n_head_kv() as usize).saturating_mul(key.saturating_add(value))
 }
 
 /// An answer, as it goes out.
@@ -55,7 +59,14 @@ impl<'m> Desk<'m> {
         let cells = Cells::new(backend, model, (context * CELLS, BATCH), threads, offload)?;
         let (all, batch) = cells.sizes();
         let limit = (context as usize).min(all);
-        let sizes = Sizes { cells: all, limit, batch, queue: QUEUE, host_bytes: HOST_BYTES.max(limit * token_bytes(model)), idle: IDLE };
+        let sizes = Sizes {
+            cells: all,
+            limit,
+            batch,
+            queue: QUEUE,
+            host_bytes: limit.saturating_mul(token_bytes(model)).clamp(HOST_BYTES, MOST_HOST_BYTES),
+            idle: IDLE,
+        };
         let engine = Batched::new(cells, sizes, sharing(model));
         Ok(Self { reader: Reader::new(model, limit)?, engine, refused: HashMap::new(), cuts: HashMap::new() })
     }

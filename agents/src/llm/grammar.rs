@@ -14,6 +14,8 @@ const MOST_STEPS: usize = 2_000_000;
 /// its process where that goes too deep.
 const LARGEST: usize = 256 << 10;
 const DEEPEST_READ: usize = 64;
+/// Most repetitions of one part, such as the two of `a*?`.
+const MOST_REPEATS: usize = 8;
 
 /// Reads a grammar that llama.cpp may be given.
 ///
@@ -329,7 +331,7 @@ impl Parser {
     }
 
     fn repeated(&mut self, mut item: Node) -> Result<Node, String> {
-        for _ in 0..DEEPEST_READ {
+        for _ in 0..MOST_REPEATS {
             let (least, most) = match self.peek() {
                 Some('*') => (0, None),
                 Some('+') => (1, None),

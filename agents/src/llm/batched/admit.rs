@@ -176,9 +176,8 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             return Ok(());
         }
         while self.tree.idle_tokens() > self.sizes.idle
-            && let Some(node) = self.tree.victim()
             // What memory cannot take stays where it is: there are cells for it.
-            && self.length_of(node) < self.too_long
+            && let Some(node) = self.tree.victim_below(self.too_long)
             && self.take_out(node)?
         {}
         Ok(())

@@ -159,9 +159,13 @@ impl Prefixes {
 
     /// The resident node to evict first: nothing builds on it, and it was used longest ago.
     pub fn victim(&self) -> Option<NodeId> {
+        self.victim_below(usize::MAX)
+    }
+
+    /// As [`Prefixes::victim`], of those that are shorter than this.
+    pub fn victim_below(&self, length: usize) -> Option<NodeId> {
         let resident = |id: &NodeId| self.node(*id).is_some_and(|n| n.place != Place::Host);
-        let free = |n: &Node| n.refs == 0 && n.place != Place::Host && !n.children.iter().any(resident);
-        self.oldest(free)
+        self.oldest(|n| n.tokens.len() < length && n.refs == 0 && n.place != Place::Host && !n.children.iter().any(resident))
     }
 
     /// The node in the computer's memory to forget first.

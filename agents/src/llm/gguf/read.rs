@@ -135,6 +135,9 @@ impl<R: Read + Seek> Reader<R> {
         let (mut twins, mut longest, mut full) = (false, 0, true);
         for _ in 0..count {
             let length = self.u64()?;
+            if length > LONGEST_TEXT {
+                return Err(bad(format!("a text of a list has {length} bytes")));
+            }
             let bytes = self.raw(length)?;
             // llama.cpp reads each up to its first NUL, and gives empty ones names of their own.
             let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
@@ -171,6 +174,7 @@ impl<R: Read + Seek> Reader<R> {
         if length == 0 || length > LONGEST_NAME {
             return Err(bad(format!("a name has {length} bytes")));
         }
+        self.keep(length)?;
         let bytes = self.raw(length)?;
         match String::from_utf8(bytes) {
             Ok(name) if !name.contains('\0') => Ok(name),

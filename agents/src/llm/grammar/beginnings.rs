@@ -40,21 +40,23 @@ struct Beginnings<'g> {
 
 impl<'g> Beginnings<'g> {
     fn of_rule(&mut self, name: &str, chain: usize) -> Result<Beginning, String> {
-        if chain > LONGEST_CHAIN {
-            return Err("its rules lead to each other in too long a row".to_owned());
-        }
         let Some((name, body)) = self.grammar.rules.get_key_value(name) else { return Ok(Beginning::default()) };
         if let Some(known) = self.known.get(name.as_str()) {
             return Ok(*known);
         }
         self.known.insert(name, Beginning::default());
-        let body = self.of(body, chain + 1)?;
+        let body = self.of(body, chain)?;
         let found = Beginning { ways: body.ways.saturating_add(1), ..body };
         self.known.insert(name, found);
         Ok(found)
     }
 
     fn of(&mut self, node: &'g Node, chain: usize) -> Result<Beginning, String> {
+        // llama.cpp makes a rule of each group and of each repetition.
+        if chain > LONGEST_CHAIN {
+            return Err("its rules lead to each other in too long a row".to_owned());
+        }
+        let chain = chain + 1;
         Ok(match node {
             Node::Literal(chars) => Beginning { ways: 0, empty: chars.is_empty() },
             Node::Class(..) | Node::Any => Beginning::default(),
@@ -107,6 +109,8 @@ mod tests {
         assert!(readable(&format!("root ::= a0\n{empty}a40 ::= \"z\"\n")).unwrap_err().contains("too many ways"));
         let chain: String = (0..5_000).map(|i| format!("a{i} ::= a{}\n", i + 1)).collect();
         assert!(readable(&format!("root ::= a0\n{chain}a5000 ::= \"z\"\n")).unwrap_err().contains("too long a row"));
+        let nested: String = (0..300).map(|i| format!("a{i} ::= ((a{}*)?)+\n", i + 1)).collect();
+        assert!(readable(&format!("root ::= a0\n{nested}a300 ::= \"z\"\n")).unwrap_err().contains("too long a row"));
         assert!(readable("root ::= root \"x\" | \"y\"").is_ok(), "llama.cpp itself refuses this one");
     }
 }
