@@ -37,6 +37,11 @@ impl Scenario {
 }
 
 impl Steady {
+    /// Counts so far.
+    pub fn report(&self) -> LoadReport {
+        self.load.report()
+    }
+
     /// Stops everything and says what the clients did.
     pub async fn stop(self) -> LoadReport {
         self.load.stop().await

@@ -125,6 +125,10 @@ impl Folder {
         let spare = self.path.join(format!(".{name}.answer.old"));
         let _ = std::fs::remove_file(&spare);
         let had_answer = std::fs::hard_link(&place, &spare).or_else(|_| std::fs::copy(&place, &spare).map(|_| ())).is_ok();
+        if !had_answer {
+            // A capture without an answer is of a run that died; with this one's answer it would be taken for it.
+            let _ = std::fs::remove_file(&capture);
+        }
         let placed = self.place(draft, &place, packed, &capture);
         if placed.is_err() {
             // An answer without its capture says nothing.
@@ -141,7 +145,11 @@ impl Folder {
         answer.persist(answer_place).map_err(|error| error.error)?;
         folder.sync_all()?;
         capture.persist(capture_place).map_err(|error| error.error)?;
-        folder.sync_all()
+        // Both are in their places; where this fails, only the loss of power can part them.
+        if let Err(error) = folder.sync_all() {
+            tracing::warn!(%error, "a finished case may not outlive a power failure");
+        }
+        Ok(())
     }
 
     /// Where the capture of a case is.

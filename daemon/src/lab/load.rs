@@ -74,10 +74,11 @@ impl LoadReport {
         Ok(())
     }
 
-    /// Fails where more than half of what the steady clients tried failed: there was no ordinary day to compare with.
+    /// Fails where more than half of what the steady clients tried failed, or nothing was answered: there was no ordinary day to compare with.
     pub fn was_steady(&self) -> anyhow::Result<()> {
         let (failed, all, last) = (self.errors, self.errors + self.statements, self.last());
-        ensure!(failed <= self.statements, "{failed} of {all} statements of the steady load failed{last}: there was no ordinary day");
+        let went_on = failed <= self.statements && (self.statements > 0 || self.sent == 0);
+        ensure!(went_on, "{failed} of {all} statements of the steady load failed{last}: there was no ordinary day");
         Ok(())
     }
 
@@ -333,6 +334,8 @@ mod tests {
         let error = report(0, 0, 4).was_sent().unwrap_err().to_string();
         assert!(error.contains("did not get to send") && error.contains("53300"), "{error}");
         report(10, 5, 5).was_steady().unwrap();
+        report(0, 0, 0).was_steady().unwrap();
+        assert!(report(4, 0, 0).was_steady().is_err(), "nothing was answered");
         let error = report(10, 5, 6).was_steady().unwrap_err().to_string();
         assert!(error.contains("6 of 11") && error.contains("53300"), "{error}");
     }

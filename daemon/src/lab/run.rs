@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::Answer;
 use super::cluster::Cluster;
-use super::fault::RunningFault;
+use super::fault::{RunningFault, Steady};
 use super::load::LoadReport;
 use super::scenario::Scenario;
 use super::script::Parameters;
@@ -117,7 +117,7 @@ pub struct Recorded {
 ///
 /// # Errors
 /// A parameter the fault does not have, SQL that the server refuses, a server that is lost for good, clients of the fault that
-/// sent nothing, a steady load that mostly failed.
+/// sent nothing, a steady load that mostly failed before it.
 pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase: impl Fn(Phase)) -> anyhow::Result<Recorded> {
     let phases = run.phases;
     let has_clients = !scenario.fault.script(&run.parameters)?.clients.is_empty();
@@ -132,7 +132,7 @@ pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase:
     let longest = phases.baseline + phases.anomaly + Duration::from_secs(300);
     let watching = watch(config.clone(), longest, |_| !over.load(Relaxed));
     let incident = async {
-        let outcome = incident(cluster, scenario, run, &on_phase).await;
+        let outcome = incident(cluster, scenario, run, &steady, &on_phase).await;
         over.store(true, Relaxed);
         outcome
     };
@@ -158,7 +158,6 @@ pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase:
     }
     tokio::time::sleep(phases.recovery).await;
     let before = steady.stop().await;
-    before.was_steady()?;
     on_phase(Phase::Done);
     let answer = Answer::new(scenario, run, window, capture.manifest.server_version_num, (before, during));
     Ok(Recorded { capture, answer })
@@ -169,9 +168,12 @@ async fn incident(
     cluster: &Cluster,
     scenario: &Scenario,
     run: &Run,
+    steady: &Steady,
     on_phase: &impl Fn(Phase),
 ) -> anyhow::Result<(Option<RunningFault>, Option<Window>)> {
     tokio::time::sleep(run.phases.baseline).await;
+    // What the fault itself makes fail is no flaw.
+    steady.report().was_steady()?;
     on_phase(Phase::Anomaly);
     let end = tokio::time::Instant::now() + run.phases.anomaly;
     let began: UnixMs = now_ms();

@@ -79,6 +79,10 @@ impl Stage {
         config.intervals = Intervals::brisk();
         let recorder = tokio::spawn(pg::record(config.clone(), phases.calm + phases.incident, |_| true));
         tokio::time::sleep(phases.calm).await;
+        if let Err(error) = steady.report().was_steady() {
+            recorder.abort();
+            return Err(error);
+        }
         let end = tokio::time::Instant::now() + phases.incident;
         let acts = Acts::default();
         let storm = tokio::time::timeout_at(end, self.storm(plan, &acts)).await;
@@ -89,7 +93,6 @@ impl Stage {
         };
         let incident = acts.and_clients(plan, clients)?;
         let steady = steady.stop().await;
-        steady.was_steady()?;
         freeze(&config, &mut capture).await?;
         self.all(&plan.teardown).await?;
         Ok(Played { capture, steady, incident })
