@@ -31,15 +31,24 @@ fn main() -> std::io::Result<()> {
 /// Twelve digits of the SHA-256 over whatever decides what Galen answers: two builds of one version may differ.
 fn sources(root: &Path) -> std::io::Result<String> {
     let mut files = vec![root.join("Cargo.lock"), root.join("Cargo.toml")];
+    files.iter().for_each(|file| println!("cargo:rerun-if-changed={}", file.display()));
     let mut open: Vec<PathBuf> =
         ["daemon", "agents", "tools", "knowledge", "docs-ingest", "examples/lab"].map(|name| root.join(name)).into();
     while let Some(folder) = open.pop() {
         println!("cargo:rerun-if-changed={}", folder.display());
-        for path in children(&folder)? {
-            match path.is_dir() {
-                true if path.ends_with("tests") || path.ends_with("testdata") || path.ends_with("target") => {}
-                true => open.push(path),
-                false => files.push(path),
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            let (kind, path, name) = (entry.file_type()?, entry.path(), entry.file_name());
+            let name = name.to_string_lossy();
+            // Neither tests nor what editors leave decide anything; links are not followed.
+            let no_source = ["tests", "testdata", "target", "proptest-regressions"].contains(&&*name);
+            if no_source || name.starts_with('.') || name.ends_with('~') {
+                continue;
+            }
+            if kind.is_dir() {
+                open.push(path);
+            } else if kind.is_file() {
+                files.push(path);
             }
         }
     }

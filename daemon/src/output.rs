@@ -73,7 +73,13 @@ pub fn writable(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// A fault, with the path and what to do.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    // A link stays one, and what is no file, such as a pipe, cannot be replaced.
+    let real = path.canonicalize();
+    let path = real.as_deref().unwrap_or(path);
     let fail = |e: std::io::Error| Failure::write(path, &e);
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return std::fs::write(path, bytes).map_err(fail);
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(fail)?;
     // As it was; a new one may be read by the daemon, which is another user where an administrator writes.

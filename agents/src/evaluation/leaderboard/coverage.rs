@@ -69,12 +69,22 @@ pub(super) fn columns(runs: &[(String, Run)], all: &[Vec<Score>]) -> Vec<Column>
         let names: Vec<&str> = members.iter().map(|i| runs[*i].0.as_str()).collect();
         let name = match names.as_slice() {
             [one] => (*one).to_owned(),
-            several => format!("Galen {}: {}", runs[at].1.header.pins.galen_version, several.join(", ")),
+            several => format!("Galen {}: {}", release_of(&runs[at].1, runs), several.join(", ")),
         };
         let scores = members.iter().flat_map(|i| all[*i].clone()).collect();
         columns.push(Column { name, runs: members, scores });
     }
     columns
+}
+
+/// The version of a run, with the sources where another run of this version has others.
+fn release_of(run: &Run, runs: &[(String, Run)]) -> String {
+    let pins = &run.header.pins;
+    let other = |(_, other): &(String, Run)| {
+        let other = &other.header.pins;
+        other.galen_version == pins.galen_version && other.sources != pins.sources
+    };
+    if runs.iter().any(other) { format!("{} ({})", pins.galen_version, pins.sources) } else { pins.galen_version.clone() }
 }
 
 fn same_release(one: &Run, other: &Run) -> bool {

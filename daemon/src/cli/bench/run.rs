@@ -37,10 +37,11 @@ use crate::{engine, output, parallel};
   path = \"captures/shop\"
 
 No label or answer is shown to the diagnosis. Run the same command again to go on after an interruption: a case whose capture
-or answer was changed since, such as a repaired one, is diagnosed again.
+or answer was changed since, such as a repaired one, is diagnosed again. Another build of galen (`galen version` shows
+its sources) begins another file.
 
-The half of a capture is the one that its manifest states (an imported benchmark's published rule), else that of its file's
-name alone, in whatever folder it lies; `galen learn` and `galen model calibrate` go by the same.")]
+The half of a capture is the one that its manifest states (of an imported one: by a benchmark's published rule, else by its
+content), else that of its file's name alone, in whatever folder it lies; `galen learn` and `galen model calibrate` go by the same.")]
 pub struct RunArgs {
     /// Folder of labelled captures, or suite file
     #[arg(value_name = "SUITE")]
