@@ -9,6 +9,8 @@ const LONGEST_CHAIN: usize = 1_000;
 /// Most ways from a rule to what comes first.
 const MOST_WAYS: u64 = 1_000_000;
 
+const TOO_LONG: &str = "its rules lead to each other in too long a row";
+
 /// Whether the walk comes to an end soon.
 ///
 /// # Errors
@@ -30,6 +32,8 @@ struct Beginning {
     ways: u64,
     /// Whether it may be empty, so that what follows comes first too.
     empty: bool,
+    /// How deep the longest of these ways goes.
+    depth: usize,
 }
 
 struct Beginnings<'g> {
@@ -46,7 +50,11 @@ impl<'g> Beginnings<'g> {
         }
         self.known.insert(name, Beginning::default());
         let body = self.of(body, chain)?;
-        let found = Beginning { ways: body.ways.saturating_add(1), ..body };
+        // What was known of an inner rule is no recursion here, but is one in llama.cpp.
+        let found = Beginning { ways: body.ways.saturating_add(1), depth: body.depth + 1, ..body };
+        if found.depth > LONGEST_CHAIN {
+            return Err(TOO_LONG.to_owned());
+        }
         self.known.insert(name, found);
         Ok(found)
     }
@@ -54,18 +62,18 @@ impl<'g> Beginnings<'g> {
     fn of(&mut self, node: &'g Node, chain: usize) -> Result<Beginning, String> {
         // llama.cpp makes a rule of each group and of each repetition.
         if chain > LONGEST_CHAIN {
-            return Err("its rules lead to each other in too long a row".to_owned());
+            return Err(TOO_LONG.to_owned());
         }
         let chain = chain + 1;
         Ok(match node {
-            Node::Literal(chars) => Beginning { ways: 0, empty: chars.is_empty() },
+            Node::Literal(chars) => Beginning { empty: chars.is_empty(), ..Beginning::default() },
             Node::Class(..) | Node::Any => Beginning::default(),
             Node::Rule(name) => self.of_rule(name, chain)?,
             Node::All(list) => {
-                let mut all = Beginning { ways: 0, empty: true };
+                let mut all = Beginning { empty: true, ..Beginning::default() };
                 for part in list {
                     let part = self.of(part, chain)?;
-                    all = Beginning { ways: all.ways.saturating_add(part.ways), empty: part.empty };
+                    all = Beginning { ways: all.ways.saturating_add(part.ways), empty: part.empty, depth: all.depth.max(part.depth) };
                     if !part.empty {
                         break;
                     }
@@ -73,17 +81,25 @@ impl<'g> Beginnings<'g> {
                 all
             }
             Node::OneOf(list) => {
-                let mut any = Beginning { ways: 1, empty: false };
+                let mut any = Beginning { ways: 1, empty: false, depth: 1 };
                 for part in list {
                     let part = self.of(part, chain)?;
-                    any = Beginning { ways: any.ways.saturating_add(part.ways), empty: any.empty || part.empty };
+                    any = Beginning {
+                        ways: any.ways.saturating_add(part.ways),
+                        empty: any.empty || part.empty,
+                        depth: any.depth.max(part.depth + 1),
+                    };
                 }
                 any
             }
             Node::Repeat(inner, least, _) => {
                 let inner = self.of(inner, chain)?;
                 let times = if inner.empty { (*least).max(1) as u64 } else { 1 };
-                Beginning { ways: inner.ways.saturating_mul(times).saturating_add(1), empty: inner.empty || *least == 0 }
+                Beginning {
+                    ways: inner.ways.saturating_mul(times).saturating_add(1),
+                    empty: inner.empty || *least == 0,
+                    depth: inner.depth + 1,
+                }
             }
         })
     }
