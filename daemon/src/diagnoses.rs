@@ -1,14 +1,16 @@
-//! From a claimed incident to a saved report. Incidents are collected side by side; one at a time is diagnosed.
+//! From a claimed incident to a saved report. Incidents are collected side by side and diagnosed when it is their turn.
 
+mod started;
+
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::sync::{OnceCell, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
 
 use galen_agents::driver::{Diagnosis, Options, Progress, diagnose};
 use galen_agents::llm::{OfIncident, Provider, Within};
@@ -27,9 +29,17 @@ use crate::living::Living;
 use crate::recording::Recording;
 use crate::state::{Counters, State, lock};
 use crate::target::{now_ms, pg_config};
+use crate::turns::{self, Turns};
+use started::Started;
 
+/// Incidents claimed at a time: under way, or waiting for that.
+const MOST_CLAIMED: usize = 128;
 /// Incidents under way at a time; each holds its capture in memory.
 const MOST_AT_ONCE: usize = 16;
+/// Of one target: it leaves room to others.
+const MOST_OF_TARGET: usize = MOST_AT_ONCE / 2;
+/// Pause after a failed start of the model, before an incident is the occasion for another.
+const START_AGAIN: Duration = Duration::from_secs(60);
 /// A capture reaches this far back before the first alert, at most the configured history.
 const BEFORE_ALERT_MS: i64 = 300_000;
 /// Seconds after the alert from which on first looks are taken, one a second, until a cause shows.
@@ -38,12 +48,6 @@ const FIRST_LOOK_S: u64 = 1;
 const FIRST_PERSISTENCE_S: f64 = 2.0;
 /// Seconds that a target must have been watched beyond the detector's warm-up.
 const WARMER_S: u64 = 10;
-/// Seconds from the alert within which the report must be there, with the model's share or without it.
-const REPORT_S: f64 = 55.0;
-/// The model always has this long, seconds: an old incident would else never be put to it.
-const LEAST_MODEL_S: f64 = 20.0;
-/// And this long when several incidents want it at once.
-const LEAST_SHARED_S: f64 = 5.0;
 /// Longest wait for the connection that answers on-demand probes.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Pause before what could not be written is tried again; it doubles ...
@@ -54,36 +58,48 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// What diagnoses share.
 pub struct Worker {
     library: Arc<Living>,
-    /// Started once; its failure is remembered as a sentence.
-    provider: OnceCell<Result<Arc<dyn Provider>, String>>,
-    /// The one permit for the diagnosis proper: model and processor. Handed out in the order of asking.
-    permit: Semaphore,
-    /// How many wait for it.
-    waiting: AtomicU32,
+    model: Started<Arc<dyn Provider>>,
+    turns: Turns,
+}
+
+/// Loads the configured model; `/metrics` shows its work from then on.
+async fn load(state: Arc<State>) -> Result<Arc<dyn Provider>, String> {
+    match engine::configured(&state.config.model).await {
+        Ok(provider) => {
+            let _ = state.model.set(Arc::clone(&provider));
+            Ok(provider)
+        }
+        Err(error) => {
+            tracing::warn!(%error, again_after_s = START_AGAIN.as_secs(), "going on without a model; its start is tried again later");
+            Err(error.to_string())
+        }
+    }
 }
 
 /// Claims incidents, the oldest first, and sees each through.
 pub async fn diagnoses(state: Arc<State>, worker: Arc<Worker>) {
     // Loading takes seconds: not when the first alert is there, and alerts do not wait for it.
-    let model = async {
-        if let Some(Ok(provider)) = worker.provider(&state.config).await {
-            let _ = state.model.set(Arc::clone(provider));
-        }
-    };
-    tokio::join!(model, claims(&state, &worker));
+    drop(worker.start(&state));
+    claims(&state, &worker).await;
 }
 
 async fn claims(state: &Arc<State>, worker: &Arc<Worker>) {
-    let slots = Arc::new(Semaphore::new(MOST_AT_ONCE));
+    let (claimed, slots) = (Arc::new(Semaphore::new(MOST_CLAIMED)), Arc::new(Semaphore::new(MOST_AT_ONCE)));
+    let mut of_targets: BTreeMap<String, Arc<Semaphore>> = BTreeMap::new();
     let mut under_way = JoinSet::new();
     loop {
         while under_way.try_join_next().is_some() {}
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok(claim) = Arc::clone(&claimed).acquire_owned().await else { return };
         match state.with_store(Store::claim_next_to_diagnose).await {
             Ok(Some(incident)) => {
-                let (state, worker) = (Arc::clone(state), Arc::clone(worker));
+                let (state, worker, slots) = (Arc::clone(state), Arc::clone(worker), Arc::clone(&slots));
+                let of_target = of_targets.entry(incident.target.clone()).or_insert_with(|| Arc::new(Semaphore::new(MOST_OF_TARGET)));
+                let of_target = Arc::clone(of_target);
                 under_way.spawn(async move {
-                    let _slot = slot;
+                    let _claim = claim;
+                    // The target's first: who waits for it takes no slot from another's.
+                    let _of_target = of_target.acquire_owned().await;
+                    let _slot = slots.acquire_owned().await;
                     handle(&state, &worker, incident).await;
                 });
             }
@@ -124,6 +140,8 @@ async fn handle(state: &Arc<State>, worker: &Worker, incident: Incident) {
 /// until it works: the alert was acknowledged.
 async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Result<PathBuf, Failure> {
     let id = incident.id;
+    // Where the model's last start failed, it is tried again while the incident is collected.
+    drop(worker.start(state));
     let alerts = insist(state, id, || state.with_store(move |s| s.alerts_of(id))).await?;
     first_look(state, worker, incident, &alerts).await;
     settle(state, incident, state.config.incident.settle_s).await;
@@ -145,11 +163,9 @@ async fn examine(state: &Arc<State>, worker: &Worker, incident: &Incident) -> Re
 /// The diagnosis proper, once it is this incident's turn. Leaves the target's answers in the capture.
 async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Incident, capture: &mut Capture) -> Diagnosis {
     let id = incident.id;
-    let provider = worker.provider(&state.config).await;
-    let crowded = worker.permit.available_permits() == 0;
-    worker.waiting.fetch_add(1, Ordering::Relaxed);
-    let _turn = worker.permit.acquire().await;
-    let others = worker.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
+    let passed = || (now_ms() - incident.opened_at) as f64 / 1000.0;
+    let provider = worker.provider(state, turns::patience_to_start(passed())).await;
+    let turn = worker.turns.wait(&incident.target).await;
     let started = Instant::now();
     if let Err(error) = state.with_store(move |s| s.set_state(id, store::State::Diagnosing, None)).await {
         tracing::warn!(incident = id, %error, "its state could not be noted");
@@ -158,8 +174,8 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
     let frozen = Recorded(capture);
     let recording = Recording::new(live.as_deref().unwrap_or(&frozen));
     let progress = |step: Progress| note(state, incident, step);
-    let left = || Duration::from_secs_f64(patience((now_ms() - incident.opened_at) as f64 / 1000.0, others, crowded));
-    // One diagnosis at a time has the model: its adapter stays until the next one begins.
+    let left = || Duration::from_secs_f64(turn.patience(passed()));
+    // Where there are adapters one diagnosis at a time has the model, and its adapter stays until the next one begins.
     let adapted = match &provider {
         Some(Ok(provider)) => {
             let changed = tokio::time::timeout(left(), adapt(&state.config, &incident.target, provider.as_ref()));
@@ -170,10 +186,10 @@ async fn examine_in_turn(state: &Arc<State>, worker: &Worker, incident: &Inciden
     let (provider, trouble) = match provider {
         Some(Ok(_)) if adapted.is_err() => (None, adapted.err()),
         Some(Ok(provider)) => {
-            let within = Within::new(Arc::new(OfIncident::new(Arc::clone(provider), incident.id.to_string())), left());
+            let within = Within::new(Arc::new(OfIncident::new(provider, incident.id.to_string())), left());
             (Some(Arc::new(within) as Arc<dyn Provider>), None)
         }
-        Some(Err(why)) => (None, Some(why.clone())),
+        Some(Err(why)) => (None, Some(why)),
         None => (None, None),
     };
     let library = worker.library.current().await;
@@ -194,13 +210,6 @@ async fn adapt(config: &Config, target: &str, provider: &dyn Provider) -> Result
     provider.reset();
     let wanted = config.targets.iter().find(|t| t.name == target).and_then(|t| t.adapter.as_deref());
     provider.adapt(wanted).await.map_err(|error| format!("the adapter `{}` cannot be used: {error}", wanted.unwrap_or("none")))
-}
-
-/// Seconds for the model when `passed` have gone since the alert: what is left, shared with the others that wait.
-/// `crowded` when this incident had to wait itself.
-fn patience(passed: f64, others: u32, crowded: bool) -> f64 {
-    let least = if others > 0 || crowded { LEAST_SHARED_S } else { LEAST_MODEL_S };
-    ((REPORT_S - passed) / f64::from(others + 1)).max(least)
 }
 
 /// True for failures that may pass by themselves: a full disk, a folder that cannot be written to.
@@ -423,35 +432,26 @@ async fn save(state: &State, id: i64, diagnosis: Diagnosis) -> Result<PathBuf, F
 
 impl Worker {
     /// Nothing is loaded yet.
-    pub fn new(library: Arc<Living>) -> Self {
-        Self { library, provider: OnceCell::new(), permit: Semaphore::new(1), waiting: AtomicU32::new(0) }
+    pub fn new(library: Arc<Living>, config: &Config) -> Self {
+        Self { library, model: Started::new(START_AGAIN), turns: Turns::new(!config.model.adapters.is_empty()) }
     }
 
-    /// The provider, started once; none when no model is configured.
-    async fn provider(&self, config: &Config) -> Option<&Result<Arc<dyn Provider>, String>> {
-        if config.model.name == "none" {
+    /// The model, started where that was not done yet or failed some time ago; none when no model is configured.
+    fn start(&self, state: &Arc<State>) -> Option<JoinHandle<Result<Arc<dyn Provider>, String>>> {
+        if state.config.model.name == "none" {
             return None;
         }
-        let start = || async {
-            engine::configured(&config.model).await.map_err(|error| {
-                tracing::warn!(%error, "going on without a model");
-                error.to_string()
-            })
-        };
-        Some(self.provider.get_or_init(start).await)
+        let state = Arc::clone(state);
+        Some(self.model.begin(move || load(state)))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn incidents_that_wait_for_the_model_share_what_is_left_of_their_minute() {
-        assert_eq!(patience(12.0, 0, false), 43.0);
-        assert_eq!(patience(300.0, 0, false), LEAST_MODEL_S, "an old incident");
-        // Five at once: each in its turn uses up its share.
-        let last = (0..5).rev().fold(12.0, |passed, others| passed + patience(passed, others, others < 4));
-        assert!((54.0..56.0).contains(&last), "the last after {last} s");
+    /// The model, or why there is none after at most so many seconds; none when no model is configured.
+    async fn provider(&self, state: &Arc<State>, patience_s: f64) -> Option<Result<Arc<dyn Provider>, String>> {
+        let started = tokio::time::timeout(Duration::from_secs_f64(patience_s), self.start(state)?).await;
+        Some(match started {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err("a fault of ours ended the model's start; the log says where".to_owned()),
+            Err(_) => Err("the model was still being started".to_owned()),
+        })
     }
 }

@@ -21,6 +21,7 @@ mod shelf;
 mod signals;
 mod state;
 mod target;
+mod turns;
 
 use clap::Parser;
 

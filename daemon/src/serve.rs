@@ -64,7 +64,7 @@ pub async fn run(
     }
     {
         let state = Arc::clone(&state);
-        let worker = Arc::new(Worker::new(library));
+        let worker = Arc::new(Worker::new(library, &state.config));
         tasks.spawn(supervised("diagnoses".to_owned(), move || diagnoses(Arc::clone(&state), Arc::clone(&worker))));
     }
     if recovered > 0 {
