@@ -1,6 +1,7 @@
 //! Between the process's messages and the batching engine: requests become tokens, and tokens become answers.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
@@ -32,7 +33,8 @@ pub struct Desk<'m> {
     reader: Reader<'m>,
     // Work holds what chooses tokens, which looks into the model.
     engine: Batched<Cells<'m>, super::reading::Greedy<'m>>,
-    refused: HashMap<u64, LlmError>,
+    /// Requests that are none, with when they were asked.
+    refused: HashMap<u64, (Instant, LlmError)>,
     /// Sections that were left out of the prompts of requests at work.
     cuts: HashMap<u64, Vec<usize>>,
 }
@@ -76,8 +78,8 @@ impl<'m> Desk<'m> {
         self.engine.limit()
     }
 
-    /// Takes a request in.
-    pub fn take(&mut self, id: u64, task: &Task) {
+    /// Takes a request in that came then.
+    pub fn take(&mut self, id: u64, task: &Task, since: Instant) {
         let incident = task.asker().incident;
         let read = match task {
             Task::Score(request) => self
@@ -93,9 +95,9 @@ impl<'m> Desk<'m> {
                     self.cuts.insert(id, cut);
                 }
                 let tokens = shared.iter().chain(&own).map(|t| t.0).collect();
-                self.engine.submit(Request { id, incident, tokens, shared: shared.len(), work });
+                self.engine.submit(Request { id, since, incident, tokens, shared: shared.len(), work });
             }
-            Err(error) => drop(self.refused.insert(id, error)),
+            Err(error) => drop(self.refused.insert(id, (since, error))),
         }
     }
 
@@ -117,6 +119,11 @@ impl<'m> Desk<'m> {
         self.engine.idle() && self.refused.is_empty()
     }
 
+    /// As [`Batched::tried`].
+    pub fn tried(&self) -> bool {
+        self.engine.tried()
+    }
+
     /// What has happened so far.
     pub fn counts(&self) -> Counts {
         self.engine.counts()
@@ -124,7 +131,10 @@ impl<'m> Desk<'m> {
 
     /// Evaluates a batch; returns what is answered. `began` hears of each request that starts to run.
     pub fn step(&mut self, began: &mut dyn FnMut(u64)) -> Vec<Answer> {
-        let refused = self.refused.drain().map(|(id, error)| (id, Err(error), Usage::default(), Times::default()));
+        let refused = self.refused.drain().map(|(id, (since, error))| {
+            let times = Times { queued_us: micros(since.elapsed()), ran_us: 0 };
+            (id, Err(error), Usage::default(), times)
+        });
         let mut answers: Vec<Answer> = refused.collect();
         for done in self.engine.step(began) {
             let times = Times { queued_us: micros(done.queued), ran_us: micros(done.ran) };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::adapters::AdapterFile;
 use super::protocol::{Output, Task};
@@ -35,8 +36,8 @@ pub struct LocalConfig {
     pub exact: bool,
     /// Most time for one request, counted from when the process begins to work on it.
     pub request_timeout: Duration,
-    /// Most time until the process has to say that it dropped a request, where `request_timeout` is not longer; after that it hangs
-    /// and is ended.
+    /// Most time until the process has to say that it dropped a request, where `request_timeout` is not longer, and least time without
+    /// a sign of life from a process that gives them; after that it hangs and is ended.
     pub drop_timeout: Duration,
     /// Most time for loading.
     pub start_timeout: Duration,
@@ -118,7 +119,7 @@ impl LocalProvider {
         let (reply, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut waiting = Waiting { id, dropped: &self.dropped, answered: false };
-        self.jobs.send(Job { id, task, reply }).await.map_err(|_| gone())?;
+        self.jobs.send(Job { id, task, reply, since: Instant::now() }).await.map_err(|_| gone())?;
         let result = answer.await;
         waiting.answered = true;
         result.map_err(|_| gone())?
@@ -182,7 +183,9 @@ impl Provider for LocalProvider {
     }
 
     fn metrics(&self) -> Option<EngineMetrics> {
-        Some(self.vitals.metrics().clone())
+        let mut metrics = self.vitals.metrics().clone();
+        metrics.given_up = self.vitals.given_up();
+        Some(metrics)
     }
 }
 

@@ -32,12 +32,16 @@ pub struct EngineMetrics {
     pub dropped: u64,
     /// Requests that the process has now.
     pub open: u64,
-    /// Time that requests waited in the engine, microseconds.
+    /// Time from when requests were asked until the engine began them, or until a server was asked, microseconds.
     pub queued_us: u64,
     /// Time that requests ran, microseconds.
     pub ran_us: u64,
     /// Starts of the process after the first.
     pub restarts: u64,
+    /// Whether a process lives and has loaded its model; none where there is no process to start.
+    pub up: Option<bool>,
+    /// Whether it failed three times in a row: it is not started again before the next diagnosis.
+    pub given_up: bool,
     /// Tokens by branch of the search, for each of the latest incidents; the oldest first.
     incidents: VecDeque<(String, BTreeMap<String, Usage>)>,
     /// What engines that are gone had done.
@@ -106,11 +110,22 @@ impl EngineMetrics {
         self.now = counts;
     }
 
+    /// The process is gone: what its engine has done stays counted, and it holds and runs nothing any more.
+    pub(super) fn stopped(&mut self) {
+        self.past = self.counts();
+        self.now = Counts::default();
+        self.open = 0;
+        self.up = Some(false);
+    }
+
+    /// A process has loaded its model.
+    pub(super) fn loaded(&mut self) {
+        self.up = Some(true);
+    }
+
     /// The process has started again.
     pub(super) fn restarted(&mut self) {
         self.restarts += 1;
-        self.past = self.counts();
-        self.now = Counts::default();
     }
 
     /// Batches so far, and milliseconds of the engine's own work in all of them.
@@ -119,7 +134,7 @@ impl EngineMetrics {
         (counts.batches, counts.busy_us.saturating_sub(counts.model_us) as f64 / 1e3)
     }
 
-    /// What all engines so far have done.
+    /// What all engines so far have done, and what the one of now holds and runs: nothing while no process lives.
     pub fn counts(&self) -> Counts {
         Counts {
             batches: self.past.batches + self.now.batches,
@@ -154,6 +169,10 @@ impl EngineMetrics {
         put("queue_seconds_total", "counter", seconds(self.queued_us));
         put("run_seconds_total", "counter", seconds(self.ran_us));
         put("restarts_total", "counter", self.restarts.to_string());
+        if let Some(up) = self.up {
+            put("up", "gauge", u8::from(up).to_string());
+            put("given_up", "gauge", u8::from(self.given_up).to_string());
+        }
         put("batches_total", "counter", counts.batches.to_string());
         put("batch_rows_total", "counter", counts.rows.to_string());
         put("model_seconds_total", "counter", seconds(counts.model_us));
@@ -220,6 +239,7 @@ mod tests {
         metrics.dropped(&asker);
         metrics.spent(&asker, Usage { prompt_tokens: 5, ..Usage::default() });
         metrics.engine(Counts { batches: 5, rows: 40, ..Counts::default() });
+        metrics.stopped();
         metrics.restarted();
         metrics.engine(Counts { batches: 1, rows: 2, cells: 7, ..Counts::default() });
         let text = metrics.prometheus();
@@ -238,5 +258,36 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn what_the_process_holds_is_zero_while_there_is_none_and_what_it_did_stays_counted() {
+        let mut metrics = EngineMetrics::default();
+        let held = Counts { cells: 7, cells_limit: 64, waiting: 2, running: 3, ..Counts::default() };
+        metrics.engine(Counts { batches: 5, saved: 1, ..held });
+        // Told twice, it counts once.
+        for _ in 0..2 {
+            metrics.stopped();
+            let text = metrics.prometheus();
+            for line in ["cache_cells 0", "cache_cells_limit 0", "requests_waiting 0", "requests_running 0", "batches_total 5"] {
+                assert!(text.contains(&format!("\ngalen_llm_{line}\n")), "{line}\n{text}");
+            }
+        }
+        metrics.engine(Counts { batches: 2, ..held });
+        assert_eq!(metrics.counts(), Counts { batches: 7, saved: 1, ..held });
+    }
+
+    #[test]
+    fn whether_the_process_is_up_or_given_up_is_said_where_there_is_one() {
+        let says = |metrics: &EngineMetrics, line: &str| metrics.prometheus().lines().any(|l| l == format!("galen_llm_{line}"));
+        let mut metrics = EngineMetrics::default();
+        assert!(!metrics.prometheus().contains("up "), "a server is no process of ours");
+        metrics.loaded();
+        assert!(says(&metrics, "up 1") && says(&metrics, "given_up 0"));
+        metrics.stopped();
+        metrics.given_up = true;
+        assert!(says(&metrics, "up 0") && says(&metrics, "given_up 1"));
+        metrics.loaded();
+        assert!(says(&metrics, "up 1"));
     }
 }

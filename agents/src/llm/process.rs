@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -20,6 +20,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const TAIL_LINES: usize = 8;
 /// Characters kept of each such line.
 const TAIL_WIDTH: usize = 200;
+/// Bytes of a line of stderr that are read at once, and kept before it is cut to that.
+const LINE_BYTES: u64 = 64 << 10;
 /// Variables that the process gets, by prefix: what the libraries need, and none of the daemon's secrets.
 const ENVIRONMENT: [&str; 17] = [
     "PATH",
@@ -152,8 +154,8 @@ async fn receive(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<F
 
 impl Tail {
     async fn follow(self, stderr: impl AsyncRead + Unpin) {
-        let mut lines = BufReader::new(stderr).split(b'\n');
-        while let Ok(Some(line)) = lines.next_segment().await {
+        let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
+        while next_line(&mut stderr, &mut line).await {
             let line: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).take(TAIL_WIDTH).collect();
             tracing::debug!(target: "galen_agents::llm::worker", "{line}");
             let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +174,27 @@ impl Tail {
     }
 }
 
-fn harmless(name: &str) -> bool {
+/// Reads the next line and keeps its first [`LINE_BYTES`]; what is longer is read past. False at the end.
+async fn next_line(stderr: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> bool {
+    line.clear();
+    let mut piece = Vec::new();
+    loop {
+        piece.clear();
+        match (&mut *stderr).take(LINE_BYTES).read_until(b'\n', &mut piece).await {
+            Ok(0) | Err(_) => return !line.is_empty(),
+            Ok(_) => {}
+        }
+        let ended = piece.ends_with(b"\n");
+        if line.is_empty() {
+            std::mem::swap(line, &mut piece);
+        }
+        if ended {
+            return true;
+        }
+    }
+}
+
+pub(super) fn harmless(name: &str) -> bool {
     ENVIRONMENT.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -205,5 +227,20 @@ mod tests {
         let quote = tail.quote();
         assert!(quote.contains("line 49") && !quote.contains("line 41 ") && !quote.contains('\u{1b}'));
         assert!(quote.chars().count() < TAIL_LINES * (TAIL_WIDTH + 5));
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_takes_no_memory_without_end() {
+        let text = format!("{}\nlast\n\nrest", "x".repeat(1 << 20));
+        let (mut stderr, mut line) = (text.as_bytes(), Vec::new());
+        let mut lengths = Vec::new();
+        while next_line(&mut stderr, &mut line).await {
+            lengths.push(line.len());
+            assert!(line.capacity() <= 4 * usize::try_from(LINE_BYTES).unwrap(), "{} bytes", line.capacity());
+        }
+        assert_eq!(lengths, [64 << 10, 5, 1, 4]);
+        let tail = Tail::default();
+        tail.clone().follow(text.as_bytes()).await;
+        assert!(tail.quote().ends_with("x | last | rest)"), "{}", tail.quote());
     }
 }

@@ -98,12 +98,15 @@ pub enum FromWorker {
         /// What the engine has done so far; none where it works on one request at a time.
         counts: Option<Counts>,
     },
+    /// A sign of life: a batch was evaluated, or a text embedded. At most one a second, the first after a batch that was at least
+    /// half full, and none where it works on one request at a time.
+    Step,
 }
 
 /// How long a request took, microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
-    /// In the queue.
+    /// In the queue; from the process, since it got the request.
     pub queued_us: u64,
     /// At work.
     pub ran_us: u64,

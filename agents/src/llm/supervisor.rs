@@ -1,22 +1,29 @@
 //! Keeps the model's process alive: all requests go to it at once and answers come in any order, a deadline for each, a
 //! restart with growing pauses after a death, and an end to it after three failures in a row.
 
+mod pulse;
+#[cfg(test)]
+mod tests;
+mod vitals;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+pub use self::vitals::Vitals;
+
+use self::pulse::Pulse;
+use self::vitals::MOST_FAILURES;
 use super::local::LocalConfig;
 use super::process::Process;
 use super::protocol::{Asker, FromWorker, Output, Task, Times, ToWorker};
 use super::registry::{Registry, digest};
-use super::{EngineMetrics, LlmError, ModelIdentity, Usage, gguf};
+use super::{LlmError, ModelIdentity, Usage, gguf};
 
-/// Failures in a row after which the model is given up until a reset.
-const MOST_FAILURES: u32 = 3;
 /// Pause before the first restart; doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Time for the process to take a message; after that it hangs.
@@ -35,26 +42,8 @@ pub struct Job {
     pub task: Task,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<Output, LlmError>>,
-}
-
-/// What the provider may look at from outside.
-#[derive(Debug, Default)]
-pub struct Vitals {
-    /// Process id, 0 when there is none.
-    pub pid: AtomicU32,
-    /// Failures in a row.
-    pub failures: AtomicU32,
-    /// Milliseconds of the last load.
-    pub load_ms: AtomicU64,
-    /// What the engine has done.
-    metrics: Mutex<EngineMetrics>,
-}
-
-impl Vitals {
-    /// What the engine has done.
-    pub fn metrics(&self) -> MutexGuard<'_, EngineMetrics> {
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// When it was asked.
+    pub since: Instant,
 }
 
 /// A request that the process has.
@@ -65,6 +54,8 @@ struct Open {
     adapt: Option<Option<String>>,
     /// When the process got it.
     asked: Instant,
+    /// How long it had waited for that.
+    waited: Duration,
     /// None when nobody waits for the answer any more.
     reply: Option<oneshot::Sender<Result<Output, LlmError>>>,
     /// When it has taken too long; a dropped one, when the process has.
@@ -79,6 +70,7 @@ pub struct Supervisor {
     vitals: Arc<Vitals>,
     process: Option<Process>,
     open: BTreeMap<u64, Open>,
+    pulse: Pulse,
     /// When something failed last. What was at work then and fails later failed with it.
     last_failure: Option<Instant>,
 }
@@ -86,7 +78,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor without a process yet.
     pub fn new(config: LocalConfig, vitals: Arc<Vitals>) -> Self {
-        Self { config, vitals, process: None, open: BTreeMap::new(), last_failure: None }
+        Self { config, vitals, process: None, open: BTreeMap::new(), pulse: Pulse::new(Instant::now()), last_failure: None }
     }
 
     /// Works until the queue closes. `dropped` names requests that nobody waits for any more; `started` hears which
@@ -120,19 +112,22 @@ impl Supervisor {
             loop {
                 // While a request is dropped nothing new goes to a process that may hang.
                 let leaving = self.open.values().any(|o| o.reply.is_none());
-                let deadline = self.open.values().map(|o| o.deadline).min();
+                let deadline = self.open.values().map(|o| o.deadline).chain(self.hangs_at()).min();
                 let due = deadline.unwrap_or_else(|| Instant::now() + TAKE);
                 let process = &mut self.process;
-                let busy = !self.open.is_empty();
+                // Also while nothing is asked: a death is seen when it happens.
+                let lives = process.is_some();
                 self.vitals.metrics().open = self.open.len() as u64;
                 tokio::select! {
-                    message = next(process), if busy => self.hear(message).await,
+                    // What it has said is heard before it is called silent.
+                    biased;
+                    message = next(process), if lives => self.hear(message).await,
                     Some(id) = dropped.recv() => self.drop_request(id).await,
+                    () = sleep_until(due), if deadline.is_some() => self.expire().await,
                     job = queue.recv(), if !leaving => match job {
                         Some(job) => self.take(job).await,
                         None => break,
                     },
-                    () = sleep_until(due), if deadline.is_some() => self.expire().await,
                 }
             }
         }
@@ -141,25 +136,29 @@ impl Supervisor {
 
     /// Sends a request on its way.
     async fn take(&mut self, job: Job) {
-        let Job { id, task, reply } = job;
+        let Job { id, task, reply, since } = job;
         let asker = task.asker();
         if reply.is_closed() {
             self.vitals.metrics().dropped(&asker);
             return;
         }
         if self.open.len() >= MOST_OPEN {
-            self.refuse(&asker, LlmError::Busy { waiting: self.open.len() as u64 }, reply);
+            self.refuse(&asker, LlmError::Busy { waiting: self.open.len() as u64 }, reply, since.elapsed());
             return;
         }
         if let Err(error) = self.ready().await {
             self.failed(&error, Instant::now());
-            self.refuse(&asker, error, reply);
+            self.refuse(&asker, error, reply, since.elapsed());
             return;
         }
         let adapt = if let Task::Adapt(name) = &task { Some(name.clone()) } else { None };
         let asked = Instant::now();
+        if self.open.is_empty() {
+            self.pulse.begin(asked);
+        }
+        let waited = asked.duration_since(since);
         let deadline = asked + self.config.request_timeout;
-        self.open.insert(id, Open { asker, adapt, asked, reply: Some(reply), deadline, began: false });
+        self.open.insert(id, Open { asker, adapt, asked, waited, reply: Some(reply), deadline, began: false });
         let sent = match &mut self.process {
             Some(process) => timeout(TAKE, process.send(&ToWorker::Ask { id, task: Box::new(task) })).await,
             None => return,
@@ -169,15 +168,20 @@ impl Supervisor {
         }
     }
 
-    /// Answers with an error that cost nothing.
-    fn refuse(&self, asker: &Asker, error: LlmError, reply: oneshot::Sender<Result<Output, LlmError>>) {
-        self.vitals.metrics().ended(asker, Some(&error), Usage::default(), Times::default());
+    /// Answers with an error that cost nothing but the time until the process got the request.
+    fn refuse(&self, asker: &Asker, error: LlmError, reply: oneshot::Sender<Result<Output, LlmError>>, waited: Duration) {
+        let times = Times { queued_us: micros(waited), ran_us: 0 };
+        self.vitals.metrics().ended(asker, Some(&error), Usage::default(), times);
         let _ = reply.send(Err(error));
     }
 
     async fn hear(&mut self, message: std::io::Result<FromWorker>) {
         let now = Instant::now();
+        if let (Ok(said), false) = (&message, self.open.is_empty()) {
+            self.pulse.hear(now, matches!(said, FromWorker::Step));
+        }
         match message {
+            Ok(FromWorker::Step) => self.alive(now, None),
             Ok(FromWorker::Began { id }) => self.alive(now, Some(id)),
             Ok(FromWorker::Answer { id, result, usage, times, counts }) => {
                 self.alive(now, None);
@@ -195,7 +199,8 @@ impl Supervisor {
                     // Its end is booked; what it cost is known now.
                     self.vitals.metrics().spent(asker, usage);
                 }
-                if let Some(Open { asker, asked, reply: Some(reply), .. }) = open {
+                if let Some(Open { asker, asked, waited, reply: Some(reply), .. }) = open {
+                    let times = Times { queued_us: times.queued_us.saturating_add(micros(waited)), ..times };
                     self.vitals.metrics().ended(&asker, result.as_ref().err(), usage, times);
                     // An answer that refuses is an answer: the process is well.
                     match &result {
@@ -230,6 +235,14 @@ impl Supervisor {
         self.config.drop_timeout.max(self.config.request_timeout)
     }
 
+    /// When the process hangs unless it gives a sign of life before.
+    fn hangs_at(&self) -> Option<Instant> {
+        if self.open.is_empty() {
+            return None;
+        }
+        self.pulse.due(self.config.drop_timeout, self.config.request_timeout)
+    }
+
     async fn drop_request(&mut self, id: u64) {
         let drop_time = self.drop_time();
         let Some(open) = self.open.get_mut(&id).filter(|o| o.reply.is_some()) else { return };
@@ -243,23 +256,20 @@ impl Supervisor {
         }
     }
 
-    /// Requests out of time are answered so and dropped; a process that does not drop them hangs and is ended.
+    /// Requests out of time are answered so and dropped; a process that does not drop them, or that has been silent for too long, hangs
+    /// and is ended.
     async fn expire(&mut self) {
         let now = Instant::now();
+        if self.hangs_at().is_some_and(|due| due <= now) {
+            // The latest: all that it has fails with this.
+            let asked = self.open.values().map(|o| o.asked).max().unwrap_or(now);
+            return self.hung(asked).await;
+        }
         let late: Vec<u64> = self.open.iter().filter(|(_, o)| o.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
             let Some(open) = self.open.get_mut(&id) else { continue };
-            let (asker, asked) = (open.asker.clone(), open.asked);
-            let Some(reply) = open.reply.take() else {
-                if let Some(process) = &self.process {
-                    process.last_words("hangs");
-                }
-                let hung = LlmError::Crashed("the process hung and was ended".to_owned());
-                self.failed(&hung, asked);
-                self.fail_open(&hung);
-                self.end().await;
-                return;
-            };
+            let (asker, asked, waited) = (open.asker.clone(), open.asked, open.waited);
+            let Some(reply) = open.reply.take() else { return self.hung(asked).await };
             let error = LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX));
             self.failed(&error, asked);
             if self.given_up() {
@@ -271,8 +281,19 @@ impl Supervisor {
             if let Some(open) = self.open.get_mut(&id) {
                 open.deadline = now + drop_time;
             }
-            self.refuse(&asker, error, reply);
+            self.refuse(&asker, error, reply, waited);
         }
+    }
+
+    /// Ends a process that hangs, seen by a request that was asked then.
+    async fn hung(&mut self, asked: Instant) {
+        if let Some(process) = &self.process {
+            process.last_words("hangs");
+        }
+        let hung = LlmError::Crashed("the process hung and was ended".to_owned());
+        self.failed(&hung, asked);
+        self.fail_open(&hung);
+        self.end().await;
     }
 
     /// The process is gone: everything that it had fails.
@@ -289,12 +310,14 @@ impl Supervisor {
         self.end().await;
     }
 
+    /// The process is gone or about to be: all that it had fails.
     fn fail_open(&mut self, error: &LlmError) {
         let all = std::mem::take(&mut self.open);
-        self.vitals.metrics().open = 0;
+        // Before the errors are told: whoever has one sees the process gone.
+        self.vitals.metrics().stopped();
         for (_, open) in all {
             if let Some(reply) = open.reply {
-                self.refuse(&open.asker, error.clone(), reply);
+                self.refuse(&open.asker, error.clone(), reply, open.waited);
             }
         }
     }
@@ -311,7 +334,7 @@ impl Supervisor {
     }
 
     fn given_up(&self) -> bool {
-        self.vitals.failures.load(Ordering::Relaxed) >= MOST_FAILURES
+        self.vitals.given_up()
     }
 
     /// Makes sure that there is a process.
@@ -343,6 +366,8 @@ impl Supervisor {
             Ok(Ok(FromWorker::Ready { load_ms, context })) => {
                 tracing::debug!(load_ms, context, "model loaded");
                 self.vitals.load_ms.store(load_ms, Ordering::Relaxed);
+                self.pulse = Pulse::new(Instant::now());
+                self.vitals.metrics().loaded();
                 self.process = Some(process);
                 return Ok(());
             }
@@ -351,7 +376,7 @@ impl Supervisor {
                 process.obituary().await;
                 LlmError::Unavailable(format!("{}{}", reason(&e), process.tail.quote()))
             }
-            Ok(Ok(FromWorker::Answer { .. } | FromWorker::Began { .. })) => {
+            Ok(Ok(FromWorker::Answer { .. } | FromWorker::Began { .. } | FromWorker::Step)) => {
                 LlmError::Unavailable("the model's process answers unasked".to_owned())
             }
             Ok(Err(_)) => LlmError::Unavailable(format!("the model's process ended while loading{}", process.obituary().await)),
@@ -395,52 +420,13 @@ fn identify(config: &LocalConfig) -> Result<ModelIdentity, LlmError> {
     Ok(ModelIdentity { name: known.unwrap_or(stem), sha256 })
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn reason(error: &LlmError) -> String {
     match error {
         LlmError::Unavailable(why) => why.clone(),
         other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn open(reply: bool, began: bool, deadline: Instant) -> Open {
-        let reply = reply.then(|| oneshot::channel().0);
-        Open { asker: Asker::default(), adapt: None, asked: Instant::now(), reply, deadline, began }
-    }
-
-    #[test]
-    fn what_was_at_work_together_fails_once() {
-        let mut supervisor = Supervisor::new(LocalConfig::new("m.gguf".into()).unwrap(), Arc::default());
-        let (early, error) = (Instant::now(), LlmError::Timeout(1));
-        for _ in 0..3 {
-            supervisor.failed(&error, early);
-        }
-        assert_eq!(supervisor.vitals.failures.load(Ordering::Relaxed), 1);
-        for count in 2..=MOST_FAILURES {
-            std::thread::sleep(Duration::from_millis(1));
-            supervisor.failed(&error, Instant::now());
-            assert_eq!(supervisor.vitals.failures.load(Ordering::Relaxed), count);
-        }
-        assert!(supervisor.given_up());
-    }
-
-    #[test]
-    fn a_request_that_waits_in_the_process_is_no_sign_of_a_hang() {
-        let mut config = LocalConfig::new("m.gguf".into()).unwrap();
-        (config.request_timeout, config.drop_timeout) = (Duration::from_secs(3), Duration::from_secs(9));
-        let mut supervisor = Supervisor::new(config, Arc::default());
-        let (before, now) = (Instant::now(), Instant::now() + Duration::from_secs(60));
-        for (id, reply, began) in [(1, true, true), (2, false, true), (3, true, false), (4, false, false)] {
-            supervisor.open.insert(id, open(reply, began, before));
-        }
-        supervisor.alive(now, Some(3));
-        let left: Vec<Option<u64>> =
-            supervisor.open.values().map(|o| o.deadline.checked_duration_since(now).map(|d| d.as_secs())).collect();
-        // What has begun keeps its time; what waits has it from now on, also the dropped one that is still in the queue.
-        assert_eq!(left, [None, None, Some(3), Some(9)]);
-        assert!(supervisor.open[&3].began && !supervisor.open[&4].began);
     }
 }

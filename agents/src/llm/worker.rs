@@ -27,6 +27,10 @@ use super::{LlmError, Usage};
 
 /// How long a piece of work may still run when nobody is left to answer to.
 const GRACE: Duration = Duration::from_secs(2);
+/// Least time between two signs of life.
+const BEAT: Duration = Duration::from_secs(1);
+/// How far apart the numbers of requests may be that come in another order than they were numbered: those that wait to be sent.
+const APART: u64 = 4_096;
 
 /// Runs until stdin closes. Arguments: `--model PATH --threads N --context N [--exact]`, and from the supervisor
 /// `--memory-limit BYTES --parent PID --adapter NAME:SCALE:PATH... --adapt NAME` and what [`Offload::arguments`] gives. `--devices` alone lists devices
@@ -168,6 +172,7 @@ fn one_by_one(engine: &mut Engine<'_>, others: &mut Others<'_>, inbox: &Inbox, a
 fn together(desk: &mut Desk<'_>, others: &mut Others<'_>, inbox: &Inbox, answers: &mut File) -> io::Result<i32> {
     let mut later: VecDeque<Asked> = VecDeque::new();
     let mut embeddings: VecDeque<Embedding> = VecDeque::new();
+    let mut beat = Beat::default();
     loop {
         if desk.idle() && later.is_empty() && embeddings.is_empty() {
             let Ok(first) = inbox.work.recv() else { return Ok(0) };
@@ -200,11 +205,13 @@ fn together(desk: &mut Desk<'_>, others: &mut Others<'_>, inbox: &Inbox, answers
                     say(answers, &FromWorker::Began { id })?;
                     embeddings.push_back(Embedding::new(id, since, request));
                 }
-                task => desk.take(id, &task),
+                task => desk.take(id, &task, since),
             }
         }
         if let Some(mut one) = embeddings.pop_front() {
-            match others.embed_next(&mut one) {
+            let ended = others.embed_next(&mut one);
+            beat.step(answers, desk)?;
+            match ended {
                 Some(result) => say_other(answers, (one.id, one.since, one.began), result, one.usage, desk)?,
                 None => embeddings.push_back(one),
             }
@@ -212,9 +219,30 @@ fn together(desk: &mut Desk<'_>, others: &mut Others<'_>, inbox: &Inbox, answers
         let mut said = Ok(());
         let done = desk.step(&mut |id| said = say(answers, &FromWorker::Began { id }));
         said?;
+        // Before the answers: the sign that comes first tells how long the step was.
+        beat.step(answers, desk)?;
         for (id, result, usage, times) in done {
             say(answers, &FromWorker::Answer { id, result, usage, times, counts: Some(desk.counts()) })?;
         }
+    }
+}
+
+/// When a sign of life was given last.
+#[derive(Default)]
+struct Beat(Option<Instant>);
+
+impl Beat {
+    /// Gives one where it is time, as soon as it is known how long the longest steps are.
+    fn step(&mut self, answers: &mut File, desk: &Desk<'_>) -> io::Result<()> {
+        if desk.tried() && self.due(Instant::now()) { say(answers, &FromWorker::Step) } else { Ok(()) }
+    }
+
+    fn due(&mut self, now: Instant) -> bool {
+        let due = self.0.is_none_or(|last| now.duration_since(last) >= BEAT);
+        if due {
+            self.0 = Some(now);
+        }
+        due
     }
 }
 
@@ -322,14 +350,20 @@ impl Inbox {
         self.closed.load(Ordering::Relaxed) || lock(&self.cancelled).contains(&id)
     }
 
-    /// A request that is answered cannot be cancelled any more, nor can those before it: numbers rise.
+    /// A request that is answered cannot be cancelled any more.
     fn forget(&self, id: u64) {
-        lock(&self.cancelled).retain(|other| *other > id);
+        forget(&mut lock(&self.cancelled), id);
     }
 
     fn cancellations(&self) -> BTreeSet<u64> {
         std::mem::take(&mut *lock(&self.cancelled))
     }
+}
+
+/// Takes out the number of a request that is answered, and those of long ago: what is cancelled while its answer is on its way is
+/// answered for good. Requests of about the same time may come in another order than they were numbered.
+fn forget(cancelled: &mut BTreeSet<u64>, id: u64) {
+    cancelled.retain(|other| *other != id && other.saturating_add(APART) > id);
 }
 
 fn lock(set: &Mutex<BTreeSet<u64>>) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
@@ -358,5 +392,26 @@ mod tests {
             let why = parse(line).unwrap_err();
             assert!(why.contains(word) && !why.contains('\n'), "{why}");
         }
+    }
+
+    #[test]
+    fn an_answer_takes_back_its_own_cancellation_alone() {
+        // The second of two callers was first, and the first has left since.
+        let mut cancelled = BTreeSet::from([3, 5, 9]);
+        forget(&mut cancelled, 5);
+        assert_eq!(cancelled, BTreeSet::from([3, 9]));
+        // Cancelled when they were answered already.
+        for id in 0..100_000 {
+            cancelled.insert(id);
+            forget(&mut cancelled, id + 1);
+        }
+        assert!(cancelled.len() as u64 <= APART, "{}", cancelled.len());
+    }
+
+    #[test]
+    fn signs_of_life_are_a_second_apart() {
+        let (mut beat, start) = (Beat::default(), Instant::now());
+        let given: Vec<u64> = (0..30).filter(|tenths| beat.due(start + Duration::from_millis(100 * tenths))).collect();
+        assert_eq!(given, [0, 10, 20]);
     }
 }

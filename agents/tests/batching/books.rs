@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OfIncident, Provider, ScoreRequest};
+use nix::sys::signal::Signal;
 use tracing::Level;
 
-use super::log;
 use super::support::{config, evidence, generate, score, tiny};
+use super::{log, send};
 
 /// A process that is a shell script. It is asked in vain whenever the script ends.
 fn script(model: PathBuf, text: &str) -> LocalConfig {
@@ -83,7 +84,10 @@ async fn requests_that_the_process_never_answers_are_counted_as_failed() {
         assert!(matches!(refused, Err(LlmError::Unavailable(_))), "{refused:?}");
         let metrics = provider.metrics().unwrap();
         assert_eq!((metrics.failed, metrics.answered), (failed, 0), "{refused:?}");
+        assert_eq!((metrics.up, metrics.given_up), (Some(false), failed >= 3), "{refused:?}");
     }
+    provider.reset();
+    assert!(!provider.metrics().unwrap().given_up);
     // It listens and says nothing: out of time, and when it does not confirm that either, it is ended.
     let mut silent = script(path, "ready; while read line; do :; done");
     (silent.request_timeout, silent.drop_timeout) = (Duration::from_millis(200), Duration::from_millis(100));
@@ -95,6 +99,23 @@ async fn requests_that_the_process_never_answers_are_counted_as_failed() {
     let metrics = provider.metrics().unwrap();
     assert_eq!((metrics.failed, metrics.restarts), (2, 1));
     assert_ne!(provider.pid(), first);
+}
+
+#[tokio::test]
+async fn silence_is_a_hang_where_a_process_that_tells_of_steps_has_something_to_do() {
+    let Some(path) = tiny("tiny-moe") else { return };
+    let said = r#"{"answer":{"id":1,"result":{"Err":{"Invalid":"no"}},"usage":{"prompt_tokens":0,"reused_tokens":0,"generated_tokens":0},"times":{"queued_us":0,"ran_us":0},"counts":null}}"#;
+    let mut telling = script(path, &format!("ready; read line; echo '\"step\"'; echo '{said}'; while read line; do :; done"));
+    (telling.request_timeout, telling.drop_timeout) = (Duration::from_secs(120), Duration::from_secs(1));
+    let provider = LocalProvider::start(telling).await.unwrap();
+    let first = provider.pid();
+    assert_eq!(provider.score(asking("a")).await, Err(LlmError::Invalid("no".into())));
+    // With nothing to do it says nothing either.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(first.is_some() && provider.pid() == first);
+    // Long before the request is out of time.
+    let Err(LlmError::Crashed(why)) = provider.score(asking("a")).await else { panic!("not taken for hung") };
+    assert!(why.contains("hung") && provider.metrics().unwrap().up == Some(false), "{why}");
 }
 
 #[tokio::test]
@@ -115,6 +136,28 @@ async fn what_an_abandoned_request_cost_is_counted_when_the_process_says_so() {
     let cost = metrics.branches("").unwrap()["h1"];
     assert_eq!((cost.prompt_tokens, cost.reused_tokens, cost.generated_tokens), (70, 5, 3));
     assert_eq!((metrics.dropped, metrics.failed, metrics.answered), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_death_while_nothing_is_asked_is_seen_when_it_happens() {
+    let Some(path) = tiny("tiny-moe") else { return };
+    let said = r#"{"answer":{"id":1,"result":{"Err":{"Invalid":"no"}},"usage":{"prompt_tokens":0,"reused_tokens":0,"generated_tokens":0},"times":{"queued_us":0,"ran_us":0},"counts":{"batches":5,"cells":7,"cells_limit":64}}}"#;
+    let text = format!("ready; read line; echo '{said}'; while read line; do :; done");
+    let provider = LocalProvider::start(script(path, &text)).await.unwrap();
+    assert_eq!(provider.score(asking("a")).await, Err(LlmError::Invalid("no".into())));
+    let counts = provider.metrics().unwrap().counts();
+    assert_eq!((counts.batches, counts.cells, counts.cells_limit), (5, 7, 64));
+    send(&provider, Signal::SIGKILL);
+    for _ in 0..500 {
+        if provider.pid().is_none() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (metrics, pid) = (provider.metrics().unwrap(), provider.pid());
+    let counts = metrics.counts();
+    // Nothing is in a cache that is gone; what was done stays counted, and nothing is started before somebody asks.
+    assert_eq!((pid, counts.batches, counts.cells, counts.cells_limit, metrics.restarts), (None, 5, 0, 0, 0));
 }
 
 /// Ten thousand requests with real cells, each of an incident of its own: answered, refused in each way, abandoned at each moment.

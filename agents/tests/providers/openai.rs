@@ -132,6 +132,36 @@ async fn a_busy_server_is_asked_again_when_it_says_and_not_for_ever() {
 }
 
 #[tokio::test]
+async fn what_waits_for_its_turn_here_is_counted_as_queued() {
+    let usage = json!({ "prompt_tokens": 3, "completion_tokens": 1 });
+    let ok = json!({ "choices": [{ "message": { "content": "hello" }, "finish_reason": "stop" }], "usage": usage });
+    let server = Server::start(move |_, mut stream| {
+        let ok = ok.to_string();
+        async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            reply(&mut stream, "200 OK", "Content-Type: application/json\r\n", ok.as_bytes()).await;
+        }
+    })
+    .await;
+    let mut patient = config(&server);
+    (patient.request_timeout, patient.patience.stall) = (Duration::from_secs(60), Duration::from_secs(60));
+    let provider = Arc::new(OpenAiProvider::new(patient).unwrap());
+    // Sixteen are asked at once, four wait for one of them.
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let provider = Arc::clone(&provider);
+            tokio::spawn(async move { provider.generate(generate("x", None, 5)).await.unwrap() })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let metrics = provider.metrics().unwrap();
+    assert!(metrics.answered == 20 && metrics.queued_us >= 4 * 200_000, "{metrics:?}");
+    assert!(metrics.ran_us >= 20 * 300_000, "{metrics:?}");
+}
+
+#[tokio::test]
 async fn broken_streams_are_typed_errors_and_nothing_hangs() {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
     let part = |text: &str| format!("data: {}\n\n", json!({ "choices": [{ "delta": { "content": text } }] }));

@@ -35,7 +35,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             self.counts.waited += waits;
             let Some(waiting) = next else { return Ok(()) };
             let (id, incident) = (waiting.request.id, waiting.request.incident.clone());
-            let queued = waiting.since.elapsed();
+            let queued = waiting.request.since.elapsed();
             match self.begin(waiting) {
                 Err(error) => {
                     let result = Err(error.clone());

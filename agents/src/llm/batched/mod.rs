@@ -102,6 +102,8 @@ pub enum Work<P> {
 pub struct Request<P> {
     /// Its number.
     pub id: u64,
+    /// When it was asked.
+    pub since: Instant,
     /// Whose turn it uses.
     pub incident: String,
     /// The prompt.
@@ -130,7 +132,7 @@ pub struct Done {
     pub result: Result<Outcome, LlmError>,
     /// Tokens that it cost.
     pub usage: Usage,
-    /// How long it waited.
+    /// How long it waited since it was asked.
     pub queued: Duration,
     /// How long it ran.
     pub ran: Duration,
@@ -200,11 +202,12 @@ pub struct Batched<B: Backend, P> {
     too_long: usize,
     done: Vec<Done>,
     counts: Counts,
+    /// Rows of the largest batch so far.
+    largest: usize,
 }
 
 struct Waiting<P> {
     request: Request<P>,
-    since: Instant,
     /// Whether it has waited for another's prefix.
     held: bool,
 }
@@ -227,6 +230,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             too_long: usize::MAX,
             done: Vec::new(),
             counts: Counts { cells_limit: sizes.cells as u64, ..Counts::default() },
+            largest: 0,
         }
     }
 
@@ -237,19 +241,19 @@ impl<B: Backend, P: Pick> Batched<B, P> {
 
     /// Takes a request in; its end comes out of [`Batched::step`].
     pub fn submit(&mut self, request: Request<P>) {
-        let (id, total) = (request.id, request.tokens.len() + room(&request, self.sizes.limit));
+        let (id, since, total) = (request.id, request.since, request.tokens.len() + room(&request, self.sizes.limit));
         let refused = if request.tokens.is_empty() {
             LlmError::Invalid("the prompt is empty".to_owned())
         } else if total > self.sizes.limit {
             LlmError::TooLong { tokens: total as u64, limit: self.sizes.limit as u64 }
         } else {
             let incident = request.incident.clone();
-            match self.queue.push(&incident, Waiting { request, since: Instant::now(), held: false }) {
+            match self.queue.push(&incident, Waiting { request, held: false }) {
                 Ok(()) => return,
                 Err(_) => LlmError::Busy { waiting: self.queue.len() as u64 },
             }
         };
-        let (queued, ran) = (Duration::ZERO, Duration::ZERO);
+        let (queued, ran) = (since.elapsed(), Duration::ZERO);
         self.done.push(Done { id, result: Err(refused), usage: Usage::default(), queued, ran });
     }
 
@@ -257,7 +261,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
     pub fn cancel(&mut self, id: u64) {
         let cancelled = || Err(LlmError::Invalid("cancelled".to_owned()));
         if let Some(waiting) = self.queue.remove(|w| w.request.id == id) {
-            let queued = waiting.since.elapsed();
+            let queued = waiting.request.since.elapsed();
             self.done.push(Done { id, result: cancelled(), usage: Usage::default(), queued, ran: Duration::ZERO });
         } else if let Some(place) = self.running.iter().position(|r| r.id == id) {
             self.finish(place, cancelled());
@@ -267,6 +271,11 @@ impl<B: Backend, P: Pick> Batched<B, P> {
     /// Whether nothing waits and nothing runs.
     pub fn idle(&self) -> bool {
         self.queue.len() == 0 && self.running.is_empty() && self.done.is_empty()
+    }
+
+    /// Whether a batch was at least half full, so that it is known about how long the longest step takes.
+    pub fn tried(&self) -> bool {
+        2 * self.largest >= self.sizes.batch
     }
 
     /// What has happened so far.
@@ -327,6 +336,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         self.counts.model_us += micros(start);
         self.counts.batches += 1;
         self.counts.rows += rows.len() as u64;
+        self.largest = self.largest.max(rows.len());
         let mut over = Vec::new();
         for (place, start, end) in parts {
             let Some(run) = self.running.get_mut(place) else { continue };

@@ -53,7 +53,7 @@ pub struct Run<P> {
 impl<P: Pick> Run<P> {
     /// A run whose first `reuse` tokens are there already.
     pub fn new(waiting: Waiting<P>, seq: Seq, tip: NodeId, reuse: usize, reserved: usize) -> Self {
-        let Waiting { request, since, .. } = waiting;
+        let request = waiting.request;
         let mut groups = match &request.work {
             Work::Score(options) => groups(options, BRANCHES, GROUP_TOKENS),
             Work::Generate(..) => Vec::new(),
@@ -71,7 +71,7 @@ impl<P: Pick> Run<P> {
             reserved,
             stage: Stage::Prompt,
             usage,
-            queued: since.elapsed(),
+            queued: request.since.elapsed(),
             began: Instant::now(),
             work: request.work,
             room: reserved + reuse - length,

@@ -6,6 +6,7 @@ mod wire;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -161,6 +162,10 @@ pub struct OpenAiProvider {
     metrics: Mutex<EngineMetrics>,
 }
 
+/// Time that a request waited for its turn here, microseconds. How long it waits at the server is not seen.
+#[derive(Debug, Clone, Default)]
+struct Queued(Arc<AtomicU64>);
+
 /// An attempt that failed.
 enum Failed {
     /// Another attempt would fail too.
@@ -209,7 +214,7 @@ impl OpenAiProvider {
     /// [`LlmError::Unavailable`], also when the server lists models and not this one.
     pub async fn connect(config: OpenAiConfig) -> Result<Self, LlmError> {
         let provider = Self::new(config)?;
-        let listed = provider.insist(provider.deadline(), || provider.list()).await.map_err(|e| match e {
+        let listed = provider.insist(provider.deadline(), &Queued::default(), || provider.list()).await.map_err(|e| match e {
             LlmError::Unavailable(_) => e,
             other => LlmError::Unavailable(other.to_string()),
         })?;
@@ -245,13 +250,16 @@ impl OpenAiProvider {
         Instant::now() + self.config.request_timeout
     }
 
-    /// Tries until it works, fails for good, or the time is over.
-    async fn insist<T, F>(&self, deadline: Instant, attempt: impl Fn() -> F) -> Result<T, LlmError>
+    /// Tries until it works, fails for good, or the time is over. `queued` grows by the time until its turn comes.
+    async fn insist<T, F>(&self, deadline: Instant, queued: &Queued, attempt: impl Fn() -> F) -> Result<T, LlmError>
     where
         F: Future<Output = Result<T, Failed>>,
     {
         let late = |_| LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX));
-        let _permit = timeout_at(deadline, self.permits.acquire()).await.map_err(late)?;
+        let came = Instant::now();
+        let permit = timeout_at(deadline, self.permits.acquire()).await;
+        queued.0.fetch_add(micros(came), Ordering::Relaxed);
+        let _permit = permit.map_err(late)?;
         let mut failures = 0;
         loop {
             let (why, asked) = match timeout_at(deadline, attempt()).await.map_err(late)? {
@@ -272,7 +280,7 @@ impl OpenAiProvider {
 
     /// As [`OpenAiProvider::insist`], with sections left out of the prompt while the server says that it is too long: the
     /// tokens are the server's to count. Returns the numbers of these sections too.
-    async fn fitted<T, F>(&self, prompt: &Prompt, attempt: impl Fn(Arc<Prompt>) -> F) -> Result<(T, Vec<usize>), LlmError>
+    async fn fitted<T, F>(&self, prompt: &Prompt, queued: &Queued, attempt: impl Fn(Arc<Prompt>) -> F) -> Result<(T, Vec<usize>), LlmError>
     where
         F: Future<Output = Result<T, Failed>>,
     {
@@ -280,7 +288,7 @@ impl OpenAiProvider {
         loop {
             let (plain, cut) = prompt.without(count);
             let plain = Arc::new(plain);
-            match self.insist(deadline, || attempt(Arc::clone(&plain))).await {
+            match self.insist(deadline, queued, || attempt(Arc::clone(&plain))).await {
                 Err(LlmError::TooLong { tokens, limit }) if count < prompt.sections.len() => count = prompt.further(count, tokens, limit),
                 answer => return answer.map(|answer| (answer, cut)),
             }
@@ -291,6 +299,7 @@ impl OpenAiProvider {
     async fn booked<T>(
         &self,
         asker: Asker,
+        queued: Queued,
         usage: impl Fn(&T) -> Usage,
         asked: impl Future<Output = Result<T, LlmError>>,
     ) -> Result<T, LlmError> {
@@ -298,7 +307,8 @@ impl OpenAiProvider {
         let mut asking = Open { metrics: &self.metrics, asker: Some(asker) };
         let result = asked.await;
         if let Some(asker) = asking.asker.take() {
-            let times = Times { queued_us: 0, ran_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX) };
+            let queued_us = queued.0.load(Ordering::Relaxed);
+            let times = Times { queued_us, ran_us: micros(began).saturating_sub(queued_us) };
             let cost = result.as_ref().map(usage).unwrap_or_default();
             lock(&self.metrics).ended(&asker, result.as_ref().err(), cost, times);
         }
@@ -344,18 +354,18 @@ impl Provider for OpenAiProvider {
     }
 
     fn score(&self, request: ScoreRequest) -> Asking<'_, Scores> {
-        let asker = Asker::new(&request.agent, &request.incident, &request.branch);
-        Box::pin(self.booked(asker, |scores| scores.usage, self.scored(request)))
+        let (asker, queued) = (Asker::new(&request.agent, &request.incident, &request.branch), Queued::default());
+        Box::pin(self.booked(asker, queued.clone(), |scores| scores.usage, self.scored(request, queued)))
     }
 
     fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
-        let asker = Asker::new(&request.agent, &request.incident, &request.branch);
-        Box::pin(self.booked(asker, |generated| generated.usage, self.generated(request)))
+        let (asker, queued) = (Asker::new(&request.agent, &request.incident, &request.branch), Queued::default());
+        Box::pin(self.booked(asker, queued.clone(), |generated| generated.usage, self.generated(request, queued)))
     }
 
     fn embed(&self, request: EmbedRequest) -> Asking<'_, Embeddings> {
-        let asker = Asker::new(&request.agent, &request.incident, &request.branch);
-        Box::pin(self.booked(asker, |embeddings| embeddings.usage, self.embedded(request)))
+        let (asker, queued) = (Asker::new(&request.agent, &request.incident, &request.branch), Queued::default());
+        Box::pin(self.booked(asker, queued.clone(), |embeddings| embeddings.usage, self.embedded(request, queued)))
     }
 
     fn metrics(&self) -> Option<EngineMetrics> {
@@ -364,11 +374,11 @@ impl Provider for OpenAiProvider {
 }
 
 impl OpenAiProvider {
-    async fn scored(&self, request: ScoreRequest) -> Result<Scores, LlmError> {
+    async fn scored(&self, request: ScoreRequest, queued: Queued) -> Result<Scores, LlmError> {
         let score::Letters { labels, prompt } = score::Letters::of(&request)?;
         let labels = &labels;
         let (scores, cut) = self
-            .fitted(&prompt, |plain| async move {
+            .fitted(&prompt, &queued, |plain| async move {
                 let letters = score::Letters { labels: labels.clone(), prompt: (*plain).clone() };
                 let body = Request::score(&self.config, &letters)?;
                 let answer: wire::Answer = whole(self.send(CHAT, &body).await?).await?;
@@ -378,7 +388,7 @@ impl OpenAiProvider {
         Ok(Scores { cut, ..scores })
     }
 
-    async fn generated(&self, request: GenerateRequest) -> Result<Generated, LlmError> {
+    async fn generated(&self, request: GenerateRequest, queued: Queued) -> Result<Generated, LlmError> {
         if request.max_tokens == 0 {
             return Err(LlmError::Invalid("max_tokens is 0".to_owned()));
         }
@@ -390,11 +400,11 @@ impl OpenAiProvider {
         let grammar = text.as_deref().map(grammar::readable).transpose().map_err(LlmError::Invalid)?;
         let (request, grammar) = (&request, grammar.as_ref());
         let ask = |plain: Arc<Prompt>| async move { self.told(request, &plain, grammar).await };
-        let (generated, cut) = self.fitted(&request.prompt, ask).await?;
+        let (generated, cut) = self.fitted(&request.prompt, &queued, ask).await?;
         Ok(Generated { cut, ..generated })
     }
 
-    async fn embedded(&self, request: EmbedRequest) -> Result<Embeddings, LlmError> {
+    async fn embedded(&self, request: EmbedRequest, queued: Queued) -> Result<Embeddings, LlmError> {
         if request.texts.iter().any(|text| text.trim().is_empty()) {
             return Err(LlmError::Invalid("a text to embed is empty".to_owned()));
         }
@@ -405,7 +415,7 @@ impl OpenAiProvider {
         for texts in request.texts.chunks(at_once) {
             let body = wire::EmbeddingRequest { model: &self.config.model, input: texts, encoding_format: "float" };
             let ask = || async { Ok(wire::vectors_of(whole(self.send("embeddings", &body).await?).await?, texts.len())?) };
-            let Embeddings { vectors, usage } = self.insist(deadline, ask).await?;
+            let Embeddings { vectors, usage } = self.insist(deadline, &queued, ask).await?;
             all.vectors.extend(vectors);
             all.usage += usage;
         }
@@ -429,6 +439,10 @@ impl Drop for Open<'_> {
 
 fn lock(metrics: &Mutex<EngineMetrics>) -> MutexGuard<'_, EngineMetrics> {
     metrics.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn unreachable(error: reqwest::Error) -> Failed {
