@@ -20,6 +20,7 @@ pub mod openai;
 mod others;
 mod pins;
 pub mod plan;
+mod prefault;
 mod process;
 mod prompt;
 mod protocol;

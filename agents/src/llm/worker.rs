@@ -22,6 +22,7 @@ use super::embedder::Embedder;
 use super::engine::Engine;
 use super::offload::Offload;
 use super::others::{Embedding, Others};
+use super::prefault::ahead;
 use super::protocol::{FromWorker, Output, Task, Times, ToWorker};
 use super::{LlmError, Usage};
 
@@ -274,7 +275,7 @@ fn load(options: &Options) -> Result<(LlamaBackend, LlamaModel, Adapters), LlmEr
     super::gguf::check(&options.model)?;
     let refuse = |e: &dyn std::fmt::Display| LlmError::Unavailable(format!("{} does not load: {e}", options.model.display()));
     let backend = LlamaBackend::init().map_err(|e| refuse(&e))?;
-    let mut model = options.offload.load(&backend, &options.model).map_err(|e| refuse(&e))?;
+    let mut model = ahead(|| options.offload.load(&backend, &options.model)).map_err(|e| refuse(&e))?;
     let adapters = Adapters::load(&mut model, &options.adapters)?;
     Ok((backend, model, adapters))
 }
