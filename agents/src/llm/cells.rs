@@ -70,12 +70,21 @@ pub fn sharing(model: &LlamaModel) -> Sharing {
         return Sharing::None;
     }
     let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
-    // These have a window even where the file does not say how long it is (all of llama-cpp-sys-2 0.1.161).
-    if ["llama4", "gemma2", "exaone4"].contains(&architecture.as_str()) {
-        return Sharing::Whole;
-    }
     let window = model.meta_val_str(&format!("{architecture}.attention.sliding_window"));
-    if window.is_ok_and(|w| w.trim().parse::<u64>().is_ok_and(|w| w > 0)) { Sharing::Whole } else { Sharing::Any }
+    let window = window.ok().and_then(|w| w.trim().parse::<u64>().ok()).unwrap_or(0);
+    if windowed(&architecture, window) { Sharing::Whole } else { Sharing::Any }
+}
+
+/// Whether layers of a model see a sliding window only, when its file says that the window has so many tokens (0: nothing).
+/// As llama-cpp-sys-2 0.1.161 has it.
+fn windowed(architecture: &str, window: u64) -> bool {
+    match architecture {
+        // These have a window even where the file does not say how long it is.
+        "llama4" | "gemma2" | "exaone4" => true,
+        // Its files say how long, and llama.cpp does without (llama_model_phi3::load_arch_hparams).
+        "phi3" => false,
+        _ => window > 0,
+    }
 }
 
 impl Backend for Cells<'_> {
@@ -136,4 +145,17 @@ fn small(number: usize) -> Result<u32, LlmError> {
 
 fn broken(error: &dyn std::fmt::Display) -> LlmError {
     LlmError::Crashed(format!("llama.cpp could not go on: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::windowed;
+
+    #[test]
+    fn a_window_is_what_llama_cpp_makes_of_the_file() {
+        assert!(windowed("gemma3", 512) && windowed("gpt-oss", 128));
+        assert!(windowed("gemma2", 0), "without a word in the file");
+        assert!(!windowed("phi3", 2_047), "it is switched off");
+        assert!(!windowed("llama", 0) && !windowed("qwen2", 0));
+    }
 }

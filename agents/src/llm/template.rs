@@ -224,6 +224,11 @@ mod tests {
         format!("{}{SHARED}{}{OWN}{}", frame.head, frame.middle, frame.tail)
     }
 
+    /// As [`joined`], without a system turn.
+    fn alone(frame: &Frame) -> String {
+        format!("{}{OWN}{}", frame.head, frame.tail)
+    }
+
     /// Families by llama.cpp's names, with a template in our words for each.
     const FAMILIES: [(&str, &str); 6] = [
         ("chatml", CHATML),
@@ -261,36 +266,57 @@ mod tests {
 
         use crate::llm::registry::{Registry, default_models_dir};
 
-        let folder = default_models_dir();
-        let registry = Registry::builtin().unwrap();
-        let files: Vec<_> = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"].map(|n| registry.find(n).unwrap()).to_vec();
-        let here: Vec<_> = files.into_iter().filter(|m| m.path(&folder).exists()).collect();
         if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+            eprintln!("skipped: GALEN_NO_MODEL=1");
             return;
         }
+        let folder = default_models_dir();
+        let registry = Registry::builtin().unwrap();
+        let there = |name: &str| {
+            let model = registry.find(name).unwrap();
+            let there = model.path(&folder).exists();
+            if !there {
+                eprintln!("skipped: the template of {name}: {} is missing: run make model MODEL={name}", model.path(&folder).display());
+            }
+            there.then_some(model)
+        };
+        let here: Vec<_> = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"].into_iter().filter_map(there).collect();
         assert!(!here.is_empty(), "no model is here: run make model (or set GALEN_NO_MODEL=1)");
         let backend = LlamaBackend::init().unwrap();
         let load = |path: &std::path::Path| {
             LlamaModel::load_from_file(&backend, path, &LlamaModelParams::default().with_vocab_only(true)).unwrap()
         };
         let message = |role: &str, text: &str| LlamaChatMessage::new(role.into(), text.into()).unwrap();
-        let messages = [message("system", SHARED), message("user", OWN)];
+        let both = [message("system", SHARED), message("user", OWN)];
+        let user = [message("user", OWN)];
         // Any model does for these: the template is given by name.
         let model = load(&here[0].path(&folder));
-        let theirs = |name: &str| model.apply_chat_template(&LlamaChatTemplate::new(name).unwrap(), &messages, true).unwrap();
+        let theirs = |name: &str, messages: &[LlamaChatMessage]| {
+            model.apply_chat_template(&LlamaChatTemplate::new(name).unwrap(), messages, true).unwrap()
+        };
         for (name, template) in FAMILIES {
-            assert_eq!(joined(&frame(template, "", "", true).unwrap()), theirs(name), "{name}");
+            assert_eq!(joined(&frame(template, "", "", true).unwrap()), theirs(name, &both), "{name}");
+            assert_eq!(alone(&frame(template, "", "", false).unwrap()), theirs(name, &user), "{name} without a system turn");
         }
         for entry in here {
             let model = load(&entry.path(&folder));
             let template = model.meta_val_str("tokenizer.chat_template").unwrap();
             let family = entry.template.as_deref().unwrap();
-            assert_eq!(joined(&frame(&template, "", "", true).unwrap()), theirs(family), "{}", entry.name);
+            let with = frame(&template, "", "", true).unwrap();
+            assert_eq!(joined(&with), theirs(family, &both), "{}", entry.name);
+            // Some templates add a system turn of their own where there is none, which llama.cpp's renderer does not: it is told.
+            let without = frame(&template, "", "", false).unwrap();
+            let added = without.head.strip_prefix(with.head.as_str()).and_then(|rest| rest.strip_suffix(with.middle.as_str()));
+            let expected = match added {
+                Some(added) => theirs(family, &[message("system", added), message("user", OWN)]),
+                None => theirs(family, &user),
+            };
+            assert!(added.is_none_or(|added| !added.is_empty() && template.contains(added)), "{}: {added:?}", entry.name);
+            assert_eq!(alone(&without), expected, "{} without a system turn", entry.name);
         }
         // A base model has no turns: it goes on with the bare text, behind the token that begins one.
-        let base = registry.find("gemma-3-270m").unwrap().path(&folder);
-        if base.exists() {
-            let model = load(&base);
+        if let Some(base) = there("gemma-3-270m") {
+            let model = load(&base.path(&folder));
             assert!(model.meta_val_str("tokenizer.chat_template").is_err());
             let chat = Chat::new(&model).unwrap();
             let tokens = chat.tokens(&Prompt::new("Two sessions wait.", "Why?"));

@@ -2,6 +2,7 @@
 //! never the caller's.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +12,9 @@ use galen_agents::llm::{gguf, registry};
 
 use super::support::model;
 use super::support::tiny;
+
+/// Bytes of data in the tiny adapter: two halves of 2 x 64 floats.
+const ADAPTER_DATA: usize = 2 * 2 * 64 * 4;
 
 /// A generator of one's own, so that a run can be repeated.
 struct Random(u64);
@@ -70,19 +74,23 @@ enum Fate {
     Other(i32),
 }
 
-/// Starts the engine's process on a file, asks it for one score, and sees how it ends.
-fn fate(file: &Path) -> (Fate, String) {
-    if let Err(e) = gguf::check(file) {
+/// Starts the engine's process on a model, changed by an adapter if there is one, asks it for one score, and sees how it ends.
+fn fate(base: &Path, adapter: Option<&Path>) -> (Fate, String) {
+    let checked = match adapter {
+        None => gguf::check(base),
+        Some(adapter) => gguf::read(base).and_then(|header| gguf::check_adapter(adapter, header.architecture())),
+    };
+    if let Err(e) = checked {
         return (Fate::Refused, e.to_string());
     }
-    let mut child = Command::new(env!("CARGO_BIN_EXE_galen-llm-worker"))
-        .args(["--threads", "1", "--context", "256", "--memory-limit", &(6_u64 << 30).to_string(), "--model"])
-        .arg(file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_galen-llm-worker"));
+    command.args(["--threads", "1", "--context", "256", "--memory-limit", &(6_u64 << 30).to_string(), "--model"]).arg(base);
+    if let Some(adapter) = adapter {
+        let mut named = OsString::from("changed:1:");
+        named.push(adapter);
+        command.arg("--adapter").arg(named).args(["--adapt", "changed"]);
+    }
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let ask = r#"{"ask":{"id":1,"task":{"score":{"agent":"t","prompt":{"shared":"the and other","own":"Which?"},"options":["A","B"]}}}}"#;
     let mut stdin = child.stdin.take().unwrap();
     let _ = std::io::Write::write_all(&mut stdin, format!("{ask}\n").as_bytes());
@@ -145,9 +153,13 @@ fn write(file: &Path, header: &[u8], data: &[u8], size: u64) {
     out.set_len(size).unwrap();
 }
 
-fn run(path: &Path, rounds: u64, seed: u64, shown: bool) -> BTreeMap<Fate, u64> {
+/// Changes the header of a file again and again. `adapts` is the model that it is an adapter of; without, it is a model.
+fn run(path: &Path, adapts: Option<&Path>, rounds: u64, seed: u64, shown: bool) -> BTreeMap<Fate, u64> {
     let whole = std::fs::read(path).unwrap();
-    let end = usize::try_from(gguf::read(path).unwrap().data).unwrap();
+    let end = match adapts {
+        None => usize::try_from(gguf::read(path).unwrap().data).unwrap(),
+        Some(_) => whole.len() - ADAPTER_DATA,
+    };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.gguf");
     let small = whole.len() < 1 << 20;
@@ -160,7 +172,10 @@ fn run(path: &Path, rounds: u64, seed: u64, shown: bool) -> BTreeMap<Fate, u64> 
         let place = if round % 2 == 0 || small { 0..end } else { 0..2_048 };
         mutate(&mut header[place], &mut random);
         write(&file, &header, if small { &whole[end..] } else { &[] }, whole.len() as u64);
-        let (fate, why) = fate(&file);
+        let (fate, why) = match adapts {
+            None => fate(&file, None),
+            Some(base) => fate(base, Some(&file)),
+        };
         if matches!(fate, Fate::Killed(_) | Fate::Hung | Fate::Other(_)) {
             *reasons.entry(format!("{fate:?}: {why}")).or_default() += 1;
             if shown {
@@ -182,9 +197,19 @@ fn crashes(fates: &BTreeMap<Fate, u64>) -> u64 {
 #[test]
 fn headers_that_lie_reach_no_assertion_of_llama_cpp() {
     let Some(path) = tiny("tiny-moe") else { return };
-    assert_eq!(fate(&path).0, Fate::Worked, "the file as it is");
-    let fates = run(&path, 60, 1, false);
+    assert_eq!(fate(&path, None).0, Fate::Worked, "the file as it is");
+    let fates = run(&path, None, 60, 1, false);
     assert!(fates.get(&Fate::Refused).is_some_and(|n| *n > 10), "{fates:?}");
+    assert_eq!(crashes(&fates), 0, "{fates:?}");
+}
+
+#[test]
+fn headers_of_adapters_that_lie_reach_none_either() {
+    let (Some(base), Some(adapter)) = (tiny("tiny-minicpm"), tiny("tiny-minicpm-lora")) else { return };
+    assert_eq!(fate(&base, Some(&adapter)).0, Fate::Worked, "the file as it is");
+    // Most are refused here, which takes no time.
+    let fates = run(&adapter, Some(&base), 100, 1, false);
+    assert!(fates.get(&Fate::Refused).is_some_and(|n| *n > 50), "{fates:?}");
     assert_eq!(crashes(&fates), 0, "{fates:?}");
 }
 
@@ -198,8 +223,16 @@ fn a_long_run_over_headers_that_lie() {
     files.extend(model("smollm2-135m"));
     let gemma = registry::Registry::builtin().unwrap().find("gemma-3-270m").unwrap().path(&registry::default_models_dir());
     files.extend(Some(gemma).filter(|p| p.exists()));
+    // All files are tried before one of them fails the run.
+    let mut crashed: BTreeMap<PathBuf, u64> = BTreeMap::new();
     for path in files {
         let small = std::fs::metadata(&path).unwrap().len() < 1 << 20;
-        run(&path, if small { rounds } else { rounds / 10 }, seed, true);
+        let fates = run(&path, None, if small { rounds } else { rounds / 10 }, seed, true);
+        crashed.insert(path, crashes(&fates));
     }
+    if let (Some(base), Some(adapter)) = (tiny("tiny-minicpm"), tiny("tiny-minicpm-lora")) {
+        let fates = run(&adapter, Some(&base), rounds, seed, true);
+        crashed.insert(adapter, crashes(&fates));
+    }
+    assert!(crashed.values().all(|n| *n == 0), "{crashed:?}");
 }

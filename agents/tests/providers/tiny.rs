@@ -1,10 +1,12 @@
 //! Architectures of which no small file is at hand: a mixture of experts and MiniCPM, tiny and random, through the whole
 //! engine. `make test` makes the files (scripts/tiny-models.sh).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use galen_agents::llm::offload::{Cache, Offload};
-use galen_agents::llm::{LlmError, LocalProvider, Provider, gguf, plan};
+use galen_agents::llm::plan::{Plan, Room};
+use galen_agents::llm::{GenerateRequest, LlmError, LocalProvider, Provider, gguf, plan};
+use serde_json::{Value, json};
 
 use super::support::{config, embed, evidence, generate, score, tiny};
 
@@ -46,6 +48,65 @@ async fn a_plan_is_passed_to_the_engine_and_changes_no_answer_without_a_gpu() {
     let half = with(Offload { cache: Cache::Q8_0, flash_attention: Some(true), ..Offload::default() }).await;
     assert_ne!(half, expected, "eight bits are not sixteen");
     assert!(half.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.2), "{half:?} {expected:?}");
+}
+
+/// The plan of a file for one GPU with so many bytes.
+fn planned(path: &Path, budget: u64, cache: Option<Cache>) -> Plan {
+    let room = Room { budget, gpus: 1, context: 512, times: 1, cache, flash_attention: true };
+    plan::plan_for(&gguf::read(path).unwrap(), room)
+}
+
+async fn start(path: &Path, plan: &Plan) -> LocalProvider {
+    let mut config = config(path.to_owned());
+    config.exe_arguments.extend(plan.offload().arguments());
+    LocalProvider::start(config).await.unwrap()
+}
+
+/// Vectors that differ by the text alone, and an object of JSON as asked for.
+async fn makes_vectors_and_obeys_a_schema(provider: &LocalProvider, name: &str) {
+    let vectors = provider.embed(embed(&["locks wait", "a slow disk", "locks wait"])).await.unwrap().vectors;
+    assert_eq!((vectors.len(), vectors[0].len()), (3, 64), "{name}");
+    assert!(vectors[0] == vectors[2] && vectors[0] != vectors[1], "{name}");
+    assert!(vectors.iter().all(|v| (v.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-4), "{name}");
+    let schema = json!({
+        "type": "object",
+        "properties": { "verdict": { "enum": ["supports", "refutes"] }, "sure": { "type": "boolean" } },
+        "required": ["verdict", "sure"], "additionalProperties": false,
+    });
+    // A model that knows nothing writes blanks wherever they are allowed.
+    let ask = GenerateRequest { schema: Some(schema), ..generate("Does the evidence support it?", None, 400) };
+    let answer = provider.generate(ask).await.unwrap();
+    let read: Value = serde_json::from_str(&answer.text).unwrap();
+    assert!(answer.finished && read.as_object().unwrap().len() == 2 && read["sure"].is_boolean(), "{name}: {answer:?}");
+    assert!(["supports", "refutes"].contains(&read["verdict"].as_str().unwrap()), "{name}: {answer:?}");
+}
+
+/// The budget is too small for the whole mixture, even with keys and values of eight bits: experts stay in main memory.
+#[tokio::test]
+async fn plans_with_experts_in_main_memory_answer_as_the_whole_one() {
+    let Some(path) = tiny("tiny-moe") else { return };
+    let whole = planned(&path, 300 << 20, None);
+    let some = planned(&path, planned(&path, 300 << 20, Some(Cache::Q8_0)).vram - 1, None);
+    let one = planned(&path, whole.vram - 1, Some(Cache::F16));
+    assert!(whole.whole && whole.cache == Cache::F16, "{whole:?}");
+    assert!(!some.whole && some.cpu_experts > 0 && some.gpu_layers == 3 && some.cache == Cache::F16, "{some:?}");
+    assert!(!one.whole && one.cpu_experts == 1 && one.gpu_layers == 3, "{one:?}");
+    let mut answers = Vec::new();
+    for plan in [&whole, &some, &one] {
+        let provider = start(&path, plan).await;
+        let scores = provider.score(score(&evidence(100), "Which?", &["A", "B", "the and other"])).await.unwrap();
+        answers.push(scores.logprobs);
+        makes_vectors_and_obeys_a_schema(&provider, "tiny-moe").await;
+    }
+    assert!(answers[1] == answers[0] && answers[2] == answers[0], "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_minicpm_makes_vectors_and_obeys_a_schema() {
+    let Some(path) = tiny("tiny-minicpm") else { return };
+    let whole = planned(&path, 300 << 20, None);
+    assert!(whole.whole && whole.cpu_experts == 0, "{whole:?}");
+    makes_vectors_and_obeys_a_schema(&start(&path, &whole).await, "tiny-minicpm").await;
 }
 
 #[tokio::test]

@@ -64,7 +64,12 @@ pub fn scores(letters: &Letters, answer: Answer) -> Result<Scores, LlmError> {
     }
     let found: Vec<Option<f64>> = letters.labels.iter().map(|label| logprob(&shown, label)).collect();
     if found.iter().all(Option::is_none) {
-        return Err(LlmError::Server(format!("none of the options is among the {} likeliest tokens that it shows", shown.len())));
+        // The plain protocol has no word for it, so a model that thinks begins with its thoughts.
+        return Err(LlmError::Server(format!(
+            "none of the options is among the {} likeliest tokens that it shows; where the model thinks first, switch that off at the \
+             server, or set `dialect` to llama_cpp, vllm or sglang, whichever it is: those are asked not to think",
+            shown.len()
+        )));
     }
     let seen: f64 = shown.iter().map(|t| t.logprob.exp()).sum();
     let least = shown.iter().map(|t| t.logprob).filter(|p| p.is_finite()).fold(0.0, f64::min);
@@ -128,6 +133,13 @@ mod tests {
         assert!(Letters::of(&request(&many.iter().map(String::as_str).collect::<Vec<_>>())).is_err());
         let letters = Letters::of(&request(&["A", "B"])).unwrap();
         assert!(matches!(scores(&letters, answer(&[])), Err(LlmError::Server(_))));
-        assert!(matches!(scores(&letters, answer(&[("The", 0.9)])), Err(LlmError::Server(_))));
+    }
+
+    #[test]
+    fn a_model_that_thinks_first_is_told_with_what_to_do() {
+        let letters = Letters::of(&request(&["A", "B"])).unwrap();
+        let Err(LlmError::Server(why)) = scores(&letters, answer(&[("<think>", 0.9), ("The", 0.05)])) else { panic!() };
+        assert!(why.contains("the 2 likeliest") && why.contains("dialect") && why.contains("vllm") && !why.contains('\n'), "{why}");
+        assert!(!why.contains("  "), "one line without gaps: {why}");
     }
 }

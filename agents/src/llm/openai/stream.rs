@@ -21,30 +21,53 @@ struct Collected {
     done: bool,
 }
 
+/// Bytes as they come, cut into lines.
+#[derive(Debug, Default)]
+struct Lines {
+    buffer: Vec<u8>,
+    /// Bytes at the beginning of the buffer that hold no end of a line: one that drips is looked through once.
+    scanned: usize,
+}
+
 /// Reads a stream to its end.
 ///
 /// # Errors
 /// [`Failed::Again`] when the connection breaks or the stream ends before the answer does; [`LlmError::Server`] for what
 /// is no stream, and for an error inside it.
 pub async fn collect(mut response: Response, most_tokens: usize) -> Result<Generated, Failed> {
-    let mut buffer: Vec<u8> = Vec::new();
+    let mut lines = Lines::default();
     let mut collected = Collected::default();
     let most_bytes = most_tokens.saturating_add(64).saturating_mul(BYTES_A_TOKEN);
     while !collected.done {
         let Some(bytes) = response.chunk().await.map_err(unreachable)? else { break };
-        buffer.extend_from_slice(&bytes);
-        let mut begin = 0;
-        while let Some(length) = buffer.get(begin..).and_then(|rest| rest.iter().position(|b| *b == b'\n')) {
-            collected.line(buffer.get(begin..begin + length).unwrap_or_default())?;
-            begin += length + 1;
-        }
-        buffer.drain(..begin);
-        if buffer.len() > LONGEST_LINE || collected.generated.text.len() > most_bytes {
+        lines.push(&bytes, |line| collected.line(line))?;
+        if lines.buffer.len() > LONGEST_LINE || collected.generated.text.len() > most_bytes {
             return Err(LlmError::Server("it sends more than was asked for".to_owned()).into());
         }
     }
-    collected.line(&buffer)?;
+    collected.line(&lines.buffer)?;
     collected.end()
+}
+
+impl Lines {
+    /// Adds bytes, and hands on each line that they end, without its end. What is left in the buffer is the beginning of
+    /// the next.
+    ///
+    /// # Errors
+    /// The first of `take`.
+    fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), LlmError>) -> Result<(), LlmError> {
+        self.buffer.extend_from_slice(bytes);
+        let mut begin = 0;
+        while let Some(length) = self.buffer.get(self.scanned..).and_then(|rest| rest.iter().position(|b| *b == b'\n')) {
+            let end = self.scanned + length;
+            take(self.buffer.get(begin..end).unwrap_or_default())?;
+            begin = end + 1;
+            self.scanned = begin;
+        }
+        self.buffer.drain(..begin);
+        self.scanned = self.buffer.len();
+        Ok(())
+    }
 }
 
 impl Collected {
@@ -127,6 +150,52 @@ mod tests {
         .unwrap();
         let Ok(generated) = collected.end() else { panic!() };
         assert_eq!((generated.text.as_str(), generated.finished, generated.usage.prompt_tokens), ("größe", true, 5));
+    }
+
+    const EVENTS: &str = ": keep-alive\r\n\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"grö\"}}]}\r\n\n\
+        data:{\"choices\":[{\"delta\":{\"content\":\"ße\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]";
+
+    /// The text of events that come in these pieces, and the lines that ended.
+    fn pushed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Vec<Vec<u8>>) {
+        let (mut lines, mut collected, mut seen) = (Lines::default(), Collected::default(), Vec::new());
+        for piece in pieces {
+            let take = |line: &[u8]| {
+                seen.push(line.to_vec());
+                collected.line(line)
+            };
+            lines.push(piece, take).unwrap();
+            assert_eq!(lines.scanned, lines.buffer.len(), "nothing is looked through twice");
+        }
+        collected.line(&lines.buffer).unwrap();
+        let Ok(generated) = collected.end() else { panic!() };
+        (generated.text, seen)
+    }
+
+    #[test]
+    fn events_cut_at_any_byte_are_read_the_same() {
+        let bytes = EVENTS.as_bytes();
+        let whole = pushed([bytes]);
+        assert_eq!((whole.0.as_str(), whole.1.len()), ("größe", 6));
+        for at in 0..=bytes.len() {
+            let (head, tail) = bytes.split_at(at);
+            assert_eq!(pushed([head, tail]), whole, "cut at {at}");
+        }
+        assert_eq!(pushed(bytes.chunks(1)), whole);
+    }
+
+    #[test]
+    fn a_long_line_that_drips_is_looked_through_once() {
+        let (mut lines, mut lengths) = (Lines::default(), Vec::new());
+        // Looked through again with each byte this would take minutes.
+        for _ in 0..LONGEST_LINE {
+            lines.push(b"x", |_| Ok(())).unwrap();
+        }
+        let take = |line: &[u8]| {
+            lengths.push(line.len());
+            Ok(())
+        };
+        lines.push(b"\n\nx", take).unwrap();
+        assert_eq!((lengths, lines.buffer.as_slice()), (vec![LONGEST_LINE, 0], &b"x"[..]));
     }
 
     #[test]
