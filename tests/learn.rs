@@ -186,6 +186,44 @@ fn an_imported_recording_has_the_half_that_was_published_and_nothing_else_of_its
 }
 
 #[test]
+fn a_recording_under_two_names_teaches_once_and_under_two_labels_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (input, cases, labels, out) = (path("in"), path("cases"), path("labels.toml"), path("s.toml"));
+    std::fs::create_dir(&input).unwrap();
+    // Sixteen recordings, each there twice.
+    for case in 1..=32usize {
+        std::fs::write(input.join(format!("{case:02}.csv")), recording(case.div_ceil(2), 0)).unwrap();
+    }
+    assert_eq!(run(&["import", "dbsherlock", text(&input), "-o", text(&cases)]).0, 0);
+    let at = |case: usize| cases.join(format!("case-{case:05}.galen"));
+    let learnable = |case: &usize| file::read(&at(*case)).unwrap().manifest.half == Some(Half::Learn);
+    let (pairs, held): (Vec<usize>, Vec<usize>) = (1..=32).step_by(2).partition(learnable);
+    assert!(pairs.len() > 1 && !held.is_empty(), "{pairs:?} {held:?}");
+    assert_ne!(std::fs::read(at(pairs[0])).unwrap(), std::fs::read(at(pairs[0] + 1)).unwrap(), "each holds its own name");
+    // One that calls itself learnable and has its copy in the test half.
+    let mut copy = file::read(&at(held[0])).unwrap();
+    copy.manifest.half = Some(Half::Learn);
+    file::write(&copy, &at(99)).unwrap();
+    let learn = |second: &str| {
+        let label = |case: usize| if case == pairs[0] + 1 { second } else { "cpu_contention" };
+        let told: String = (1..=32).chain([99]).map(|case| format!("case-{case:05} = {:?}\n", label(case))).collect();
+        std::fs::write(&labels, told).unwrap();
+        let (code, told, error) = run(&["learn", text(&cases), "--labels", text(&labels), "-o", text(&out), "--json"]);
+        (code, lines(&told).iter().map(|l| l["cases"].as_u64().unwrap()).sum::<u64>(), error)
+    };
+    let count = pairs.len() as u64;
+    let (code, learnt, error) = learn("cpu_contention");
+    assert_eq!((code, learnt), (0, count), "{error}");
+    assert!(error.contains(&format!("{} copies of others", count + 1)), "{error}");
+    let (code, learnt, error) = learn("error_storm");
+    assert_eq!((code, learnt), (5, count - 1), "{error}");
+    let told: Vec<&str> = error.lines().filter(|l| l.contains("mislabelled")).collect();
+    assert!(told.len() == 2 && told[0].contains(text(&at(pairs[0]))) && told[1].contains(text(&at(pairs[0] + 1))), "{error}");
+    assert!(told.iter().all(|l| l.contains("`cpu_contention, error_storm`")), "{error}");
+}
+
+#[test]
 fn a_capture_that_cannot_be_read_costs_a_line_and_the_rest_is_learnt() {
     let folder = tempfile::tempdir().unwrap();
     let (cases, labels) = labelled(folder.path(), 16);

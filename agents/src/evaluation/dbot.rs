@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use galen_tools::capture::Capture;
 use galen_tools::detect::{self, DetectOptions};
 use galen_tools::probe::Recorded;
@@ -17,7 +19,7 @@ const WRONG: f64 = 0.1;
 pub const MOST_NAMED: usize = 4;
 
 /// What its tasks measure, in a few words.
-pub const ABOUT: &str = "(right - 0.1 wrong) / labelled over at most four named, not below 0; simple: the labels of most other cases with the same strongest signal";
+pub const ABOUT: &str = "(right - 0.1 wrong) / labelled over at most four named, not below 0; simple: the labels of most other cases with the same strongest signal; placebo: by the labels of each other case, averaged";
 
 /// A case that was diagnosed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,14 +47,16 @@ pub struct Outcome<'c> {
     pub accuracy: f64,
     /// Accuracy of [`trivial`], 0 to 1.
     pub baseline: f64,
+    /// Mean accuracy of the same diagnosis by the labels of each other case, 0 to 1; none where there is no other.
+    pub placebo: Option<f64>,
     /// The first cause named is one of the labels.
     pub first: bool,
     /// Causes named wrongly.
     pub wrong: usize,
 }
 
-/// Mean accuracy of the diagnosis and of the simple method over some cases.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// Mean accuracy of the diagnosis, of the simple method and of the placebo over some cases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Means {
     /// Cases.
     pub cases: usize,
@@ -60,6 +64,8 @@ pub struct Means {
     pub accuracy: f64,
     /// Of [`trivial`] on the same cases, 0 to 1.
     pub baseline: f64,
+    /// Of the diagnosis by the labels of other cases, 0 to 1; none where a case has no other.
+    pub placebo: Option<f64>,
     /// Share of the cases whose first cause is one of the labels.
     pub first: f64,
     /// Wrong causes a case.
@@ -109,11 +115,20 @@ pub fn trivial(cases: &[Case]) -> Vec<Vec<String>> {
     (0..cases.len()).map(|at| majority(at, true).or_else(|| majority(at, false)).unwrap_or_default()).collect()
 }
 
-/// How each case came out, beside the simple method, which learns from all the others.
+/// What the diagnosis of a case reaches when labels are dealt to other cases: by the labels of each other case in turn, the
+/// mean. No seed and no order of the cases decides it.
+fn placebo(cases: &[Case], at: usize) -> Option<f64> {
+    let others = cases.iter().enumerate().filter(|(other, _)| *other != at);
+    let reached: Vec<f64> = others.map(|(_, other)| accuracy(&cases[at].named, &other.labels)).collect();
+    (!reached.is_empty()).then(|| mean(&reached))
+}
+
+/// How each case came out, beside the simple method, which learns from all the others, and the placebo.
 pub fn outcomes(cases: &[Case]) -> Vec<Outcome<'_>> {
-    let outcomes = cases.iter().zip(trivial(cases)).map(|(case, answer)| Outcome {
+    let outcomes = cases.iter().zip(trivial(cases)).enumerate().map(|(at, (case, answer))| Outcome {
         accuracy: accuracy(&case.named, &case.labels),
         baseline: accuracy(&answer, &case.labels),
+        placebo: placebo(cases, at),
         first: case.named.first().is_some_and(|cause| case.labels.contains(cause)),
         wrong: wrong(&case.named, &case.labels),
         case,
@@ -125,10 +140,12 @@ pub fn outcomes(cases: &[Case]) -> Vec<Outcome<'_>> {
 pub fn means(outcomes: &[Outcome<'_>], belongs: impl Fn(&[String]) -> bool) -> Means {
     let chosen: Vec<&Outcome<'_>> = outcomes.iter().filter(|outcome| belongs(&outcome.case.labels)).collect();
     let column = |of: fn(&Outcome<'_>) -> f64| mean(&chosen.iter().map(|outcome| of(outcome)).collect::<Vec<_>>());
+    let placebos: Option<Vec<f64>> = chosen.iter().map(|outcome| outcome.placebo).collect();
     Means {
         cases: chosen.len(),
         accuracy: column(|o| o.accuracy),
         baseline: column(|o| o.baseline),
+        placebo: placebos.filter(|all| !all.is_empty()).as_deref().map(mean),
         first: column(|o| f64::from(u8::from(o.first))),
         wrong: column(|o| o.wrong as f64),
     }
@@ -153,7 +170,8 @@ pub fn measured(outcomes: &[Outcome<'_>], part: &str) -> Vec<Measured> {
             _ => (Capability::MultiCause, "dbot_accuracy_multi"),
         };
         let dataset = format!("dbot_{}/{part}", labels.join("_and_"));
-        Figure { capability, task, dataset: &dataset }.of_case(id, sha256, [outcome.accuracy, outcome.baseline])
+        let line = Figure { capability, task, dataset: &dataset }.of_case(id, sha256, [outcome.accuracy, outcome.baseline]);
+        Measured { placebo: outcome.placebo, ..line }
     };
     sorted.iter().map(line).collect()
 }
@@ -190,6 +208,22 @@ mod tests {
         let cases = [case("a", "a", "cpu"), case("a", "", "cpu"), case("b", "b", "wal"), case("b c", "b c", "cpu")];
         assert_eq!(trivial(&cases), [words("a"), words("a"), words("a"), words("a")]);
         assert_eq!(trivial(&cases[..1]), [words("")]);
+    }
+
+    #[test]
+    fn the_placebo_is_what_the_same_answers_reach_by_the_labels_of_other_cases() {
+        let cases = [case("a", "a", "cpu"), case("a", "x", "cpu"), case("b", "b a", "wal")];
+        let told = outcomes(&cases);
+        // The first by `a` and `b`, the last by `a` twice, each time with one wrong cause.
+        assert_eq!(told.iter().map(|outcome| outcome.placebo).collect::<Vec<_>>(), [Some(0.5), Some(0.0), Some(0.9)]);
+        assert_eq!(means(&told, |_| true).placebo, Some((0.5 + 0.0 + 0.9) / 3.0));
+        let lines = measured(&told, "quick");
+        assert_eq!(lines.iter().map(|line| line.placebo).collect::<Vec<_>>(), [Some(0.5), Some(0.0), Some(0.9)]);
+        assert_eq!(scores(&lines)[0].placebo, Some(0.25));
+        let turned: Vec<Case> = cases.iter().rev().cloned().collect();
+        assert_eq!(outcomes(&turned)[0].placebo, Some(0.9), "the order of the cases does not count");
+        let alone = outcomes(&cases[..1]);
+        assert_eq!((alone[0].placebo, means(&alone, |_| true).placebo, means(&alone, |_| false).placebo), (None, None, None));
     }
 
     #[test]

@@ -17,11 +17,16 @@ pub fn half_of_capture(stated: Option<Half>, file: &Path) -> Half {
     stated.unwrap_or_else(|| half_of(CAPTURES, &file.file_stem().unwrap_or_default().to_string_lossy()))
 }
 
-/// The half of a recording that follows no published rule and whose capture's name says nothing: that of a digest of its series.
-/// Texts do not count: an alert may say what was wrong.
+/// The half of a recording that follows no published rule and whose capture's name says nothing: that of its content.
 pub fn half_of_content(series: &BTreeMap<String, Series>) -> Half {
+    half_of("content", &content_sha256(series))
+}
+
+/// SHA-256 over the series of a recording, in hexadecimal: the same for copies of it under other names. Texts do not count: an
+/// alert may say what was wrong.
+pub fn content_sha256(series: &BTreeMap<String, Series>) -> String {
     let digest = Sha256::digest(serde_json::to_vec(series).unwrap_or_default());
-    half_of("content", &digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The half of a case: the lowest bit of the first byte of SHA-256 over `dataset:case`, 0 for learning.

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use galen_agents::evaluation::dbsherlock;
-use galen_agents::evaluation::split::{Half, half_of_capture};
+use galen_agents::evaluation::split::{Half, content_sha256, half_of_capture};
 use galen_agents::signature::{Case, Signatures, learn_from, moved};
 use galen_knowledge::catalog::Catalog;
+use galen_tools::capture::Capture;
 use galen_tools::detect::{DetectOptions, detect};
 use galen_tools::signals::SignalTable;
 use galen_tools::store::file;
@@ -27,9 +27,10 @@ use crate::{engine, output};
   galen replay incident.galen --signatures signatures.toml
 
 A labels file holds lines `capture = \"class\"`: a cause id of the catalog, or a name of your own. A capture without
-exactly one label teaches nothing, and a copy of another file nothing more. Half of all captures is held back for testing:
-the half that a benchmark's published rule or the recording's content gives them where they were imported, else told by the
-file's name alone, in whatever folder it lies. What has a copy in that half is held back too.
+exactly one label teaches nothing. Captures with the same series are copies of one recording, whatever they are called: they
+teach once, and nothing where their labels contradict each other. Half of all captures is held back for testing: the half
+that a benchmark's published rule or the recording's content gives them where they were imported, else told by the file's
+name alone, in whatever folder it lies. What has a copy in that half is held back too.
 `galen bench run --half test` runs the same. Captures of that half are left out of folders and refused where they are named.")]
 pub struct LearnArgs {
     /// Labelled captures, folders of them, or a folder of DBSherlock's recordings with its manifest
@@ -92,9 +93,25 @@ enum Lesson {
     Case(Case, String),
     HeldBack,
     Unlabelled,
-    /// Another capture with the same bytes was learnt from.
+    /// Another capture with the same series is held back or was learnt from.
     Twin,
     Undetected,
+}
+
+/// A capture that was read, and what it teaches if it has no copy.
+struct Draft {
+    file: PathBuf,
+    /// As [`content_sha256`] tells it.
+    content: String,
+    lesson: Lesson,
+}
+
+/// What is known of the captures with the same series.
+#[derive(Default)]
+struct Copies {
+    held_back: bool,
+    learnt: bool,
+    classes: BTreeSet<String>,
 }
 
 /// What tells a capture's class and effects.
@@ -102,24 +119,27 @@ struct Teacher {
     labels: BTreeMap<String, String>,
     catalog: Catalog,
     table: SignalTable,
-    /// Digests of captures that are held back or were learnt from.
-    seen: BTreeSet<Vec<u8>>,
+    /// The captures that were read, by their content.
+    copies: BTreeMap<String, Copies>,
 }
 
 /// `galen learn`. A capture that cannot be read costs a line and the exit code.
 pub fn learn(global: &Global, args: &LearnArgs) -> Result<(), Failure> {
     let labels = args.labels.as_deref().map(read_labels).transpose()?.unwrap_or_default();
-    let mut teacher = Teacher { labels, catalog: engine::builtin()?, table: SignalTable::builtin(), seen: BTreeSet::new() };
+    let mut teacher = Teacher { labels, catalog: engine::builtin()?, table: SignalTable::builtin(), copies: BTreeMap::new() };
     let mut gathered = Gathered::default();
     let files = expanded(&args.paths)?;
-    teacher.seen = files.iter().flat_map(|(_, files)| files).filter_map(|file| tested(file)).collect();
     let mut unused: BTreeSet<String> = teacher.labels.keys().cloned().collect();
+    // All are read before the first is learnt from: what teaches hangs on its copies too.
+    let mut drafts = Vec::new();
     for (path, files) in &files {
+        drafts.push((*path, read(path, files, &mut teacher, &mut unused)?));
+    }
+    for (path, drafts) in drafts {
         if dbsherlock::is_dataset(path) {
             recordings(path, &teacher.table, &mut gathered)?;
-        } else {
-            captures(path, files, &mut teacher, &mut unused, &mut gathered)?;
         }
+        drafts.into_iter().for_each(|draft| gathered.count(draft.and_then(|draft| teacher.settle(draft))));
     }
     if let (Some(first), Some(file)) = (unused.first(), &args.labels) {
         let (file, count) = (file.display(), unused.len());
@@ -168,37 +188,58 @@ fn expanded(paths: &[PathBuf]) -> Result<Vec<(&Path, Vec<PathBuf>)>, Failure> {
     paths.iter().map(|path| Ok((path.as_path(), files(path)?))).collect()
 }
 
-/// The digest of a capture of the test half.
-fn tested(file: &Path) -> Option<Vec<u8>> {
-    let bytes = std::fs::read(file).ok()?;
-    let stated = file::manifest(&bytes).ok()?.half;
-    (half_of_capture(stated, file) == Half::Test).then(|| Sha256::digest(&bytes).to_vec())
-}
-
-fn captures(
+/// Reads captures, one at a time; what is kept of each is small.
+fn read(
     path: &Path,
     files: &[PathBuf],
     teacher: &mut Teacher,
     unused: &mut BTreeSet<String>,
-    gathered: &mut Gathered,
-) -> Result<(), Failure> {
+) -> Result<Vec<Result<Draft, Failure>>, Failure> {
     let named = !path.is_dir();
+    let mut drafts = Vec::with_capacity(files.len());
     for file in files {
-        let lesson = teacher.lesson(file, unused).map_err(|failure| failure.of(file));
-        if named && matches!(lesson, Ok(Lesson::HeldBack)) {
+        let draft = teacher.draft(file, unused).map_err(|failure| failure.of(file));
+        if named && matches!(&draft, Ok(Draft { lesson: Lesson::HeldBack, .. })) {
             return Err(Failure::usage(format!("{} is in the test half, and what is tested is never learnt from", file.display())));
         }
-        gathered.count(lesson);
+        drafts.push(draft);
     }
-    Ok(())
+    Ok(drafts)
 }
 
 impl Teacher {
-    fn lesson(&mut self, path: &Path, unused: &mut BTreeSet<String>) -> Result<Lesson, Failure> {
+    fn draft(&mut self, path: &Path, unused: &mut BTreeSet<String>) -> Result<Draft, Failure> {
         let capture = file::read(path)?;
         unused.remove(&capture.manifest.name);
-        let fail = |e: std::io::Error| Failure::input(e.to_string());
-        let digest = Sha256::digest(std::fs::read(path).map_err(fail)?).to_vec();
+        let (content, lesson) = (content_sha256(&capture.series), self.lesson(&capture, path)?);
+        let copies = self.copies.entry(content.clone()).or_default();
+        match &lesson {
+            Lesson::HeldBack => copies.held_back = true,
+            Lesson::Case(case, _) => {
+                copies.classes.insert(case.class.clone());
+            }
+            _ => {}
+        }
+        Ok(Draft { file: path.to_path_buf(), content, lesson })
+    }
+
+    /// What a capture teaches beside its copies, all of which have been read.
+    fn settle(&mut self, draft: Draft) -> Result<Lesson, Failure> {
+        let Draft { file, content, lesson } = draft;
+        let Some(copies) = self.copies.get_mut(&content).filter(|_| matches!(lesson, Lesson::Case(..))) else { return Ok(lesson) };
+        if copies.held_back {
+            return Ok(Lesson::Twin);
+        }
+        if copies.classes.len() > 1 {
+            let classes: Vec<&str> = copies.classes.iter().map(String::as_str).collect();
+            let why = format!("mislabelled: copies of this recording are labelled `{}`", classes.join(", ").escape_debug());
+            return Err(Failure::input(why).of(&file));
+        }
+        let first = !std::mem::replace(&mut copies.learnt, true);
+        Ok(if first { lesson } else { Lesson::Twin })
+    }
+
+    fn lesson(&self, capture: &Capture, path: &Path) -> Result<Lesson, Failure> {
         if half_of_capture(capture.manifest.half, path) == Half::Test {
             return Ok(Lesson::HeldBack);
         }
@@ -215,14 +256,11 @@ impl Teacher {
         let Some(class) = class_of(given, carried) else {
             return Ok(Lesson::Unlabelled);
         };
-        if !self.seen.insert(digest) {
-            return Ok(Lesson::Twin);
-        }
-        let found = detect(&capture, &self.table, &DetectOptions::default());
+        let found = detect(capture, &self.table, &DetectOptions::default());
         let Some((window, baseline)) = found.window.zip(found.baseline) else { return Ok(Lesson::Undetected) };
         let causes = if self.catalog.get(&class).is_some() { vec![class.clone()] } else { dbsherlock::class_causes(&class) };
-        let case = Case { class, causes, moved: moved(&capture, baseline, window, &self.table) };
-        Ok(Lesson::Case(case, capture.manifest.origin))
+        let case = Case { class, causes, moved: moved(capture, baseline, window, &self.table) };
+        Ok(Lesson::Case(case, capture.manifest.origin.clone()))
     }
 }
 

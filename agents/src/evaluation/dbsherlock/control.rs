@@ -49,10 +49,13 @@ pub(super) fn levels(capture: &Capture, window: Window) -> Levels {
 
 /// The longest stretch whose mean robust z score, over all signals and smoothed over five seconds, is above half way from
 /// what it is at the start to its 90th percentile. The start serves as baseline; counters that only grow are taken as
-/// differences. Of the variants tried on all recordings this is the best one: the comparison is not made easy.
+/// differences. Of the variants tried on all recordings this is the best one: the comparison is not made easy. Its bar
+/// hangs on the recording alone, so it always names a stretch, except of one shorter than [`WARM_UP`] and [`START`] together or
+/// one in which nothing moves.
 pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
     let span = capture.span()?;
-    let steps = ((span.end - span.start) / 1000) as usize;
+    // One may be cut before its first row, where a manifest says so.
+    let steps = usize::try_from((span.end - span.start) / 1000).ok()?;
     let mut total = vec![0.0; steps];
     for series in capture.series.values() {
         let values = levelled(&series.values);
@@ -140,6 +143,19 @@ pub(super) fn nearest(learnt: &[(&str, &Levels)], tested: &Levels, scaled: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_simple_detector_names_a_stretch_of_whatever_is_long_enough() {
+        let noise = |seconds: i64| {
+            let mut series = Series::default();
+            (0..seconds).for_each(|s| series.push(s * 1000, (s * 7_919 % 1_000) as f64));
+            Capture { series: BTreeMap::from([("x".to_owned(), series)]), ..Capture::default() }
+        };
+        assert_eq!([24, 26, 60].map(|seconds| simple_window(&noise(seconds)).is_some()), [false, true, true]);
+        let mut cut = noise(60);
+        cut.manifest.span = Some(Window { start: 0, end: -5000 });
+        assert_eq!(simple_window(&cut), None);
+    }
 
     #[test]
     fn a_window_anywhere_overlaps_by_chance_alone() {

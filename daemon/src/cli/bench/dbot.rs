@@ -1,6 +1,7 @@
 //! `galen bench dbot`: D-Bot's specifications, as `galen lab dbot` recorded them, scored by the paper's accuracy.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
@@ -26,7 +27,8 @@ const PUBLISHED: (f64, f64) = (0.754, 0.655);
 #[derive(Debug, Args)]
 #[command(after_help = "Accuracy of a case is (right causes - 0.1 * wrong ones) / labels, 0 when negative, at most four causes
 named. Beside it stands a method that knows no causes: it answers with the labels of most other cases
-that have the same signal farthest from its baseline.
+that have the same signal farthest from its baseline. The placebo is the same diagnosis scored by the
+labels of each other case in turn, averaged: what any answer reaches by chance.
 
 Examples:
   galen bench dbot quick/ --json
@@ -52,8 +54,8 @@ pub struct BenchDbotArgs {
 
 /// Diagnoses a folder of recorded specifications and prints their scores.
 pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
-    let read = cases(&args.dir, args.jobs, &library)?;
+    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let read = cases(&args.dir, args.jobs, &library).await?;
     // By its own name, however it is called from here.
     let place = args.dir.canonicalize().unwrap_or_else(|_| args.dir.clone());
     let folder = place.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -70,8 +72,8 @@ pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure>
 /// # Errors
 /// Input: the folder cannot be read.
 pub async fn again(global: &Global, dir: &Path, part: &str, jobs: u16) -> Result<Run, Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
-    let read = cases(dir, jobs, &library)?;
+    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
+    let read = cases(dir, jobs, &library).await?;
     Ok(run(dir, &read, &dbot::outcomes(&read.cases), part, jobs, &library))
 }
 
@@ -85,13 +87,28 @@ fn options() -> Options {
     Options { replay: true, ..Options::default() }
 }
 
-fn cases(dir: &Path, jobs: u16, library: &Library) -> Result<Read<Case>, Failure> {
+/// Diagnoses a folder's captures beside the task that awaits them, which hears signals meanwhile. When it is dropped, the
+/// work ends after the captures at hand.
+async fn cases(dir: &Path, jobs: u16, library: &Arc<Library>) -> Result<Read<Case>, Failure> {
+    let listener = Arc::new(());
+    let (listening, dir, library) = (Arc::downgrade(&listener), dir.to_path_buf(), Arc::clone(library));
+    let work = move || diagnosed(&dir, jobs, &library, &|| listening.strong_count() > 0);
+    let done = tokio::task::spawn_blocking(work).await;
+    drop(listener);
+    done.map_err(|e| Failure::fault(e.to_string()))?
+}
+
+/// The same on the calling thread, for as long as it is `awaited`.
+fn diagnosed(dir: &Path, jobs: u16, library: &Library, awaited: &dyn Fn() -> bool) -> Result<Read<Case>, Failure> {
     let files = replay::expand(&[dir.to_path_buf()])?;
     let mut read = Read::new(SUITE, files.len());
     let runtime = Handle::current();
     let id = |path: &Path| path.strip_prefix(dir).unwrap_or(path).with_extension("").to_string_lossy().into_owned();
     let work = |path: &PathBuf| runtime.block_on(one(path, library));
     parallel::in_order(&files, usize::from(jobs), work, |path, result| {
+        if !awaited() {
+            return Err(Failure::fault("nobody waits for the scores any more"));
+        }
         match result {
             Ok(case) => read.cases.push(Case { id: id(path), ..case }),
             Err(failure) => read.leave_out(&id(path), failure.of(path)),
@@ -118,18 +135,18 @@ fn print(global: &Global, told: &[Outcome<'_>], measured: &[Measured]) {
         for score in scores(measured) {
             output::line(&serde_json::to_string(&score).unwrap_or_default());
         }
-        let all = dbot::means(told, |_| true);
-        let summary =
-            json!({"cases": all.cases, "accuracy": all.accuracy, "baseline": all.baseline, "first": all.first, "wrong": all.wrong});
-        output::line(&summary.to_string());
+        output::line(&serde_json::to_string(&dbot::means(told, |_| true)).unwrap_or_default());
         return;
     }
     for Outcome { case, accuracy, .. } in told {
         output::line(&format!("{:<12} {accuracy:.2}  {} <- {}", case.name, case.labels.join(", "), case.named.join(", ")));
     }
-    output::line(&format!("\n{:<44} {:>5} {:>9} {:>9} {:>6} {:>6}", "labels", "cases", "accuracy", "baseline", "first", "wrong"));
-    let row = |name: &str, m: dbot::Means| {
-        output::line(&format!("{name:<44} {:>5} {:>9.3} {:>9.3} {:>6.2} {:>6.2}", m.cases, m.accuracy, m.baseline, m.first, m.wrong));
+    let methods = ["accuracy", "baseline", "placebo"].map(|name| format!("{name:>9}")).join(" ");
+    output::line(&format!("\n{:<44} {:>5} {methods} {:>6} {:>6}", "labels", "cases", "first", "wrong"));
+    let row = |name: &str, means: dbot::Means| {
+        let dbot::Means { cases, accuracy, baseline, placebo, first, wrong } = means;
+        let placebo = placebo.map_or_else(|| "-".to_owned(), |p| format!("{p:.3}"));
+        output::line(&format!("{name:<44} {cases:>5} {accuracy:>9.3} {baseline:>9.3} {placebo:>9} {first:>6.2} {wrong:>6.2}"));
     };
     for set in dbot::label_sets(told) {
         row(&set.join(", "), dbot::means(told, |labels| labels == set));
@@ -138,4 +155,61 @@ fn print(global: &Global, told: &[Outcome<'_>], measured: &[Measured]) {
     row("several causes", dbot::means(told, |labels| labels.len() > 1));
     row("all", dbot::means(told, |_| true));
     output::line(&format!("published, GPT-4: {:.3} for one cause, {:.3} for several", PUBLISHED.0, PUBLISHED.1));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    /// Files that are no captures: each costs a line.
+    fn folder(count: usize) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for at in 0..count {
+            std::fs::write(folder.path().join(format!("{at}.galen")), "no capture").unwrap();
+        }
+        folder
+    }
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().max_blocking_threads(1).build().unwrap()
+    }
+
+    #[test]
+    fn a_signal_is_heard_while_captures_are_diagnosed() {
+        let (folder, library) = (folder(2), Arc::new(Library::default()));
+        runtime().block_on(async {
+            // The only thread for such work is taken: no capture can be done before something else is looked at.
+            let (free, taken) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || taken.recv());
+            tokio::select! {
+                biased;
+                _ = cases(folder.path(), 1, &library) => panic!("the captures held up everything else"),
+                () = std::future::ready(()) => {}
+            }
+            drop(free);
+            assert!(busy.await.unwrap().is_err());
+        });
+    }
+
+    #[test]
+    fn what_nobody_awaits_any_more_ends_between_two_captures() {
+        let (folder, runtime) = (folder(5), runtime());
+        let _inside = runtime.enter();
+        let asked = Cell::new(0);
+        let until = |most: usize| {
+            asked.set(0);
+            diagnosed(folder.path(), 1, &Library::default(), &|| {
+                asked.set(asked.get() + 1);
+                asked.get() <= most
+            })
+        };
+        assert!(until(2).is_err());
+        assert_eq!(asked.get(), 3, "the third is not told, and no other is waited for");
+        let read = until(5).unwrap();
+        assert_eq!((read.cases.len(), read.left_out.count), (0, 5));
+    }
 }
