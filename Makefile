@@ -61,11 +61,11 @@ bench-faults: build ## live results of every demo fault for each model, as a tab
 	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
 	scripts/bench-faults.sh $(GALEN)
 
-bench-engine: build ## speed of the model engine with two models, beside llama.cpp's own (about half an hour)
+bench-engine: build ## speed of the model engine with two models, beside llama.cpp's own (about an hour)
 	@scripts/model.sh smollm2-135m "$(GALEN_MODELS_DIR)"
 	@scripts/model.sh qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)"
 	@scripts/bench-engine.sh $(GALEN) smollm2-135m "$(GALEN_MODELS_DIR)/SmolLM2-135M-Instruct.Q4_1.gguf"
-	@scripts/bench-engine.sh $(GALEN) qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf" 1
+	@scripts/bench-engine.sh $(GALEN) qwen2.5-coder-1.5b "$(GALEN_MODELS_DIR)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
 
 bench-retrieval: build ## how well and how fast documents are searched: make bench-retrieval DOCS="--documents manual.jsonl --synthetic 100000"
 	$(GALEN) bench retrieval --captures examples/captures --labels-from-names --export bench-retrieval $(DOCS)

@@ -24,8 +24,11 @@ import json, statistics, sys
 rows = [[json.loads(line) for line in open(path)] for path in sys.argv[1:]]
 print(f"{'beside llama.cpp':<22} {'engine':>9} {'peer':>9}  ratio")
 for key in ("prefill_tps", "decode_tps", "batch8_tps", "load_ms"):
-    engine, peer = (statistics.median(row[key] for row in part) for part in rows)
-    print(f"{key:<22} {engine:>9.1f} {peer:>9.1f}  {engine / peer:.2f}")
+    engine, peer = ([row[key] for row in part] for part in rows)
+    # Of each round: the machine may be faster in one than in the next.
+    ratios = sorted(e / p for e, p in zip(engine, peer))
+    spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f})" if len(ratios) > 1 else ""
+    print(f"{key:<22} {statistics.median(engine):>9.1f} {statistics.median(peer):>9.1f}  {statistics.median(ratios):.2f}{spread}")
 PY
 else
   echo "bench-engine: no llama-cpp-python to compare with" >&2

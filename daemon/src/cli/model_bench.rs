@@ -24,6 +24,8 @@ const GENERATED: u32 = 24;
 const ROUNDS: usize = 7;
 /// Tokens generated to measure the rate.
 const ANSWER: u32 = 64;
+/// A grammar that forbids nothing.
+const ANYTHING: &str = "root ::= [^\\x00]*";
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -52,6 +54,7 @@ enum Part {
 }
 
 struct Bench {
+    config: LocalConfig,
     provider: Arc<LocalProvider>,
     /// Tokens of one line of [`text`], times 100.
     line: usize,
@@ -158,8 +161,7 @@ async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<Figures, 
     let mut config = LocalConfig::new(path)?;
     (config.exact, config.threads) = (false, args.threads.max(1));
     config.request_timeout = std::time::Duration::from_secs(900);
-    let provider = Arc::new(LocalProvider::start(config).await?);
-    let mut bench = Bench { provider, line: 1_000 };
+    let mut bench = Bench { provider: Arc::new(LocalProvider::start(config.clone()).await?), config, line: 1_000 };
     let (_, hundred) = bench.timed(vec![generate(&text(900, 100), "", 1, &Held::Free)]).await?;
     bench.line = usize::try_from(hundred.prompt_tokens).unwrap_or(1_000);
     let mut figures = Figures::new();
@@ -215,7 +217,7 @@ impl Bench {
         for _ in 0..ROUNDS {
             let plain = self.decode(1, &Held::Free).await?.1;
             // Everything is allowed: what a grammar costs, not what it forbids.
-            anything.push((self.decode(1, &Held::Grammar("root ::= [^\\x00]*")).await?.1 - plain) * 1e6);
+            anything.push((self.decode(1, &Held::Grammar(ANYTHING)).await?.1 - plain) * 1e6);
             // What is likeliest is often forbidden: then the next ones are tried.
             held.push((self.decode(1, &Held::Schema(&schema)).await?.1 - plain) * 1e6);
         }
@@ -242,27 +244,33 @@ impl Bench {
     }
 
     async fn prefix(&self) -> Result<serde_json::Value, LlmError> {
-        // Separate calls: each has another beginning, so that nothing is shared, and they come one after the other.
+        // Separate calls: one after the other, each with another beginning, in a process of its own that keeps nothing of one for the next.
+        let config = LocalConfig { exact: true, ..self.config.clone() };
+        let alone = Bench { provider: Arc::new(LocalProvider::start(config.clone()).await?), config, line: self.line };
         let mut apart = (0.0, Usage::default());
         for i in 0..REQUESTS {
             if i % 6 == 0 {
                 said(&format!("separate calls, {i} of {REQUESTS} done"));
             }
-            let request = generate(&self.words(1_000 + i, SHARED), &self.words(2_000 + i, OWN), GENERATED, &Held::Free);
-            let (seconds, usage) = self.timed(vec![request]).await?;
+            let (seconds, usage) = alone.timed(vec![self.about(1_000 + i, 2_000 + i)]).await?;
             apart.0 += seconds;
             apart.1.prompt_tokens += usage.prompt_tokens;
             apart.1.generated_tokens += usage.generated_tokens;
         }
+        drop(alone);
         said(&format!("{REQUESTS} requests with a common beginning"));
-        let shared = self.words(3_000, SHARED);
-        let together = (0..REQUESTS).map(|i| generate(&shared, &self.words(4_000 + i, OWN), GENERATED, &Held::Free)).collect();
-        let (seconds, usage) = self.timed(together).await?;
+        let (seconds, usage) = self.timed((0..REQUESTS).map(|i| self.about(3_000, 4_000 + i)).collect()).await?;
         Ok(json!({
             "prefix_tokens_ratio": usage.prompt_tokens as f64 / apart.1.prompt_tokens.max(1) as f64,
             "prefix_wall_speedup": apart.0 / seconds,
+            "prefix_seconds": [apart.0, seconds],
             "prefix_generated": [apart.1.generated_tokens, usage.generated_tokens],
         }))
+    }
+
+    /// A request of that comparison; a grammar goes with it, as with most that agents ask.
+    fn about(&self, shared: usize, own: usize) -> GenerateRequest {
+        generate(&self.words(shared, SHARED), &self.words(own, OWN), GENERATED, &Held::Grammar(ANYTHING))
     }
 }
 
