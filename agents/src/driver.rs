@@ -28,6 +28,9 @@ use crate::report::Report;
 use crate::search::{Outcome, Search, Step};
 use crate::signature::{self, Signatures};
 
+/// Most signals told of that moved beside a calm server.
+pub(crate) const MOST_BESIDE: usize = 3;
+
 /// Most chunks that a library indexes in memory by itself: what ships, and some documents of one's own. For more, an index
 /// is put there.
 pub const MOST_IN_MEMORY: usize = 2_000;
@@ -159,8 +162,8 @@ pub async fn diagnose(
     // The live detector watched for longer than the capture reaches back, and saw bursts that a median passes over.
     let noticed = capture.alerts.iter().filter(|a| a.source == "detector").map(|a| a.starts_at).min();
     if let Some(began) = noticed.filter(|_| detection.window.is_none()) {
-        let quiet = detection.quiet.take();
-        detection = Detection { quiet, ..detect::detect_since(capture, &library.signals, &options.detect, began) };
+        let (quiet, beside) = (detection.quiet.take(), std::mem::take(&mut detection.beside));
+        detection = Detection { quiet, beside, ..detect::detect_since(capture, &library.signals, &options.detect, began) };
     }
     // Whoever raised the alert, Galen's own detector included, is owed a search.
     // A crash may be over so fast that no signal shows it.
@@ -462,6 +465,10 @@ fn detector_observation(detection: &Detection) -> Observation {
     let lines: Vec<serde_json::Value> = detection.abnormal.iter().take(8).map(|a| describe(a).into()).collect();
     if !lines.is_empty() {
         observation.facts.insert("signals".into(), lines.into());
+    }
+    let beside: Vec<serde_json::Value> = detection.beside.iter().take(MOST_BESIDE).map(|a| describe(a).into()).collect();
+    if !beside.is_empty() {
+        observation.facts.insert("beside".into(), beside.into());
     }
     if let Some(quiet) = &detection.quiet {
         observation.facts.insert("quiet".into(), quiet.clone().into());

@@ -3,8 +3,9 @@
 
 use galen_tools::detect::LEAST_SAMPLES;
 
-use crate::driver::Case;
-use crate::report::Claim;
+use crate::assemble::rfc3339;
+use crate::driver::{Case, MOST_BESIDE, describe};
+use crate::report::{Claim, clock};
 
 /// Tool and sentence; a sentence whose facts are missing is not said.
 const SENTENCES: &[(&str, &str)] = &[
@@ -32,11 +33,21 @@ const SENTENCES: &[(&str, &str)] = &[
 
 /// The sentences, each with its evidence.
 pub fn claims(case: &Case<'_>) -> Vec<Claim> {
-    let followed = case.capture.series.iter().filter(|(name, s)| !name.contains('{') && s.times.len() >= LEAST_SAMPLES).count();
+    let plain = |name: &str| !name.contains('{');
+    let followed = case.capture.series.iter().filter(|(name, s)| plain(name) && s.times.len() >= LEAST_SAMPLES).count();
+    let beside = &case.detection.beside;
     let mut claims = Vec::new();
     if let Some(id) = case.board.id_of("detector").filter(|_| followed > 0) {
-        let text = format!("All {followed} signals that were followed stayed within their normal bounds.");
-        claims.push(Claim { text, evidence: vec![id] });
+        let strays = beside.iter().filter(|a| plain(&a.signal)).count();
+        let text = match strays {
+            0 => format!("All {followed} signals that were followed stayed within their normal bounds."),
+            _ => format!("Of {followed} signals that were followed {} stayed within their normal bounds.", followed - strays),
+        };
+        claims.push(Claim { text, evidence: vec![id.clone()] });
+        claims.extend(beside.iter().take(MOST_BESIDE).map(|abnormal| {
+            let text = format!("At {} {}, which opens no incident by itself.", clock(&rfc3339(abnormal.began)), describe(abnormal));
+            Claim { text, evidence: vec![id.clone()] }
+        }));
     }
     for (tool, template) in SENTENCES {
         if let Some((id, text)) = case.board.id_of(tool).zip(case.say(template, Some(tool))) {

@@ -248,7 +248,7 @@ mod tests {
             window: Some(Window { start: 60_000, end: 89_000 }),
             baseline: Some(Window { start: 0, end: 59_000 }),
             abnormal: vec![rising("node_cpu_busy_ratio")],
-            quiet: None,
+            ..Detection::default()
         };
         let (signals, catalog) = (SignalTable::builtin(), Catalog::builtin().unwrap());
         assert_eq!(bursts(&capture, &seen, &signals), ["temp_bytes_rate"]);

@@ -7,7 +7,7 @@ use galen_knowledge::template::{inside, number};
 use galen_tools::capture::TARGET;
 use galen_tools::detect;
 
-use crate::driver::Case;
+use crate::driver::{Case, describe};
 use crate::healthy;
 use crate::report::{Claim, Report, RootCause, Status, clock};
 use crate::search::Hypothesis;
@@ -40,7 +40,10 @@ pub fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>)
         report.collect_next = collect_next(case);
     } else if quiet {
         report.status = Status::Healthy;
-        report.headline = format!("Nothing is wrong with {}: no signal left its usual range.", case.capture.manifest.target);
+        report.headline = match case.detection.beside.first() {
+            None => format!("Nothing is wrong with {}: no signal left its usual range.", case.capture.manifest.target),
+            Some(beside) => format!("Nothing is wrong with {} itself, but {}.", case.capture.manifest.target, describe(beside)),
+        };
         report.root_causes = vec![healthy(case)];
     } else {
         report.status = Status::Undetermined;
@@ -73,7 +76,7 @@ fn doubt(case: &Case<'_>) -> Option<String> {
     if seconds < case.options.detect.warm_up_s {
         return Some(format!("Only {seconds:.0} s of {} were seen: too little to tell usual from unusual.", manifest.target));
     }
-    let quiet = case.detection.quiet.as_deref().unwrap_or("no signal left its usual range");
+    let quiet = quiet(case);
     if let Some(alarm) = case.capture.alerts.iter().find(|a| a.source == "detector") {
         return Some(format!("The detector raised the alarm ({}), but over the whole window {quiet}.", alarm.summary));
     }
@@ -85,6 +88,14 @@ fn doubt(case: &Case<'_>) -> Option<String> {
         "Nothing changed while {} was watched, but {busy}: without a calm stretch to compare with, whether that is usual cannot be told.",
         manifest.target
     ))
+}
+
+/// Why the detector kept quiet. What may open no incident may have moved all the same.
+fn quiet<'c>(case: &Case<'c>) -> &'c str {
+    if !case.detection.beside.is_empty() {
+        return "no signal that may open an incident left its usual range for long enough";
+    }
+    case.detection.quiet.as_deref().unwrap_or("no signal left its usual range")
 }
 
 /// As many sessions active as there are CPUs, or more.
@@ -120,7 +131,7 @@ fn unread_share(case: &Case<'_>) -> f64 {
 
 fn healthy(case: &Case<'_>) -> RootCause {
     let evidence: Vec<String> = case.board.all().iter().filter(|e| e.observation.no_data.is_none()).map(|e| e.id.clone()).collect();
-    let quiet = case.detection.quiet.clone().unwrap_or_else(|| "no signal left its usual range".into());
+    let quiet = quiet(case);
     let mut claims =
         vec![Claim { text: format!("The detector found no anomaly: {quiet}."), evidence: evidence.iter().take(1).cloned().collect() }];
     claims.extend(healthy::claims(case));

@@ -9,6 +9,7 @@ use crate::capture::Capture;
 use crate::model::{Series, UnixMs, Window};
 use crate::signals::{SignalSpec, SignalTable};
 
+use super::beside::with_beside;
 use super::shift::{self, Shift};
 use super::stats::{Usual, beyond_limit, median, weight};
 use super::{Abnormal, DetectOptions, Detection, Direction};
@@ -33,14 +34,14 @@ const MOST_STEPS: i64 = 86_400;
 /// The signal that counts work done.
 const THROUGHPUT: &str = "tps";
 
-struct Signal<'a> {
+pub(super) struct Signal<'a> {
     name: &'a str,
     series: &'a Series,
-    spec: &'a SignalSpec,
+    pub(super) spec: &'a SignalSpec,
     /// May open an incident by itself.
-    triggers: bool,
+    pub(super) triggers: bool,
     /// Values on the grid; NaN where there is no data.
-    grid: Vec<f64>,
+    pub(super) grid: Vec<f64>,
     /// Stretch of the grid in which too many of what should hardly ever happen were counted within a minute.
     grave: Option<(usize, usize)>,
 }
@@ -76,7 +77,7 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         .into_iter()
         .filter_map(|baseline| best_window(&signals, baseline, steps))
         .max_by(|a, b| a.worth.total_cmp(&b.worth));
-    let Some(first) = best else { return by_limits(&signals, start, steps, options) };
+    let Some(first) = best else { return with_beside(by_limits(&signals, start, steps, options), &signals, start, steps) };
     // Second pass: everything before the window is baseline.
     let baseline = if first.from >= warm_up { (0, first.from) } else { first.baseline };
     let mut found = best_window(&signals, baseline, steps).unwrap_or(first);
@@ -95,7 +96,7 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         Some(period) => &DetectOptions { persistence_s: options.persistence_s.max(2.0 * period as f64 - 1.0), ..options.clone() },
         None => options,
     };
-    conclude(&signals, &found, start, margin, options)
+    with_beside(conclude(&signals, &found, start, margin, options), &signals, start, steps)
 }
 
 /// Judges what is abnormal from a moment on, where somebody who watched longer (the live detector) has seen an anomaly
@@ -117,7 +118,7 @@ pub fn detect_since(capture: &Capture, table: &SignalTable, options: &DetectOpti
         window: Some(Window { start: at, end: start + steps as i64 * STEP }),
         baseline: (baseline.seconds() >= 5.0).then_some(baseline),
         abnormal,
-        quiet: None,
+        ..Detection::default()
     }
 }
 
@@ -284,7 +285,7 @@ fn score(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -> Vec<
     total.iter().zip(context).map(|(own, context)| own + context.min(own + ALONE)).collect()
 }
 
-fn usual(signal: &Signal<'_>, baseline: (usize, usize), scratch: &mut Vec<f64>) -> Option<Usual> {
+pub(super) fn usual(signal: &Signal<'_>, baseline: (usize, usize), scratch: &mut Vec<f64>) -> Option<Usual> {
     known(&signal.grid[baseline.0..baseline.1], scratch);
     if scratch.len() < 5 { None } else { Usual::of(scratch, signal.spec) }
 }
@@ -335,7 +336,7 @@ fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, margin: i64, o
             None => "no signal stayed out of its usual range".to_owned(),
         });
     }
-    Detection { window: Some(window), baseline: (baseline.seconds() >= 5.0).then_some(baseline), abnormal, quiet: None }
+    Detection { window: Some(window), baseline: (baseline.seconds() >= 5.0).then_some(baseline), abnormal, ..Detection::default() }
 }
 
 /// The stretch that differs most from the rest, where enough signals say so.
@@ -359,7 +360,7 @@ fn conclude_shift(signals: &[Signal<'_>], found: &Shift, start: UnixMs, options:
     abnormal.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.signal.cmp(&b.1.signal)));
     let abnormal = abnormal.into_iter().map(|(_, a)| a).collect();
     let baseline = Window { start: at(found.skip), end: window.start };
-    Detection { window: Some(window), baseline: Some(baseline), abnormal, quiet: None }
+    Detection { window: Some(window), baseline: Some(baseline), abnormal, ..Detection::default() }
 }
 
 fn abnormal(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs) -> Option<Abnormal> {
@@ -367,7 +368,7 @@ fn abnormal(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), s
 }
 
 /// A signal that moved by at least `least` spreads, or beyond its limit.
-fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs, least: f64) -> Option<Abnormal> {
+pub(super) fn moved(signal: &Signal<'_>, usual: Option<Usual>, window: (usize, usize), start: UnixMs, least: f64) -> Option<Abnormal> {
     let spec = signal.spec;
     let mut inside = Vec::new();
     known(&signal.grid[window.0..window.1], &mut inside);
@@ -407,5 +408,5 @@ fn by_limits(signals: &[Signal<'_>], start: UnixMs, steps: usize, options: &Dete
     if abnormal.is_empty() || (steps as f64) < options.persistence_s {
         return quiet("no signal left its usual range");
     }
-    Detection { window: Some(Window { start, end: start + steps as i64 * STEP }), baseline: None, abnormal, quiet: None }
+    Detection { window: Some(Window { start, end: start + steps as i64 * STEP }), baseline: None, abnormal, ..Detection::default() }
 }

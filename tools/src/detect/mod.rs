@@ -1,6 +1,7 @@
 //! Detection: finds the anomalous window and the abnormal signals, in a capture or a live stream, by itself.
 
 mod batch;
+mod beside;
 mod shift;
 pub mod stats;
 mod stream;
@@ -56,6 +57,10 @@ pub struct Detection {
     pub abnormal: Vec<Abnormal>,
     /// Why the detector kept quiet, in one line, when it did.
     pub quiet: Option<String>,
+    /// Where nothing is abnormal: signals that left their usual range for ten seconds or more and may open no incident by
+    /// themselves, the strongest first. Their `baseline` is the median of all that was seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Abnormal>,
 }
 
 /// How to detect.

@@ -97,6 +97,28 @@ fn anomalies_are_found_with_their_edges_wherever_they_lie() {
 }
 
 #[test]
+fn what_moves_beside_a_calm_server_is_told_of_and_opens_nothing() {
+    let told = |seconds: std::ops::Range<i64>| {
+        let mut capture = Capture::default();
+        for mut frame in frames(1, 120, None) {
+            let neighbour = seconds.contains(&(frame.at / 1000));
+            for (_, _, value) in frame.values.iter_mut().filter(|(name, ..)| name == "node_cpu_busy_ratio") {
+                *value = if neighbour { 0.99 } else { 0.15 };
+            }
+            capture.absorb(frame);
+        }
+        detect(&capture, &SignalTable::builtin(), &DetectOptions::default())
+    };
+    let found = told(70..100);
+    assert_eq!((found.window, found.abnormal.len(), found.beside.len()), (None, 0, 1), "{found:?}");
+    let cpu = &found.beside[0];
+    assert_eq!((cpu.signal.as_str(), cpu.observed, cpu.baseline, cpu.began), ("node_cpu_busy_ratio", 0.99, Some(0.15), 70_000));
+    // A neighbour's burst is nobody's business, and what an incident shows stands in the incident.
+    assert_eq!(told(70..75).beside, []);
+    assert_eq!(run(1, 120, Some((60, 100))).beside, []);
+}
+
+#[test]
 fn a_capture_without_a_healthy_stretch_shows_by_limits_and_an_empty_one_is_quiet() {
     let mut capture = Capture::default();
     for s in 0..30 {

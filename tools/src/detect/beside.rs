@@ -1,0 +1,40 @@
+//! What moved although nothing is wrong: signals that may open no incident (a neighbour takes the CPUs of the host) are still
+//! told of, for a quiet report must not say that nothing happened.
+
+use super::batch::{Signal, moved, usual};
+use super::{Abnormal, Detection};
+use crate::model::UnixMs;
+
+/// Least length of what is told of, steps of the grid: a neighbour's burst is nobody's business.
+const LEAST_STEPS: usize = 10;
+/// Spreads from which on a value is out of line.
+const OUT: f64 = 4.0;
+
+/// Adds to a quiet detection which signals were out of line for long, the strongest first.
+pub(super) fn with_beside(mut detection: Detection, signals: &[Signal<'_>], start: UnixMs, steps: usize) -> Detection {
+    if detection.window.is_some() {
+        return detection;
+    }
+    let mut scratch = Vec::new();
+    let known = signals.iter().filter(|signal| !signal.triggers && !signal.spec.name.is_empty());
+    detection.beside = known.filter_map(|signal| longest(signal, start, steps, &mut scratch)).collect();
+    detection.beside.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));
+    detection
+}
+
+/// The longest stretch in which a signal was out of line, against the median of all that was seen of it.
+fn longest(signal: &Signal<'_>, start: UnixMs, steps: usize, scratch: &mut Vec<f64>) -> Option<Abnormal> {
+    let usual = usual(signal, (0, steps), scratch)?;
+    let out = |at: usize| signal.grid.get(at).is_some_and(|value| usual.score(*value, signal.spec).abs() >= OUT);
+    let (mut best, mut from) = ((0, 0), 0);
+    for at in 0..steps {
+        // A single sample back in line ends nothing.
+        let goes_on = out(at) || (at > from && out(at - 1) && out(at + 1));
+        if !goes_on {
+            from = at + 1;
+        } else if at + 1 - from > best.1 - best.0 {
+            best = (from, at + 1);
+        }
+    }
+    if best.1 - best.0 < LEAST_STEPS { None } else { moved(signal, Some(usual), best, start, OUT) }
+}
