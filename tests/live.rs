@@ -115,8 +115,11 @@ fn workers(parent: u32) -> Vec<i32> {
     found
 }
 
+/// Threads of a process, but for the one that helps it load: the second one then is there once it has loaded.
 fn threads(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/task")).map(|tasks| tasks.count()).unwrap_or(0)
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    tasks.map(name).filter(|name| name.trim() != "galen-prefault").count()
 }
 
 /// Processor time of a process so far, in clock ticks.

@@ -38,10 +38,11 @@ pub fn claims(case: &Case<'_>) -> Vec<Claim> {
     let beside = &case.detection.beside;
     let mut claims = Vec::new();
     if let Some(id) = case.board.id_of("detector").filter(|_| followed > 0) {
-        let strays = beside.iter().filter(|a| plain(&a.signal)).count();
-        let text = match strays {
-            0 => format!("All {followed} signals that were followed stayed within their normal bounds."),
-            _ => format!("Of {followed} signals that were followed {} stayed within their normal bounds.", followed - strays),
+        let text = if beside.is_empty() {
+            format!("All {followed} signals that were followed stayed within their normal bounds.")
+        } else {
+            let strays = beside.iter().filter(|a| plain(&a.signal)).count();
+            format!("Of {followed} signals that were followed {} stayed within their normal bounds.", followed.saturating_sub(strays))
         };
         claims.push(Claim { text, evidence: vec![id.clone()] });
         claims.extend(beside.iter().take(MOST_BESIDE).map(|abnormal| {

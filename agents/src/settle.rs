@@ -30,8 +30,8 @@ pub fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>)
         report.collect_next = collect_next(case);
     } else if quiet && unread > UNREAD {
         report.status = Status::Undetermined;
-        report.headline =
-            format!("No signal left its usual range, but {:.0} % of the load comes from statements that cannot be parsed.", unread * 100.0);
+        let load = unread * 100.0;
+        report.headline = format!("{}, but {load:.0} % of the load comes from statements that cannot be parsed.", calm(case));
         report.collect_next = collect_next(case);
         report.collect_next.push("the texts of these statements as the server ran them (pg_stat_statements keeps them whole)".into());
     } else if let Some(why) = doubt(case).filter(|_| quiet) {
@@ -61,7 +61,7 @@ fn unseen(case: &Case<'_>) -> Option<String> {
     // A role that sees neither sessions nor their waits misses whoever queues behind a lock.
     let quiet = case.detection.abnormal.is_empty();
     if let Some(gap) = manifest.missing.iter().find(|m| quiet && m.what == "pg_monitor" && m.at.is_none()) {
-        return Some(format!("No signal left its usual range, but {}.", gap.why.trim_end_matches('.')));
+        return Some(format!("{}, but {}.", calm(case), gap.why.trim_end_matches('.')));
     }
     // Below this the detector cannot tell usual from unusual.
     let nothing = case.capture.series.values().all(|s| s.times.len() < detect::LEAST_SAMPLES) && case.capture.sessions.is_empty();
@@ -88,6 +88,15 @@ fn doubt(case: &Case<'_>) -> Option<String> {
         "Nothing changed while {} was watched, but {busy}: without a calm stretch to compare with, whether that is usual cannot be told.",
         manifest.target
     ))
+}
+
+/// The beginning of a headline where the detector kept quiet.
+fn calm(case: &Case<'_>) -> &'static str {
+    if case.detection.beside.is_empty() {
+        "No signal left its usual range"
+    } else {
+        "No signal that may open an incident left its usual range for long enough"
+    }
 }
 
 /// Why the detector kept quiet. What may open no incident may have moved all the same.

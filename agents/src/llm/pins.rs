@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -68,9 +69,14 @@ fn place(models_dir: &Path) -> PathBuf {
 
 /// Two pulls that end together must not write over each other's record: the model without one would be trusted again. The
 /// lock is a file of its own, since the record is replaced; it is held for as long as a small file takes.
-fn lock(models_dir: &Path) -> io::Result<Flock<File>> {
+/// None where the file system has no locks: a whole download does not fail for that.
+fn lock(models_dir: &Path) -> io::Result<Option<Flock<File>>> {
     let file = File::create(models_dir.join(format!(".{PINS_FILE}.lock")))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+    match Flock::lock(file, FlockArg::LockExclusive) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS)) => Ok(None),
+        Err((_, error)) => Err(error.into()),
+    }
 }
 
 fn read(models_dir: &Path) -> io::Result<BTreeMap<String, Pin>> {

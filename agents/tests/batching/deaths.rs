@@ -141,12 +141,12 @@ async fn a_hang_is_out_of_time_and_the_next_request_works() {
 #[tokio::test]
 async fn a_process_that_has_told_of_steps_is_found_by_its_silence() {
     let Some(path) = model("smollm2-135m") else { return };
-    let config = LocalConfig { exact: false, drop_timeout: Duration::from_secs(1), ..config(path) };
+    let config = LocalConfig { exact: false, drop_timeout: Duration::from_secs(3), ..config(path) };
     let provider = Arc::new(LocalProvider::start(config).await.unwrap());
     // A batch that is more than half full: from now on it tells of them.
     provider.score(score(&evidence(360), "o", &["a", "b"])).await.unwrap();
     let before = provider.pid();
-    // Four times as long as that batch, or a second; the requests themselves have two minutes.
+    // Twelve times as long as that batch, or three seconds; the requests themselves have two minutes.
     let errors = cell(&provider, Signal::SIGSTOP, At::Decode).await;
     assert!(errors.iter().all(hung), "{errors:?}");
     goes_on(&provider, before).await;

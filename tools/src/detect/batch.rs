@@ -15,7 +15,7 @@ use super::stats::{Usual, beyond_limit, median, weight};
 use super::{Abnormal, DetectOptions, Detection, Direction};
 
 /// One step of the grid, milliseconds.
-const STEP: i64 = 1000;
+pub(super) const STEP: i64 = 1000;
 /// See [`SignalSpec::grave`].
 const MINUTE_MS: i64 = 60_000;
 /// Sum of weights below which a second counts as quiet.
@@ -36,7 +36,7 @@ const THROUGHPUT: &str = "tps";
 
 pub(super) struct Signal<'a> {
     name: &'a str,
-    series: &'a Series,
+    pub(super) series: &'a Series,
     pub(super) spec: &'a SignalSpec,
     /// May open an incident by itself.
     pub(super) triggers: bool,

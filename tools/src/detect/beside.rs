@@ -1,12 +1,14 @@
 //! What moved although nothing is wrong: signals that may open no incident (a neighbour takes the CPUs of the host) are still
 //! told of, for a quiet report must not say that nothing happened.
 
-use super::batch::{Signal, moved, usual};
+use super::batch::{STEP, Signal, moved, usual};
 use super::{Abnormal, Detection};
 use crate::model::UnixMs;
 
 /// Least length of what is told of, steps of the grid: a neighbour's burst is nobody's business.
 const LEAST_STEPS: usize = 10;
+/// And of samples in it.
+const LEAST_SAMPLES: usize = 2;
 /// Spreads from which on a value is out of line.
 const OUT: f64 = 4.0;
 
@@ -36,5 +38,8 @@ fn longest(signal: &Signal<'_>, start: UnixMs, steps: usize, scratch: &mut Vec<f
             best = (from, at + 1);
         }
     }
-    if best.1 - best.0 < LEAST_STEPS { None } else { moved(signal, Some(usual), best, start, OUT) }
+    // A sample that stands for a minute fills a stretch of its own.
+    let within = |at: &&UnixMs| ((**at - start).div_euclid(STEP)) >= best.0 as i64 && (**at - start).div_euclid(STEP) < best.1 as i64;
+    let samples = signal.series.times.iter().filter(within).count();
+    if best.1 - best.0 < LEAST_STEPS || samples < LEAST_SAMPLES { None } else { moved(signal, Some(usual), best, start, OUT) }
 }
