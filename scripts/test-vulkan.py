@@ -36,7 +36,9 @@ def answers(worker, model, flags, tries=TRIES):
         process.stdin.write(lines)
         process.stdin.flush()
         for line in process.stdout:
-            answer = json.loads(line).get("answer")
+            message = json.loads(line)
+            # Signs of life are plain words.
+            answer = message.get("answer") if isinstance(message, dict) else None
             if answer:
                 ((kind, value),) = answer["result"]["Ok"].items()
                 found[kind] = value
