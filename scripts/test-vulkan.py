@@ -25,13 +25,14 @@ MAY_DIFFER = "--text-may-differ"
 TRIES = 20
 
 
-def answers(worker, model, flags, tries=TRIES):
-    """Text, scores and vector; the process gets its input closed when all are there."""
-    lines = "".join(json.dumps({"ask": {"id": i, "task": task}}) + "\n" for i, task in enumerate(TASKS))
+def answers(worker, model, flags, tries=TRIES, found=None):
+    """Text, scores and vector; the process gets its input closed when all are there. What was answered before the driver ended it
+    is not asked again."""
+    found = found or {}
+    lines = "".join(json.dumps({"ask": {"id": i, "task": task}}) + "\n" for i, task in enumerate(TASKS) if i not in found)
     arguments = [worker, "--model", model, "--context", "512", "--threads", "2", *flags]
     surroundings = {**os.environ, **({"GGML_VK_DISABLE_FUSION": "1"} if tries % 2 else {})}
     process = subprocess.Popen(arguments, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    found = {}
     try:
         process.stdin.write(lines)
         process.stdin.flush()
@@ -40,8 +41,8 @@ def answers(worker, model, flags, tries=TRIES):
             # Signs of life are plain words.
             answer = message.get("answer") if isinstance(message, dict) else None
             if answer:
-                ((kind, value),) = answer["result"]["Ok"].items()
-                found[kind] = value
+                ((_, value),) = answer["result"]["Ok"].items()
+                found[answer["id"]] = value
             if len(found) == len(TASKS):
                 break
     finally:
@@ -52,11 +53,11 @@ def answers(worker, model, flags, tries=TRIES):
             process.kill()
     if len(found) != len(TASKS):
         if tries > 1 and process.returncode == -signal.SIGSEGV:
-            return answers(worker, model, flags, tries - 1)
+            return answers(worker, model, flags, tries - 1, found)
         sys.exit(f"test-vulkan: {' '.join(flags)}: {len(found)} answers, not {len(TASKS)}, exit {process.returncode}")
     if tries < TRIES:
         print(f"{' '.join(flags)}: the driver ended the process {TRIES - tries} times before", file=sys.stderr)
-    return found["generated"]["text"], found["scores"]["logprobs"], found["embeddings"]["vectors"][0]
+    return found[0]["text"], found[1]["logprobs"], found[2]["vectors"][0]
 
 
 def difference(device, cpu):
