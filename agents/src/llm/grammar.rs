@@ -79,6 +79,8 @@ pub enum Fit {
     Beginning,
     /// Neither.
     None,
+    /// Too nested or too long to tell.
+    Unknown,
 }
 
 impl Grammar {
@@ -141,10 +143,13 @@ impl Grammar {
             open: HashSet::new(),
             reached_end: false,
             steps: 0,
+            gave_up: false,
         };
         let ends = matcher.ends(&Node::Rule("root".to_owned()), 0, 0);
         if ends.contains(&matcher.text.len()) {
             Fit::Whole
+        } else if matcher.gave_up {
+            Fit::Unknown
         } else if matcher.reached_end {
             Fit::Beginning
         } else {
@@ -163,12 +168,15 @@ struct Matcher<'g> {
     /// Whether some way wanted more than there is.
     reached_end: bool,
     steps: usize,
+    /// Whether some way was left because it is too long.
+    gave_up: bool,
 }
 
 impl Matcher<'_> {
     fn ends(&mut self, node: &Node, at: usize, depth: usize) -> BTreeSet<usize> {
         self.steps += 1;
         if depth > DEEPEST || self.steps > MOST_STEPS {
+            self.gave_up = true;
             return BTreeSet::new();
         }
         match node {
@@ -468,6 +476,8 @@ mod tests {
     fn hostile_grammars_and_texts_come_to_an_end() {
         assert_eq!(fit("root ::= root \"a\" | \"a\"", "b"), Fit::None);
         assert_eq!(fit("root ::= (\"a\"*)*", &"a".repeat(300)), Fit::Whole);
+        let nested = |text: &str| fit("root ::= [a-z] root | \"\"", text);
+        assert_eq!((nested("abc"), nested("ab1"), nested(&"a".repeat(300))), (Fit::Whole, Fit::None, Fit::Unknown));
         assert_eq!(fit("root ::= (\"a\" | \"a\" \"a\")* \"c\"", &"a".repeat(300)), Fit::Beginning);
         assert!(Grammar::parse(&format!("root ::= {}", "(".repeat(100_000))).is_err());
         for bad in ["", "root", "root ::= x", "x ::= \"a\"", "root ::= [a", "root ::= \"a", "root ::= \"a\" )", "root ::= \"a\"{x}"] {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use galen_agents::llm::openai::{Dialect, Key};
 use galen_agents::llm::recorded::{RecordedProvider, Recorder};
-use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiConfig, OpenAiProvider, Patience, Provider};
+use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiConfig, OpenAiProvider, Patience, Provider, Section};
 use serde_json::json;
 
 use super::conformance::{Expect, suite};
 use super::facade;
 use super::server::{Server, reply, send};
-use super::support::{self, generate, in_full, model, score, start};
+use super::support::{self, evidence, generate, in_full, model, score, start};
 
 /// What the embedded engine must do.
 const OURS: Expect = Expect { bounded: true, counts: true, tolerance: 0.0, live: true };
@@ -159,6 +159,19 @@ async fn what_waits_for_its_turn_here_is_counted_as_queued() {
     let metrics = provider.metrics().unwrap();
     assert!(metrics.answered == 20 && metrics.queued_us >= 4 * 200_000, "{metrics:?}");
     assert!(metrics.ran_us >= 20 * 300_000, "{metrics:?}");
+    // So is what does not wait for it.
+    let busy = (0..16).map(|_| {
+        let provider = Arc::clone(&provider);
+        tokio::spawn(async move { provider.generate(generate("x", None, 5)).await })
+    });
+    let busy: Vec<_> = busy.collect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(tokio::time::timeout(Duration::from_millis(150), provider.generate(generate("x", None, 5))).await.is_err());
+    let after = provider.metrics().unwrap();
+    assert!(after.dropped == 1 && after.queued_us >= metrics.queued_us + 100_000, "{after:?}");
+    for task in busy {
+        task.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
@@ -186,8 +199,60 @@ async fn broken_streams_are_typed_errors_and_nothing_hangs() {
         let began = Instant::now();
         let result = provider(&server).await.generate(generate("x", None, 5)).await;
         assert!(matches!(result, Err(LlmError::Server(_))), "{name}: {result:?}");
+        if name == "nothing" {
+            assert_eq!(server.seen().len(), 6, "a server that is starting is asked again, each time with and without a stream");
+        }
         assert!(began.elapsed() < Duration::from_secs(3), "{name}");
     }
+}
+
+#[tokio::test]
+async fn counts_that_nobody_can_have_counted_break_no_books() {
+    let server = Server::start(|_, mut stream| async move {
+        let usage =
+            json!({ "prompt_tokens": u64::MAX, "completion_tokens": u64::MAX, "prompt_tokens_details": { "cached_tokens": u64::MAX } });
+        let ok = json!({ "choices": [{ "message": { "content": "hello" }, "finish_reason": "stop" }], "usage": usage });
+        reply(&mut stream, "200 OK", "Content-Type: application/json\r\n", ok.to_string().as_bytes()).await;
+    })
+    .await;
+    let provider = provider(&server).await;
+    for _ in 0..2 {
+        assert_eq!(provider.generate(generate("x", None, 5)).await.unwrap().text, "hello");
+    }
+    let metrics = provider.metrics().unwrap();
+    assert!(metrics.answered == 2 && metrics.prometheus().contains("cache_hit_ratio"), "{metrics:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_that_a_stream_swallows_is_heard_in_one_piece() {
+    let server = Server::start(|request, mut stream| async move {
+        let body = request.json();
+        let long = body["messages"][0]["content"].as_str().unwrap().len() > 1_500;
+        let refusal = json!({ "error": { "code": "context_length_exceeded",
+            "message": "This model's maximum context length is 512 tokens, however you requested 900 tokens" } });
+        let part = json!({ "choices": [{ "delta": { "content": "short" }, "finish_reason": "stop" }] });
+        let events = format!("data: {part}\n\ndata: [DONE]\n\n");
+        if body["stream"] == true && long {
+            send(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 0\r\n\r\n").await;
+            // Closed only when the next request may be on its way over it.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        } else if body["stream"] == true {
+            reply(&mut stream, "200 OK", "Content-Type: text/event-stream\r\n", events.as_bytes()).await;
+        } else {
+            assert!(long, "what a stream answers is not asked for twice");
+            reply(&mut stream, "400 Bad Request", "Content-Type: application/json\r\n", refusal.to_string().as_bytes()).await;
+        }
+    })
+    .await;
+    let provider = provider(&server).await;
+    let mut request = generate("Is it the locks?", None, 5);
+    request.prompt.sections =
+        vec![Section { text: "lock wait ".repeat(100), priority: 2 }, Section { text: "vacuum ".repeat(150), priority: 1 }];
+    let answer = provider.generate(request.clone()).await.unwrap();
+    assert_eq!((answer.text.as_str(), answer.cut), ("short", vec![1]));
+    request.prompt.shared = evidence(2_000);
+    let refused = provider.generate(request).await;
+    assert!(matches!(refused, Err(LlmError::TooLong { tokens: 900, limit: 512 })), "{refused:?}");
 }
 
 #[tokio::test]

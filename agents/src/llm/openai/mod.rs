@@ -1,11 +1,11 @@
 //! A model behind somebody else's server that speaks OpenAI's chat completions: vLLM, SGLang, llama-server, and others.
 
+mod config;
 mod score;
 mod stream;
 mod wire;
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,12 +22,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::grammar::{self, Fit, Grammar};
 use super::protocol::{Asker, Times};
 use super::registry::hexadecimal;
-use super::web::{self, Patience};
+use super::web;
 use super::{
     Asking, EmbedRequest, Embeddings, EngineMetrics, GenerateRequest, Generated, LlmError, ModelIdentity, Prompt, Provider, ScoreRequest,
     Scores, Usage, schema,
 };
+use config::loopback;
 use wire::{Constraint, Request};
+
+pub use config::{Dialect, Key, OpenAiConfig};
 
 /// Where answers are asked for.
 const CHAT: &str = "chat/completions";
@@ -37,119 +40,6 @@ const MOST_AT_ONCE: usize = 16;
 const TEXTS_AT_ONCE: usize = 32;
 /// Largest answer that is not a stream.
 const LARGEST_ANSWER: usize = 4 << 20;
-
-/// How a server wants a grammar, and how many alternatives of a token it shows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dialect {
-    /// The plain protocol: a JSON schema for a choice of texts, no other grammar.
-    #[default]
-    Openai,
-    /// `grammar`, as llama-server and llama-cpp-python take it.
-    LlamaCpp,
-    /// `structured_outputs`.
-    Vllm,
-    /// `ebnf`.
-    Sglang,
-}
-
-/// A secret; it is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Key(String);
-
-impl Key {
-    /// Takes a key, without blanks around it.
-    pub fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(..)")
-    }
-}
-
-/// Which server and which of its models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenAiConfig {
-    /// Such as `http://127.0.0.1:8000/v1`.
-    pub base_url: String,
-    /// What the server calls the model.
-    pub model: String,
-    /// Sent as a bearer token.
-    pub key: Option<Key>,
-    /// Whether the server may be another machine: prompts hold statements and evidence of the monitored databases.
-    pub allow_remote: bool,
-    /// How it wants grammars.
-    pub dialect: Dialect,
-    /// Most time for one request, its repetitions included.
-    pub request_timeout: Duration,
-    /// How often it is tried.
-    pub patience: Patience,
-}
-
-impl OpenAiConfig {
-    /// The usual: no key, this machine only, a minute a request, four attempts.
-    pub fn new(base_url: &str, model: &str) -> Self {
-        Self {
-            base_url: base_url.to_owned(),
-            model: model.to_owned(),
-            key: None,
-            allow_remote: false,
-            dialect: Dialect::default(),
-            request_timeout: Duration::from_secs(60),
-            patience: Patience {
-                attempts: 4,
-                first_pause: Duration::from_millis(500),
-                longest_pause: Duration::from_secs(20),
-                stall: Duration::from_secs(60),
-                connect: Duration::from_secs(5),
-            },
-        }
-    }
-
-    /// Whether `base_url` is an address, and one that may be asked.
-    ///
-    /// # Errors
-    /// One line that says what to change.
-    pub fn check(&self) -> Result<(), String> {
-        if self.model.trim().is_empty() {
-            return Err("the server's model needs a name".to_owned());
-        }
-        self.address().map(|_| ())
-    }
-
-    fn address(&self) -> Result<Url, String> {
-        let bad = || format!("base_url `{}` is not an http(s) address", shown(&self.base_url));
-        let mut url = Url::parse(&self.base_url).map_err(|_| bad())?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.query().is_some() || url.fragment().is_some() {
-            return Err(bad());
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("base_url holds a password; use api_key_file instead".to_owned());
-        }
-        if !loopback(&url) && !self.allow_remote {
-            return Err(format!(
-                "base_url {url} is not on this machine: prompts hold statements and evidence of your databases; set allow_remote = true if they may leave it"
-            ));
-        }
-        let path = url.path().trim_end_matches('/').to_owned();
-        url.set_path(if path.is_empty() { "/v1" } else { &path });
-        Ok(url)
-    }
-}
-
-fn loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// An address of which nothing is known: only its beginning, for a password may follow.
-fn shown(text: &str) -> String {
-    text.rsplit('@').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(100).collect()
-}
 
 /// A model on a server. Cheap to share behind an `Arc`.
 #[derive(Debug)]
@@ -165,6 +55,21 @@ pub struct OpenAiProvider {
 /// Time that a request waited for its turn here, microseconds. How long it waits at the server is not seen.
 #[derive(Debug, Clone, Default)]
 struct Queued(Arc<AtomicU64>);
+
+impl Queued {
+    /// Counts from now until it is dropped, also where whoever asked does not wait so long.
+    fn waiting(&self) -> impl Drop + use<> {
+        struct Waiting(Queued, Instant);
+
+        impl Drop for Waiting {
+            fn drop(&mut self) {
+                self.0.0.fetch_add(micros(self.1), Ordering::Relaxed);
+            }
+        }
+
+        Waiting(self.clone(), Instant::now())
+    }
+}
 
 /// An attempt that failed.
 enum Failed {
@@ -256,9 +161,9 @@ impl OpenAiProvider {
         F: Future<Output = Result<T, Failed>>,
     {
         let late = |_| LlmError::Timeout(u64::try_from(self.config.request_timeout.as_millis()).unwrap_or(u64::MAX));
-        let came = Instant::now();
+        let waiting = queued.waiting();
         let permit = timeout_at(deadline, self.permits.acquire()).await;
-        queued.0.fetch_add(micros(came), Ordering::Relaxed);
+        drop(waiting);
         let _permit = permit.map_err(late)?;
         let mut failures = 0;
         loop {
@@ -304,7 +209,7 @@ impl OpenAiProvider {
         asked: impl Future<Output = Result<T, LlmError>>,
     ) -> Result<T, LlmError> {
         let began = Instant::now();
-        let mut asking = Open { metrics: &self.metrics, asker: Some(asker) };
+        let mut asking = Open { metrics: &self.metrics, asker: Some(asker), queued: queued.clone() };
         let result = asked.await;
         if let Some(asker) = asking.asker.take() {
             let queued_us = queued.0.load(Ordering::Relaxed);
@@ -316,9 +221,28 @@ impl OpenAiProvider {
     }
 
     async fn send(&self, endpoint: &str, request: &impl Serialize) -> Result<Response, Failed> {
-        let body = serde_json::to_vec(request).map_err(|e| LlmError::Invalid(e.to_string()))?;
-        let post = self.client.post(self.endpoint(endpoint)).header(CONTENT_TYPE, "application/json").body(body);
-        accepted(post.send().await.map_err(unreachable)?).await
+        accepted(self.post(endpoint, serialised(request)?).await.map_err(unreachable)?).await
+    }
+
+    async fn post(&self, endpoint: &str, body: Vec<u8>) -> reqwest::Result<Response> {
+        self.client.post(self.endpoint(endpoint)).header(CONTENT_TYPE, "application/json").body(body).send().await
+    }
+
+    /// Asks in one piece what a stream did not answer: llama-cpp-python refuses a prompt that is too long with an empty stream, and
+    /// says why only without one. It also closes the connection behind that stream, which may be seen when the next request is on
+    /// its way: that goes over a new one then.
+    async fn again(&self, request: &Request<'_>) -> Result<Generated, Failed> {
+        let body = serialised(request)?;
+        let response = match self.post(CHAT, body.clone()).await {
+            Err(error) if !error.is_timeout() => self.post(CHAT, body).await,
+            answer => answer,
+        };
+        let body = limited(accepted(response.map_err(unreachable)?).await?).await?;
+        // Nothing at all is no answer to read: it goes away when the server is well again.
+        if body.is_empty() {
+            return Err(broken_off());
+        }
+        piece(read(&body)?)
     }
 
     async fn told(&self, request: &GenerateRequest, prompt: &Prompt, grammar: Option<&Grammar>) -> Result<Generated, Failed> {
@@ -327,17 +251,23 @@ impl OpenAiProvider {
             (None, Some(text), Some(read)) => Constraint::of(self.config.dialect, text, read),
             _ => Constraint::None,
         };
-        let wraps = matches!(constraint, Constraint::Choice(_));
+        let (wraps, sent) = (matches!(constraint, Constraint::Choice(_)), constraint != Constraint::None);
         let body = Request::generate(&self.config, prompt, request.max_tokens, constraint)?;
         let response = self.send(CHAT, &body).await?;
         let streamed = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|t| t.contains("event-stream"));
         let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
-        let mut answer = if streamed { stream::collect(response, most).await? } else { wire::text_of(whole(response).await?)? };
+        let collected = if streamed { stream::collect(response, most).await? } else { Some(piece(whole(response).await?)?) };
+        let mut answer = match collected {
+            Some(answer) => answer,
+            None => self.again(&body.unstreamed()).await?,
+        };
         if wraps {
             answer.text = wire::unwrap_choice(&answer.text)?;
         }
         match grammar.map(|g| g.fit(&answer.text)) {
             None | Some(Fit::Whole) => Ok(answer),
+            // Too long to follow here: then the server is believed, where it was told.
+            Some(Fit::Unknown) if sent => Ok(answer),
             Some(Fit::Beginning) if !answer.finished => Ok(answer),
             Some(_) => Err(LlmError::Server(format!(
                 "its answer does not obey the grammar that was sent; does it take grammars, and is the dialect {:?} right?",
@@ -427,12 +357,13 @@ impl OpenAiProvider {
 struct Open<'p> {
     metrics: &'p Mutex<EngineMetrics>,
     asker: Option<Asker>,
+    queued: Queued,
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         if let Some(asker) = &self.asker {
-            lock(self.metrics).dropped(asker);
+            lock(self.metrics).dropped(asker, self.queued.0.load(Ordering::Relaxed));
         }
     }
 }
@@ -466,8 +397,27 @@ async fn accepted(response: Response) -> Result<Response, Failed> {
 
 /// The body as JSON.
 async fn whole<T: DeserializeOwned>(response: Response) -> Result<T, Failed> {
-    let body = limited(response).await?;
-    serde_json::from_slice(&body).map_err(|e| LlmError::Server(format!("it answered what is no answer: {e}")).into())
+    read(&limited(response).await?)
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failed> {
+    serde_json::from_slice(body).map_err(|e| LlmError::Server(format!("it answered what is no answer: {e}")).into())
+}
+
+fn serialised(request: &impl Serialize) -> Result<Vec<u8>, LlmError> {
+    serde_json::to_vec(request).map_err(|e| LlmError::Invalid(e.to_string()))
+}
+
+/// The text of an answer in one piece, which says how it ended as a stream does.
+fn piece(answer: wire::Answer) -> Result<Generated, Failed> {
+    match answer.choices.first() {
+        Some(choice) if choice.finish_reason.is_none() => Err(broken_off()),
+        _ => Ok(wire::text_of(answer)?),
+    }
+}
+
+fn broken_off() -> Failed {
+    Failed::Again("the server broke off in the middle of its answer".to_owned(), None)
 }
 
 async fn limited(mut response: Response) -> Result<Vec<u8>, Failed> {
@@ -479,38 +429,4 @@ async fn limited(mut response: Response) -> Result<Vec<u8>, Failed> {
         }
     }
     Ok(body)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_machine_needs_a_yes() {
-        for here in ["http://127.0.0.1:8000/v1", "http://localhost:1", "http://[::1]:1/v1", "https://127.3.2.1"] {
-            OpenAiConfig::new(here, "m").check().unwrap();
-        }
-        for there in ["http://10.0.0.3:8000/v1", "https://api.example.com/v1", "http://localhost.example.com", "http://0.0.0.0:1"] {
-            let mut config = OpenAiConfig::new(there, "m");
-            let why = config.check().unwrap_err();
-            assert!(why.contains("allow_remote = true") && !why.contains('\n'), "{why}");
-            config.allow_remote = true;
-            config.check().unwrap();
-        }
-    }
-
-    #[test]
-    fn addresses_that_are_none_are_refused_and_passwords_stay_hidden() {
-        for bad in ["", "127.0.0.1:8000", "ftp://127.0.0.1/", "http://127.0.0.1/v1?key=x", "unix:///run/x"] {
-            assert!(OpenAiConfig::new(bad, "m").check().is_err(), "{bad}");
-        }
-        for secret in ["http://me:hunter2@127.0.0.1:8000/v1", "me:hunter2@127.0.0.1"] {
-            assert!(!OpenAiConfig::new(secret, "m").check().unwrap_err().contains("hunter2"));
-        }
-        let mut config = OpenAiConfig::new("http://127.0.0.1", "m");
-        config.key = Some(Key::new(" hunter2\n"));
-        assert!(!format!("{config:?}").contains("hunter2"));
-        assert_eq!(config.address().unwrap().as_str(), "http://127.0.0.1/v1");
-        assert!(OpenAiConfig::new("http://127.0.0.1", " ").check().is_err());
-    }
 }

@@ -4,7 +4,7 @@ use reqwest::Response;
 
 use super::super::{Generated, LlmError};
 use super::wire::{Chunk, plain};
-use super::{Failed, unreachable};
+use super::{Failed, broken_off, unreachable};
 
 /// Longest line.
 const LONGEST_LINE: usize = 1 << 20;
@@ -15,6 +15,7 @@ const BYTES_A_TOKEN: usize = 512;
 #[derive(Debug, Default)]
 struct Collected {
     generated: Generated,
+    events: u64,
     parts: u64,
     reason: Option<String>,
     counted: bool,
@@ -29,12 +30,12 @@ struct Lines {
     scanned: usize,
 }
 
-/// Reads a stream to its end.
+/// Reads a stream to its end. None where it ends in due form without one event: some servers stream no refusals.
 ///
 /// # Errors
 /// [`Failed::Again`] when the connection breaks or the stream ends before the answer does; [`LlmError::Server`] for what
 /// is no stream, and for an error inside it.
-pub async fn collect(mut response: Response, most_tokens: usize) -> Result<Generated, Failed> {
+pub async fn collect(mut response: Response, most_tokens: usize) -> Result<Option<Generated>, Failed> {
     let mut lines = Lines::default();
     let mut collected = Collected::default();
     let most_bytes = most_tokens.saturating_add(64).saturating_mul(BYTES_A_TOKEN);
@@ -46,7 +47,7 @@ pub async fn collect(mut response: Response, most_tokens: usize) -> Result<Gener
         }
     }
     collected.line(&lines.buffer)?;
-    collected.end()
+    if collected.events == 0 { Ok(None) } else { collected.end().map(Some) }
 }
 
 impl Lines {
@@ -79,6 +80,7 @@ impl Collected {
                 line.is_empty() || line.starts_with(b":") || [&b"event:"[..], b"id:", b"retry:"].iter().any(|f| line.starts_with(f));
             return if known { Ok(()) } else { Err(garbage(line)) };
         };
+        self.events += 1;
         let data = std::str::from_utf8(data).map_err(|_| garbage(data))?.trim();
         if data == "[DONE]" {
             self.done = true;
@@ -108,7 +110,7 @@ impl Collected {
     fn end(mut self) -> Result<Generated, Failed> {
         // A server that drops one request for another may still end the stream in due form.
         if self.reason.is_none() {
-            return Err(Failed::Again("the server broke off in the middle of its answer".to_owned(), None));
+            return Err(broken_off());
         }
         self.generated.finished = self.reason.as_deref() != Some("length");
         if !self.counted {

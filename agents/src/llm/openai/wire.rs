@@ -12,6 +12,8 @@ use super::{Dialect, OpenAiConfig};
 
 /// Most characters of a server's message that are passed on.
 const LONGEST_SAID: usize = 300;
+/// Most tokens that one answer may claim: servers that do not know have been seen to send the largest number there is.
+const MOST_TOKENS: u64 = 1 << 32;
 /// Alternatives of a token that most servers show at most.
 const ALTERNATIVES: u32 = 20;
 /// Alternatives to ask for where there is no such limit.
@@ -100,6 +102,11 @@ impl<'a> Request<'a> {
         }
         request.extra.extend(constraint.fields());
         Ok(request)
+    }
+
+    /// The same request for an answer in one piece.
+    pub fn unstreamed(self) -> Self {
+        Self { stream: false, stream_options: None, ..self }
     }
 
     /// A request for the likeliest first tokens.
@@ -303,8 +310,11 @@ pub struct Details {
 impl Counted {
     /// In our words: what was evaluated and what was remembered.
     pub fn usage(&self) -> Usage {
-        let reused = self.prompt_tokens_details.as_ref().and_then(|d| d.cached_tokens).unwrap_or(0).min(self.prompt_tokens);
-        Usage { prompt_tokens: self.prompt_tokens - reused, reused_tokens: reused, generated_tokens: self.completion_tokens }
+        // What nobody can have evaluated was not counted.
+        let plausible = |tokens: u64| if tokens > MOST_TOKENS { 0 } else { tokens };
+        let prompt = plausible(self.prompt_tokens);
+        let reused = self.prompt_tokens_details.as_ref().and_then(|d| d.cached_tokens).unwrap_or(0).min(prompt);
+        Usage { prompt_tokens: prompt - reused, reused_tokens: reused, generated_tokens: plausible(self.completion_tokens) }
     }
 }
 
