@@ -33,8 +33,8 @@ pub struct Header {
 pub enum Value {
     /// An integer, whatever its width, by the GGUF type it has.
     Integer(i128, u32),
-    /// A float.
-    Float(f64),
+    /// A float, by the GGUF type it has.
+    Float(f64, u32),
     /// A truth value.
     Bool(bool),
     /// A string; of a long one that is no chat template, the beginning.

@@ -1,6 +1,6 @@
 //! From bytes to a header. Every count is held against the bytes that are left before anything is reserved for it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -83,7 +83,7 @@ impl<R: Read + Seek> Reader<R> {
             3 => Value::Integer(self.bytes().map(i16::from_le_bytes)?.into(), kind),
             U32 => Value::Integer(self.u32()?.into(), kind),
             I32 => Value::Integer(self.bytes().map(i32::from_le_bytes)?.into(), kind),
-            F32 => Value::Float(self.bytes().map(f32::from_le_bytes)?.into()),
+            F32 => Value::Float(self.bytes().map(f32::from_le_bytes)?.into(), kind),
             7 => match self.bytes::<1>()? {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
@@ -93,7 +93,7 @@ impl<R: Read + Seek> Reader<R> {
             ARRAY => self.array(key)?,
             10 => Value::Integer(self.u64()?.into(), kind),
             11 => Value::Integer(self.bytes().map(i64::from_le_bytes)?.into(), kind),
-            12 => Value::Float(self.bytes().map(f64::from_le_bytes)?),
+            12 => Value::Float(self.bytes().map(f64::from_le_bytes)?, kind),
             _ => return Err(bad(format!("{} is of unknown type {kind}", shown(key)))),
         })
     }
@@ -131,23 +131,31 @@ impl<R: Read + Seek> Reader<R> {
     fn strings(&mut self, count: u64) -> io::Result<Value> {
         // Eight bytes for each length at least, so the count is bounded before the loop.
         self.fits(count.saturating_mul(8))?;
-        let mut seen = HashSet::new();
-        let (mut twins, mut longest, mut full) = (false, 0, true);
+        // Vocabularies have hundreds of thousands: one buffer for all, and their hashes sorted once.
+        let (mut hashes, mut buffer) = (Vec::new(), Vec::new());
+        let (mut longest, mut full) = (0, true);
         for _ in 0..count {
             let length = self.u64()?;
             if length > LONGEST_TEXT {
                 return Err(bad(format!("a text of a list has {length} bytes")));
             }
-            let bytes = self.raw(length)?;
+            self.fits(length)?;
+            buffer.resize(usize::try_from(length).map_err(|_| bad("a value is too long"))?, 0);
+            self.input.read_exact(&mut buffer)?;
+            self.at += length;
             // llama.cpp reads each up to its first NUL, and gives empty ones names of their own.
-            let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
-            let mut hasher = DefaultHasher::new();
-            // Compared by hash: two that only share it would refuse a sound file once in many billions.
-            text.hash(&mut hasher);
-            twins |= !text.is_empty() && !seen.insert(hasher.finish());
+            let text = buffer.split(|b| *b == 0).next().unwrap_or_default();
+            if !text.is_empty() {
+                let mut hasher = DefaultHasher::new();
+                text.hash(&mut hasher);
+                hashes.push(hasher.finish());
+            }
             longest = longest.max(length);
             full &= length > 0;
         }
+        hashes.sort_unstable();
+        // Compared by hash: two that only share it would refuse a sound file once in many billions.
+        let twins = hashes.windows(2).any(|pair| matches!(pair, [a, b] if a == b));
         Ok(Value::Strings { count, twins, longest, full })
     }
 

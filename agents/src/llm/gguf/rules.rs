@@ -56,8 +56,9 @@ pub fn adapter(header: &Header, architecture: &str) -> Verdict {
         let theirs: String = header.architecture().chars().filter(|c| !c.is_control()).take(64).collect();
         return Err(format!("it adapts {theirs}, and the model is {architecture}"));
     }
-    if !matches!(header.metadata.get("adapter.lora.alpha"), Some(Value::Float(alpha)) if alpha.is_finite()) {
-        return Err("adapter.lora.alpha is no number".to_owned());
+    // llama.cpp ends the process where it has another width.
+    if !matches!(header.metadata.get("adapter.lora.alpha"), Some(Value::Float(alpha, F32)) if alpha.is_finite()) {
+        return Err("adapter.lora.alpha is no number of 32 bits".to_owned());
     }
     let part = |name: &str| name.strip_suffix(".lora_a").or_else(|| name.strip_suffix(".lora_b")).map(str::to_owned);
     // Kernels there are for floats only; in embeddings and in mixtures of experts llama.cpp does not check the shapes.
@@ -177,7 +178,7 @@ fn experts(header: &Header) -> Verdict {
 fn floats(header: &Header) -> Verdict {
     let architecture = format!("{}.", header.architecture());
     for (key, value) in header.metadata.iter().filter(|(key, _)| key.starts_with(&architecture)) {
-        let Value::Float(x) = value else { continue };
+        let Value::Float(x, _) = value else { continue };
         let positive = key.ends_with("freq_base") || key.ends_with("_epsilon");
         if !x.is_finite() || x.abs() > 1e12 || (positive && *x <= 0.0) {
             return Err(format!("{} is {x}", key.chars().filter(|c| !c.is_control()).take(80).collect::<String>()));

@@ -3,6 +3,7 @@ use std::fs;
 use super::*;
 
 /// Writes a header by hand: what the tests change is in these fields.
+#[derive(Clone)]
 struct File {
     entries: Vec<(String, Vec<u8>)>,
     tensors: Vec<(&'static str, Vec<u64>, u32, u64)>,
@@ -177,6 +178,26 @@ fn metadata_that_llama_cpp_would_assert_is_refused_by_name() {
     let mut twice = File::sound();
     twice.entries.push(("llama.block_count".to_owned(), u32(1)));
     assert!(twice.verdict().unwrap_err().to_string().contains("twice"));
+}
+
+#[test]
+fn an_adapter_says_what_it_adapts_and_its_alpha_in_32_bits() {
+    let mut file =
+        File::sound().with("general.type", string("adapter")).with("adapter.type", string("lora")).with("adapter.lora.alpha", float(4.0));
+    file.tensors = vec![("blk.0.attn_q.weight.lora_a", vec![8, 4], 0, 0), ("blk.0.attn_q.weight.lora_b", vec![4, 8], 0, 128)];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.gguf");
+    let verdict = |file: &File, architecture: &str| {
+        fs::write(&path, file.bytes()).unwrap();
+        check_adapter(&path, architecture).map_err(|e| e.to_string())
+    };
+    verdict(&file, "llama").unwrap();
+    assert!(verdict(&file, "qwen2").unwrap_err().contains("it adapts llama"));
+    let double = [12_u32.to_le_bytes().to_vec(), 4_f64.to_le_bytes().to_vec()].concat();
+    for bad in [double, float(f32::INFINITY), u32(4)] {
+        let why = verdict(&file.clone().with("adapter.lora.alpha", bad), "llama").unwrap_err();
+        assert!(why.contains("alpha"), "{why}");
+    }
 }
 
 #[test]
