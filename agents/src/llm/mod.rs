@@ -12,6 +12,7 @@ mod engine;
 pub mod gguf;
 mod grammar;
 mod incident;
+mod kept;
 mod lane;
 pub mod local;
 mod metrics;
@@ -131,9 +132,10 @@ pub struct Usage {
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
-        self.prompt_tokens += other.prompt_tokens;
-        self.reused_tokens += other.reused_tokens;
-        self.generated_tokens += other.generated_tokens;
+        // Counts come from servers too, and a sum that is too large is no reason to end.
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.reused_tokens = self.reused_tokens.saturating_add(other.reused_tokens);
+        self.generated_tokens = self.generated_tokens.saturating_add(other.generated_tokens);
     }
 }
 

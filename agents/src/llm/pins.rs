@@ -5,11 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
-use super::LlmError;
+use super::{LlmError, kept};
 
 /// Name of the file in the models folder.
 const PINS_FILE: &str = "pins.toml";
@@ -67,16 +66,9 @@ fn place(models_dir: &Path) -> PathBuf {
     models_dir.join(PINS_FILE)
 }
 
-/// Two pulls that end together must not write over each other's record: the model without one would be trusted again. The
-/// lock is a file of its own, since the record is replaced; it is held for as long as a small file takes.
-/// None where the file system has no locks: a whole download does not fail for that.
+/// Two pulls that end together must not write over each other's record: the model without one would be trusted again.
 fn lock(models_dir: &Path) -> io::Result<Option<Flock<File>>> {
-    let file = File::create(models_dir.join(format!(".{PINS_FILE}.lock")))?;
-    match Flock::lock(file, FlockArg::LockExclusive) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS)) => Ok(None),
-        Err((_, error)) => Err(error.into()),
-    }
+    kept::lock(models_dir, PINS_FILE)
 }
 
 fn read(models_dir: &Path) -> io::Result<BTreeMap<String, Pin>> {
@@ -91,13 +83,7 @@ fn read(models_dir: &Path) -> io::Result<BTreeMap<String, Pin>> {
 fn write(models_dir: &Path, pins: &BTreeMap<String, Pin>) -> io::Result<()> {
     let text = toml::to_string(pins).map_err(io::Error::other)?;
     let text = format!("# Digests of models whose registry entry has none, as their first pull brought them.\n{text}");
-    // A name of this process's own: not every network disk honours locks.
-    let draft = models_dir.join(format!(".{PINS_FILE}.{}.new", std::process::id()));
-    let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, place(models_dir)));
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    written
+    kept::replace(models_dir, PINS_FILE, &text)
 }
 
 fn unusable(path: &Path, error: &io::Error) -> LlmError {

