@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::adapters::AdapterFile;
 use super::protocol::{Output, Task};
+use super::schema;
 use super::supervisor::{Job, Supervisor, Vitals};
 use super::{
     Asking, EmbedRequest, Embeddings, EngineMetrics, GenerateRequest, Generated, LlmError, ModelIdentity, Provider, ScoreRequest, Scores,
@@ -157,6 +158,8 @@ impl Provider for LocalProvider {
 
     fn generate(&self, request: GenerateRequest) -> Asking<'_, Generated> {
         Box::pin(async {
+            // What the process could not even read would end it, with all that it has.
+            request.schema.as_ref().map_or(Ok(()), schema::check)?;
             match self.ask(Task::Generate(request)).await? {
                 Output::Generated(generated) => Ok(generated),
                 _ => Err(mixed_up()),

@@ -65,20 +65,26 @@ impl EngineMetrics {
             error = error.map(tracing::field::display),
             "model request"
         );
-        self.queued_us += times.queued_us;
-        self.ran_us += times.ran_us;
         if error.is_some() {
             self.failed += 1;
         } else {
             self.answered += 1;
         }
-        self.spent(asker, usage);
+        self.worked(asker, usage, times);
     }
 
-    /// Takes note of a request that nobody waits for any more; what it costs comes later.
-    pub(super) fn dropped(&mut self, asker: &Asker) {
+    /// Takes note of a request that nobody waits for any more, and of its time in the queue so far; what it costs comes later.
+    pub(super) fn dropped(&mut self, asker: &Asker, queued_us: u64) {
         tracing::debug!(agent = asker.agent, incident = asker.incident, branch = asker.branch, "model request dropped");
         self.dropped += 1;
+        self.queued_us += queued_us;
+    }
+
+    /// Takes note of what a request took, and cost.
+    pub(super) fn worked(&mut self, asker: &Asker, usage: Usage, times: Times) {
+        self.queued_us += times.queued_us;
+        self.ran_us += times.ran_us;
+        self.spent(asker, usage);
     }
 
     /// Takes note of tokens.
@@ -186,7 +192,7 @@ impl EngineMetrics {
         put("requests_open", "gauge", self.open.to_string());
         put("requests_waiting", "gauge", counts.waiting.to_string());
         put("requests_running", "gauge", counts.running.to_string());
-        let asked = all.prompt_tokens + all.reused_tokens;
+        let asked = all.prompt_tokens.saturating_add(all.reused_tokens);
         let hit = if asked == 0 { 0.0 } else { all.reused_tokens as f64 / asked as f64 };
         put("cache_hit_ratio", "gauge", format!("{hit:.4}"));
         out.push_str("# TYPE galen_llm_tokens_total counter\n");
@@ -236,8 +242,8 @@ mod tests {
         let asker = Asker::new("locks\"\n", "", "");
         metrics.ended(&asker, None, usage, Times { queued_us: 1_500_000, ran_us: 0 });
         metrics.ended(&asker, Some(&LlmError::Timeout(1)), Usage::default(), Times::default());
-        metrics.dropped(&asker);
-        metrics.spent(&asker, Usage { prompt_tokens: 5, ..Usage::default() });
+        metrics.dropped(&asker, 50_000);
+        metrics.worked(&asker, Usage { prompt_tokens: 5, ..Usage::default() }, Times { queued_us: 200_000, ran_us: 1_000 });
         metrics.engine(Counts { batches: 5, rows: 40, ..Counts::default() });
         metrics.stopped();
         metrics.restarted();
@@ -251,7 +257,8 @@ mod tests {
             "galen_llm_requests_answered_total 1",
             "galen_llm_requests_failed_total 1",
             "galen_llm_requests_dropped_total 1",
-            "galen_llm_queue_seconds_total 1.500000",
+            "galen_llm_queue_seconds_total 1.750000",
+            "galen_llm_run_seconds_total 0.001000",
             "galen_llm_cache_hit_ratio 0.6667",
             "galen_llm_tokens_total{agent=\"locks\",kind=\"prefilled\"} 15",
             "galen_llm_tokens_total{agent=\"locks\",kind=\"reused\"} 30",

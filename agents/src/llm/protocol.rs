@@ -100,7 +100,10 @@ pub enum FromWorker {
     },
     /// A sign of life: a batch was evaluated, or a text embedded. At most one a second, the first after a batch that was at least
     /// half full, and none where it works on one request at a time.
-    Step,
+    Step {
+        /// What the engine has done so far, and holds now.
+        counts: Counts,
+    },
 }
 
 /// How long a request took, microseconds.

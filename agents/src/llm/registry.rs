@@ -342,7 +342,7 @@ pub(super) fn side_file(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn stamp(path: &Path) -> std::io::Result<String> {
+pub(super) fn stamp(path: &Path) -> std::io::Result<String> {
     let meta = fs::metadata(path)?;
     let modified = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(format!("{} {}", meta.len(), modified.as_nanos()))

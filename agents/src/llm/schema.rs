@@ -8,32 +8,49 @@ use super::LlmError;
 const LARGEST: usize = 64 << 10;
 const DEEPEST: usize = 64;
 
+/// Whether a schema is one that may be translated; also before it is sent to a process, whose reader has a limit of its own.
+///
+/// # Errors
+/// [`LlmError::Invalid`] for what is no schema, or too large a one.
+pub fn check(schema: &Value) -> Result<(), LlmError> {
+    checked(schema).map(drop)
+}
+
 /// The grammar (GBNF) of the JSON texts that obey a schema. Properties come in the order of their names.
 ///
 /// # Errors
 /// [`LlmError::Invalid`] for what is no schema, or too large a one.
 pub fn grammar(schema: &Value) -> Result<String, LlmError> {
-    let refuse = |why: &str| LlmError::Invalid(format!("the schema is not usable: {why}"));
+    llama_cpp_2::json_schema_to_grammar(&checked(schema)?).map_err(|e| refuse(&e.to_string()))
+}
+
+/// The schema as text.
+fn checked(schema: &Value) -> Result<String, LlmError> {
     if !schema.is_object() {
         return Err(refuse("it is no object"));
     }
-    if depth(schema) > DEEPEST {
+    if deeper(schema, DEEPEST) {
         return Err(refuse("it is nested too deeply"));
     }
     let text = schema.to_string();
     if text.len() > LARGEST {
         return Err(refuse("it is too large"));
     }
-    llama_cpp_2::json_schema_to_grammar(&text).map_err(|e| refuse(&e.to_string()))
+    Ok(text)
 }
 
-fn depth(value: &Value) -> usize {
-    // serde_json reads nothing deeper than 128, so that this recursion ends early.
-    match value {
-        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
+fn refuse(why: &str) -> LlmError {
+    LlmError::Invalid(format!("the schema is not usable: {why}"))
+}
+
+/// Whether it is nested deeper than `most` levels.
+fn deeper(value: &Value, most: usize) -> bool {
+    let mut inside: Box<dyn Iterator<Item = &Value>> = match value {
+        Value::Array(list) => Box::new(list.iter()),
+        Value::Object(map) => Box::new(map.values()),
+        _ => return false,
+    };
+    most == 0 || inside.any(|value| deeper(value, most - 1))
 }
 
 #[cfg(test)]

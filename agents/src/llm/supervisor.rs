@@ -21,7 +21,7 @@ use self::vitals::MOST_FAILURES;
 use super::local::LocalConfig;
 use super::process::Process;
 use super::protocol::{Asker, FromWorker, Output, Task, Times, ToWorker};
-use super::registry::{Registry, digest};
+use super::registry::{Registry, digest, stamp};
 use super::{LlmError, ModelIdentity, Usage, gguf};
 
 /// Pause before the first restart; doubles with each failure.
@@ -67,6 +67,8 @@ struct Open {
 #[derive(Debug)]
 pub struct Supervisor {
     config: LocalConfig,
+    /// The model that was checked, and the size and time of its file then.
+    checked: Option<(ModelIdentity, String)>,
     vitals: Arc<Vitals>,
     process: Option<Process>,
     open: BTreeMap<u64, Open>,
@@ -78,7 +80,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor without a process yet.
     pub fn new(config: LocalConfig, vitals: Arc<Vitals>) -> Self {
-        Self { config, vitals, process: None, open: BTreeMap::new(), pulse: Pulse::new(Instant::now()), last_failure: None }
+        Self { config, checked: None, vitals, process: None, open: BTreeMap::new(), pulse: Pulse::new(Instant::now()), last_failure: None }
     }
 
     /// Works until the queue closes. `dropped` names requests that nobody waits for any more; `started` hears which
@@ -89,7 +91,7 @@ impl Supervisor {
         dropped: mpsc::UnboundedReceiver<u64>,
         started: oneshot::Sender<Result<ModelIdentity, LlmError>>,
     ) {
-        let identity = match identify(&self.config) {
+        let identity = match self.check() {
             Ok(identity) => identity,
             Err(e) => return drop(started.send(Err(e))),
         };
@@ -139,7 +141,7 @@ impl Supervisor {
         let Job { id, task, reply, since } = job;
         let asker = task.asker();
         if reply.is_closed() {
-            self.vitals.metrics().dropped(&asker);
+            self.vitals.metrics().dropped(&asker, micros(since.elapsed()));
             return;
         }
         if self.open.len() >= MOST_OPEN {
@@ -178,10 +180,13 @@ impl Supervisor {
     async fn hear(&mut self, message: std::io::Result<FromWorker>) {
         let now = Instant::now();
         if let (Ok(said), false) = (&message, self.open.is_empty()) {
-            self.pulse.hear(now, matches!(said, FromWorker::Step));
+            self.pulse.hear(now, matches!(said, FromWorker::Step { .. }));
         }
         match message {
-            Ok(FromWorker::Step) => self.alive(now, None),
+            Ok(FromWorker::Step { counts }) => {
+                self.alive(now, None);
+                self.vitals.metrics().engine(counts);
+            }
             Ok(FromWorker::Began { id }) => self.alive(now, Some(id)),
             Ok(FromWorker::Answer { id, result, usage, times, counts }) => {
                 self.alive(now, None);
@@ -196,8 +201,8 @@ impl Supervisor {
                     self.config.adapter = adapter;
                 }
                 if let Some(Open { asker, reply: None, .. }) = &open {
-                    // Its end is booked; what it cost is known now.
-                    self.vitals.metrics().spent(asker, usage);
+                    // Its end is booked, with its time until the process had it; what it took there is known now.
+                    self.vitals.metrics().worked(asker, usage, times);
                 }
                 if let Some(Open { asker, asked, waited, reply: Some(reply), .. }) = open {
                     let times = Times { queued_us: times.queued_us.saturating_add(micros(waited)), ..times };
@@ -248,7 +253,7 @@ impl Supervisor {
         let Some(open) = self.open.get_mut(&id).filter(|o| o.reply.is_some()) else { return };
         open.reply = None;
         open.deadline = Instant::now() + drop_time;
-        self.vitals.metrics().dropped(&open.asker);
+        self.vitals.metrics().dropped(&open.asker, micros(open.waited));
         if let Some(process) = &mut self.process
             && !matches!(timeout(TAKE, process.send(&ToWorker::Cancel { id })).await, Ok(Ok(())))
         {
@@ -353,9 +358,31 @@ impl Supervisor {
         if failures > 0 {
             sleep(FIRST_PAUSE * 2_u32.pow(failures.min(8) - 1)).await;
         }
+        // What answers after a death must be what answered before it.
+        if self.checked.is_some() {
+            self.check()?;
+        }
         self.launch().await?;
         self.vitals.metrics().restarted();
         Ok(())
+    }
+
+    /// Which model lies there: looked at again when the file is another than the one that was checked.
+    fn check(&mut self) -> Result<ModelIdentity, LlmError> {
+        let path = &self.config.model_path;
+        let now = stamp(path).map_err(|e| LlmError::Unavailable(format!("{}: {e}", path.display())))?;
+        match &self.checked {
+            Some((identity, then)) if *then == now => Ok(identity.clone()),
+            before => {
+                let identity = identify(&self.config)?;
+                if before.as_ref().is_some_and(|(before, _)| *before != identity) {
+                    let why = format!("{} holds another model than when Galen started with it; start Galen again", path.display());
+                    return Err(LlmError::Unavailable(why));
+                }
+                self.checked = Some((identity.clone(), now));
+                Ok(identity)
+            }
+        }
     }
 
     async fn launch(&mut self) -> Result<(), LlmError> {
@@ -376,7 +403,7 @@ impl Supervisor {
                 process.obituary().await;
                 LlmError::Unavailable(format!("{}{}", reason(&e), process.tail.quote()))
             }
-            Ok(Ok(FromWorker::Answer { .. } | FromWorker::Began { .. } | FromWorker::Step)) => {
+            Ok(Ok(FromWorker::Answer { .. } | FromWorker::Began { .. } | FromWorker::Step { .. })) => {
                 LlmError::Unavailable("the model's process answers unasked".to_owned())
             }
             Ok(Err(_)) => LlmError::Unavailable(format!("the model's process ended while loading{}", process.obituary().await)),

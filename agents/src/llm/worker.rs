@@ -235,7 +235,7 @@ struct Beat(Option<Instant>);
 impl Beat {
     /// Gives one where it is time, as soon as it is known how long the longest steps are.
     fn step(&mut self, answers: &mut File, desk: &Desk<'_>) -> io::Result<()> {
-        if desk.tried() && self.due(Instant::now()) { say(answers, &FromWorker::Step) } else { Ok(()) }
+        if desk.tried() && self.due(Instant::now()) { say(answers, &FromWorker::Step { counts: desk.counts() }) } else { Ok(()) }
     }
 
     fn due(&mut self, now: Instant) -> bool {

@@ -105,17 +105,38 @@ async fn requests_that_the_process_never_answers_are_counted_as_failed() {
 async fn silence_is_a_hang_where_a_process_that_tells_of_steps_has_something_to_do() {
     let Some(path) = tiny("tiny-moe") else { return };
     let said = r#"{"answer":{"id":1,"result":{"Err":{"Invalid":"no"}},"usage":{"prompt_tokens":0,"reused_tokens":0,"generated_tokens":0},"times":{"queued_us":0,"ran_us":0},"counts":null}}"#;
-    let mut telling = script(path, &format!("ready; read line; echo '\"step\"'; echo '{said}'; while read line; do :; done"));
+    let step = r#"{"step":{"counts":{"batches":3,"cells":9}}}"#;
+    let mut telling = script(path, &format!("ready; read line; echo '{step}'; echo '{said}'; while read line; do :; done"));
     (telling.request_timeout, telling.drop_timeout) = (Duration::from_secs(120), Duration::from_secs(1));
     let provider = LocalProvider::start(telling).await.unwrap();
     let first = provider.pid();
     assert_eq!(provider.score(asking("a")).await, Err(LlmError::Invalid("no".into())));
+    let counts = provider.metrics().unwrap().counts();
+    assert_eq!((counts.batches, counts.cells), (3, 9), "the sign of life told them");
     // With nothing to do it says nothing either.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(first.is_some() && provider.pid() == first);
     // Long before the request is out of time.
     let Err(LlmError::Crashed(why)) = provider.score(asking("a")).await else { panic!("not taken for hung") };
     assert!(why.contains("hung") && provider.metrics().unwrap().up == Some(false), "{why}");
+}
+
+#[tokio::test]
+async fn after_a_death_no_other_model_answers_in_its_name() {
+    let (Some(path), Some(other)) = (tiny("tiny-moe"), tiny("tiny-minicpm")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("mine.gguf");
+    std::fs::copy(&path, &place).unwrap();
+    let provider = LocalProvider::start(script(place.clone(), "ready; read line; exit 1")).await.unwrap();
+    let fate = async || provider.score(asking("a")).await.unwrap_err();
+    // The same file under the same name, only newer, is the same model.
+    for _ in 0..2 {
+        assert!(matches!(fate().await, LlmError::Crashed(_)));
+        std::fs::copy(&path, &place).unwrap();
+    }
+    std::fs::copy(&other, &place).unwrap();
+    let why = fate().await.to_string();
+    assert!(why.contains("another model"), "{why}");
 }
 
 #[tokio::test]

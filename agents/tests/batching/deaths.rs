@@ -50,7 +50,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 async fn reached(provider: &LocalProvider, at: At) {
     until("the process has all requests", || provider.metrics().unwrap().open == AT_ONCE).await;
     match at {
-        // The process tells of what it has done with its answers alone; before the first one only its time shows that it works.
+        // Until a step has ended nothing is told of it; only its time shows that the process works.
         At::Prefill => {
             let end = ticks(provider) + INTO_PROMPT;
             until("the prompt is being evaluated", || ticks(provider) >= end).await;

@@ -138,7 +138,9 @@ async fn schemas(provider: &dyn Provider) {
     let read: Value = serde_json::from_str(&answer.text).unwrap();
     assert!(answer.finished && read.as_object().unwrap().len() == 2, "{answer:?}");
     assert!(["supports", "refutes"].contains(&read["verdict"].as_str().unwrap()) && read["share"].as_u64().unwrap() <= 100, "{answer:?}");
-    for bad in [ask(json!({ "type": "nonsense" }), None), ask(json!(7), None), ask(schema, Some("root ::= \"a\""))] {
+    // Deeper than a JSON reader goes: refused before it is sent to one.
+    let deep = (0..200).fold(json!({}), |inner, _| json!({ "type": "array", "items": inner }));
+    for bad in [ask(json!({ "type": "nonsense" }), None), ask(json!(7), None), ask(deep, None), ask(schema, Some("root ::= \"a\""))] {
         let refused = provider.generate(bad).await;
         assert!(matches!(refused, Err(LlmError::Invalid(_))), "{refused:?}");
     }
