@@ -60,7 +60,8 @@ fn the_models_work_is_seen_and_an_adapter_that_is_missing_costs_no_report() {
         assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
     }
     let adapted = format!("{NOWHERE}adapter = \"own\"\n{model}[[model.adapter]]\nname = \"own\"\nfile = \"/nonexistent/own.gguf\"\n");
-    let (report, _) = reported(&adapted);
+    let (report, metrics) = reported(&adapted);
+    assert!(metrics.lines().any(|l| l == "galen_llm_up 0"), "a model that did not start is not up\n{metrics}");
     let note = report["model_note"].as_str().unwrap_or_default();
     assert!(note.contains("own.gguf") && note.contains("without a model"), "{report}");
 }

@@ -33,6 +33,8 @@ pub struct Args {
     pub fault: String,
     /// Model to use, none without one.
     pub model: Option<String>,
+    /// Folder of model files.
+    pub models_dir: PathBuf,
     /// Folder for report, capture and JSON.
     pub out: Option<PathBuf>,
     /// Watch at the daemon's default intervals.
@@ -50,10 +52,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let scenario = Scenario::load(&args.fault).map_err(|e| Failure::usage(format!("{e:#}; `galen demo --list` names the faults")))?;
     if let Some(name) = &args.model {
         // Demanded by name: better to say so now than after a minute.
-        let folder = galen_agents::llm::registry::default_models_dir();
-        let registry = galen_agents::llm::registry::Registry::load(&folder).map_err(|e| Failure::model(e.to_string()))?;
+        let folder = &args.models_dir;
+        let registry = galen_agents::llm::registry::Registry::load(folder).map_err(|e| Failure::model(e.to_string()))?;
         let model = registry.chat(name).map_err(|e| Failure::model(e.to_string()))?;
-        let path = model.path(&folder);
+        let path = model.path(folder);
         model.verify(&path).map_err(|e| Failure::model(format!("{e}, or use --no-model")))?;
     }
     let mut signals = Signals::listen()?;
@@ -182,6 +184,7 @@ impl Daemon {
             .arg("serve")
             .arg("--config")
             .arg(&path)
+            .env("GALEN_MODELS_DIR", &args.models_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

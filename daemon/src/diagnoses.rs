@@ -1,10 +1,11 @@
 //! From a claimed incident to a saved report. Incidents are collected side by side and diagnosed when it is their turn.
 
+mod kept;
 mod started;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use galen_agents::driver::{Diagnosis, Options, Progress, diagnose};
 use galen_agents::llm::{OfIncident, Provider, Within};
-use galen_agents::report::{Status, html, markdown};
+use galen_agents::report::Status;
 use galen_tools::capture::{Capture, Missing, TARGET};
 use galen_tools::detect::DetectOptions;
 use galen_tools::model::{Alert, Window};
 use galen_tools::probe::{Prober, Recorded};
 use galen_tools::sources::pg::PgProber;
-use galen_tools::store::{self, Incident, NewDiagnosis, Store, StoreError, StoreErrorKind};
+use galen_tools::store::{self, Incident, Store};
 
 use crate::config::Config;
 use crate::engine;
@@ -30,6 +31,7 @@ use crate::recording::Recording;
 use crate::state::{Counters, State, lock};
 use crate::target::{now_ms, pg_config};
 use crate::turns::{self, Turns};
+use kept::{insist, passing, save, write_capture};
 use started::Started;
 
 /// Incidents claimed at a time: under way, or waiting for that.
@@ -50,10 +52,6 @@ const FIRST_PERSISTENCE_S: f64 = 2.0;
 const WARMER_S: u64 = 10;
 /// Longest wait for the connection that answers on-demand probes.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Pause before what could not be written is tried again; it doubles ...
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// ... up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What diagnoses share.
 pub struct Worker {
@@ -212,46 +210,6 @@ async fn adapt(config: &Config, target: &str, provider: &dyn Provider) -> Result
     provider.adapt(wanted).await.map_err(|error| format!("the adapter `{}` cannot be used: {error}", wanted.unwrap_or("none")))
 }
 
-/// True for failures that may pass by themselves: a full disk, a folder that cannot be written to.
-fn may_pass(error: &StoreError) -> bool {
-    use StoreErrorKind::{DiskFull, Io, Permission};
-    matches!(error.kind, DiskFull | Io | Permission)
-}
-
-/// None, with a warning, for a failure that may pass; other failures stay failures.
-fn passing<T>(id: i64, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    match result {
-        Ok(done) => Ok(Some(done)),
-        Err(error) if may_pass(&error) => {
-            tracing::warn!(incident = id, %error, "the capture is not written yet");
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Tries again, with growing pauses, what only the disk keeps from working.
-async fn insist<T, F>(state: &State, id: i64, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match attempt().await {
-            Err(error) if may_pass(&error) => {
-                tracing::warn!(incident = id, %error, again_in_s = pause.as_secs(), "what was found cannot be stored; it is tried again");
-                lock(&state.troubles).insert(id, error.to_string());
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            done => {
-                lock(&state.troubles).remove(&id);
-                return done;
-            }
-        }
-    }
-}
-
 /// A finding within seconds: searches what is there already, without the model and without asking the target.
 async fn first_look(state: &State, worker: &Worker, incident: &Incident, alerts: &[Alert]) {
     let detect = DetectOptions { persistence_s: FIRST_PERSISTENCE_S, ..DetectOptions::default() };
@@ -327,19 +285,6 @@ fn freeze(state: &State, incident: &Incident, alerts: Vec<Alert>) -> Capture {
     capture
 }
 
-async fn write_capture(capture: &Capture, path: &Path) -> Result<(), StoreError> {
-    let (copy, path) = (capture.clone(), path.to_owned());
-    let write = move || {
-        // Somebody may have removed the folder; when it cannot be made, writing says why.
-        let _ = path.parent().map(std::fs::create_dir_all);
-        store::file::write(&copy, &path)
-    };
-    match tokio::task::spawn_blocking(write).await {
-        Ok(written) => written,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
 /// A prober on the target's second connection; without it the diagnosis does with what was collected.
 async fn live_prober(state: &State, incident: &Incident, capture: &Capture) -> Option<Box<dyn Prober>> {
     let target = state.config.targets.iter().find(|t| t.name == incident.target)?;
@@ -369,65 +314,6 @@ fn note(state: &State, incident: &Incident, step: Progress) {
             findings.pop_first();
         }
     }
-}
-
-/// A diagnosis in the forms in which it is kept.
-struct Forms {
-    json: String,
-    tree: String,
-    text: String,
-    html: String,
-    headline: String,
-    top: Option<(String, f64)>,
-}
-
-impl Forms {
-    fn of(diagnosis: &Diagnosis) -> Result<Self, Failure> {
-        let (report, fault) = (&diagnosis.report, |e: serde_json::Error| Failure::fault(e.to_string()));
-        Ok(Self {
-            json: serde_json::to_string(report).map_err(fault)?,
-            tree: serde_json::to_string(&diagnosis.tree).map_err(fault)?,
-            text: markdown::render(report),
-            html: html::render(report, &diagnosis.tree),
-            headline: report.headline.clone(),
-            top: report.root_causes.first().map(|c| (c.cause.clone(), c.probability)),
-        })
-    }
-
-    fn keep(&self, store: &Store, id: i64) -> Result<(), StoreError> {
-        store.save_diagnosis(
-            id,
-            &NewDiagnosis {
-                report_json: &self.json,
-                tree_json: &self.tree,
-                markdown: &self.text,
-                html: &self.html,
-                headline: &self.headline,
-                top_cause: self.top.as_ref().map(|(cause, _)| cause.as_str()),
-                probability: self.top.as_ref().map(|(_, probability)| *probability),
-            },
-        )
-    }
-}
-
-/// Saves a diagnosis in the store and as files.
-async fn save(state: &State, id: i64, diagnosis: Diagnosis) -> Result<PathBuf, Failure> {
-    let forms = Arc::new(Forms::of(&diagnosis)?);
-    let folder = state.config.data_dir.join("reports");
-    // The files first: whoever sees the incident as reported finds them. The store has it all, so that a file that
-    // cannot be written is a pity, not a failure.
-    for (end, content) in [("json", &forms.json), ("md", &forms.text), ("html", &forms.html)] {
-        let path = folder.join(format!("{id}.{end}"));
-        if let Err(error) = std::fs::write(&path, content) {
-            tracing::warn!(path = %path.display(), %error, "the report's file could not be written; it is in the store");
-        }
-    }
-    insist(state, id, || {
-        let forms = Arc::clone(&forms);
-        state.with_store(move |store| forms.keep(store, id))
-    })
-    .await?;
-    Ok(folder.join(format!("{id}.html")))
 }
 
 impl Worker {

@@ -8,7 +8,7 @@ use galen_agents::driver::{Library, MOST_IN_MEMORY, Shelf};
 use galen_agents::llm::devices::{self, Device};
 use galen_agents::llm::offload::Offload;
 use galen_agents::llm::plan::Room;
-use galen_agents::llm::registry::{Registry, default_models_dir};
+use galen_agents::llm::registry::Registry;
 use galen_agents::llm::skill::Skills;
 use galen_agents::llm::{LlmError, LocalConfig, LocalProvider, OpenAiProvider, Provider};
 use galen_agents::llm::{gguf, plan};
@@ -37,7 +37,8 @@ pub const SIGNATURES_FILE: &str = "signatures.toml";
 ///
 /// # Errors
 /// A fault of ours when a shipped file does not parse; configuration when the measured skill does not.
-pub fn library(data_dir: &Path) -> Result<Library, Failure> {
+pub fn library(config: &Config) -> Result<Library, Failure> {
+    let data_dir = config.data_dir.as_path();
     let catalog = builtin()?;
     let signals = SignalTable::builtin();
     let chunks = citable(data_dir)?;
@@ -48,7 +49,7 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
             Skills::load(&measured).map_err(|e| Failure::config(format!("{e}; measure again with `galen model calibrate --write`")))?;
         skill.overlay(here);
     }
-    let index = index(data_dir, &chunks);
+    let index = index(config, &chunks);
     let library = Library { chunks, skill, signals, catalog, signatures: Signatures::default(), index };
     let learnt = data_dir.join(SIGNATURES_FILE);
     if learnt.exists() { with_signatures(library, &learnt) } else { Ok(library) }
@@ -56,10 +57,11 @@ pub fn library(data_dir: &Path) -> Result<Library, Failure> {
 
 /// The index of what a diagnosis may cite. Few chunks are indexed in memory when they are first asked for; for many it is the
 /// one that `galen ingest` keeps in the data folder. Where that cannot be had, causes are cited without it, and a line says so.
-pub fn index(data_dir: &Path, chunks: &[KnowledgeChunk]) -> Shelf {
+pub fn index(config: &Config, chunks: &[KnowledgeChunk]) -> Shelf {
     let index = Shelf::default();
     if chunks.len() > MOST_IN_MEMORY {
-        let opened = builtin().and_then(|catalog| shelf::Shelf::open(&catalog, data_dir, shelf::embedder().ok()));
+        let embedder = shelf::embedder(&config.model.folder()).ok();
+        let opened = builtin().and_then(|catalog| shelf::Shelf::open(&catalog, &config.data_dir, embedder));
         match opened {
             // Nothing was in it: it has just been made.
             Ok(shelf) => drop(index.set(Some(shelf.index))),
@@ -101,9 +103,9 @@ pub fn rules() -> Result<Rules, Failure> {
 ///
 /// # Errors
 /// As [`library`].
-pub fn searchable(data_dir: &Path) -> Result<Library, Failure> {
-    let mut library = library(data_dir)?;
-    if let Some(store) = Store::open_existing(data_dir)? {
+pub fn searchable(config: &Config) -> Result<Library, Failure> {
+    let mut library = library(config)?;
+    if let Some(store) = Store::open_existing(&config.data_dir)? {
         library.chunks = shipped()?;
         library.chunks.extend(store.chunks()?.into_iter().map(|stored| stored.chunk));
     }
@@ -178,19 +180,28 @@ pub async fn configured(model: &config::Model) -> Result<Arc<dyn Provider>, LlmE
 /// What to do: unknown name, missing or damaged file, a process that does not start.
 async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError> {
     let name = model.name.as_str();
-    let folder = model.models_dir.clone().unwrap_or_else(default_models_dir);
+    let folder = model.folder();
     let registry = Registry::load(&folder)?;
     let entry = registry.chat(name)?;
     let path = entry.path(&folder);
     if !path.exists() {
-        return Err(LlmError::Unavailable(format!("{} is not there; fetch it with {}", path.display(), entry.how())));
+        // Both bring it into this folder; without that it may be another.
+        let how = match &model.models_dir {
+            Some(folder) => format!(
+                "`GALEN_MODELS_DIR={} make model MODEL={name}`, or `galen model pull {name}` with this configuration (--config)",
+                folder.display()
+            ),
+            None => entry.how(),
+        };
+        return Err(LlmError::Unavailable(format!("{} is not there; fetch it with {how}", path.display())));
     }
     let checked = path.clone();
     let verified = entry.clone();
     tokio::task::spawn_blocking(move || verified.verify(&checked)).await.map_err(|e| LlmError::Unavailable(e.to_string()))??;
     let mut config = LocalConfig::new(path)?;
     let bad = |key: &str, why: String| LlmError::Unavailable(format!("model.{key}: {why}"));
-    let gpus = if GPU { devices::list(&config.exe, &config.exe_arguments).await? } else { Vec::new() };
+    let found = if GPU { devices::list(&config.exe, &config.exe_arguments).await? } else { Vec::new() };
+    let gpus = used(&found);
     let vram = model.vram.as_deref().map(plan::bytes).transpose().map_err(|why| bad("vram", why))?;
     let budget = budget(vram, &gpus);
     if vram.is_some() && budget.is_none() {
@@ -199,8 +210,8 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     let mut offload = Offload::default();
     if let Some(budget) = budget {
         let times = if exact { 1 } else { galen_agents::llm::CELLS.into() };
-        let (gpus, context) = (gpus.iter().filter(|device| computes(device)).count() as u64, config.context.into());
-        let room = Room { budget, gpus, context, times, cache: model.kv_type, flash_attention: model.flash_attention.unwrap_or(true) };
+        let (gpus, context, flash_attention) = (gpus.len() as u64, config.context.into(), model.flash_attention.unwrap_or(true));
+        let room = Room { budget, gpus, context, times, exact, cache: model.kv_type, flash_attention };
         let plan = plan::plan_for(&gguf::read(&config.model_path)?, room);
         output::tell(&format!("{name}: {plan}"));
         offload = plan.offload();
@@ -223,20 +234,34 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     Ok(Arc::new(provider))
 }
 
-fn computes(device: &Device) -> bool {
-    device.kind == "gpu" || device.kind == "integrated"
+/// The devices that llama.cpp spreads a model over: every card once, by the backend that lists it first; integrated GPUs where there
+/// is no other, of one backend. llama.cpp tells a card by its address, which a [`Device`] lacks; here a name that another backend
+/// had before is the same card, while two of one name from one backend are two.
+fn used(found: &[Device]) -> Vec<&Device> {
+    let mut cards: Vec<&Device> = Vec::new();
+    for device in found.iter().filter(|device| device.kind == "gpu") {
+        if !cards.iter().any(|card| card.backend != device.backend && card.description == device.description) {
+            cards.push(device);
+        }
+    }
+    if cards.is_empty() {
+        cards.extend(found.iter().filter(|device| device.kind == "integrated"));
+        let first = cards.first().map(|card| card.backend.clone());
+        cards.retain(|card| first.as_ref() == Some(&card.backend));
+    }
+    cards
 }
 
 /// Memory that layers are planned for, bytes: what was set, else what is free. None where no GPU computes: all stays as it is
 /// without a plan, whatever was set.
-fn budget(vram: Option<u64>, found: &[Device]) -> Option<u64> {
-    if found.iter().any(computes) { vram.or_else(|| room(found)) } else { None }
+fn budget(vram: Option<u64>, gpus: &[&Device]) -> Option<u64> {
+    if gpus.is_empty() { None } else { vram.or_else(|| room(gpus)) }
 }
 
 /// What may be planned of the GPUs' free memory: a tenth stays for what llama.cpp and the driver need beside. Over several
 /// GPUs llama.cpp spreads the layers in proportion to what is free on each. None where there is no GPU.
-fn room(found: &[Device]) -> Option<u64> {
-    let free: u64 = found.iter().filter(|device| computes(device)).map(|device| device.free).sum();
+fn room(gpus: &[&Device]) -> Option<u64> {
+    let free: u64 = gpus.iter().map(|device| device.free).sum();
     (free > 0).then(|| free / 10 * 9)
 }
 
@@ -244,19 +269,51 @@ fn room(found: &[Device]) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// A device of a kind, with so many bytes free.
+    fn device(kind: &str, free: u64) -> Device {
+        Device { kind: kind.into(), free, ..Device::default() }
+    }
+
+    #[tokio::test]
+    async fn a_model_that_is_missing_in_a_configured_folder_is_fetched_with_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Model { name: "smollm2-135m".to_owned(), models_dir: Some(folder.path().to_owned()), ..Model::default() };
+        let why = start(&missing, true).await.err().unwrap().to_string();
+        assert!(why.contains(&folder.path().display().to_string()) && why.contains("--config"), "{why}");
+    }
+
     #[test]
     fn layers_are_planned_for_the_free_memory_of_all_gpus() {
-        let device = |kind: &str, free| Device { kind: kind.into(), free, ..Device::default() };
-        assert_eq!(room(&[device("cpu", 64_000), device("gpu", 8_000), device("gpu", 2_000)]), Some(9_000));
-        assert_eq!(room(&[device("cpu", 64_000)]), None);
+        assert_eq!(room(&used(&[device("cpu", 64_000), device("gpu", 8_000), device("gpu", 2_000)])), Some(9_000));
+        assert_eq!(room(&used(&[device("cpu", 64_000)])), None);
     }
 
     #[test]
     fn what_was_set_is_planned_with_where_a_gpu_computes_and_nowhere_else() {
-        let device = |kind: &str, free| Device { kind: kind.into(), free, ..Device::default() };
+        let budget = |vram, found: &[Device]| budget(vram, &used(found));
         let (cpu, gpu) = (device("cpu", 64_000), device("integrated", 1_000));
         assert_eq!([budget(Some(500), &[]), budget(Some(500), std::slice::from_ref(&cpu)), budget(None, &[])], [None; 3]);
         assert_eq!([budget(Some(500), &[cpu.clone(), gpu.clone()]), budget(None, &[cpu, gpu])], [Some(500), Some(900)]);
         assert_eq!(budget(Some(500), &[device("gpu", 0)]), Some(500), "a driver that does not say what is free");
+    }
+
+    #[test]
+    fn only_devices_that_llama_cpp_uses_are_planned_with_and_each_card_once() {
+        let of = |backend: &str, description: &str, device: Device| Device {
+            backend: backend.into(),
+            description: description.into(),
+            ..device
+        };
+        let free = |found: &[Device]| used(found).iter().map(|device| device.free).collect::<Vec<_>>();
+        let beside = [of("Vulkan", "chip", device("integrated", 32_000)), of("CUDA", "card", device("gpu", 8_000))];
+        assert_eq!(free(&beside), [8_000], "a chip beside a card is not used");
+        let twins = [1, 2].map(|free| of("CUDA", "card", device("gpu", free)));
+        assert_eq!(free(&twins), [1, 2], "two cards of one kind");
+        let again = [3, 4].map(|free| of("Vulkan", "card", device("gpu", free)));
+        assert_eq!(free(&[twins, again].concat()), [1, 2], "the same two by another backend");
+        let other = of("Vulkan", "another card", device("gpu", 5));
+        assert_eq!(free(&[of("CUDA", "card", device("gpu", 1)), other]), [1, 5]);
+        let chips = ["Vulkan", "Vulkan", "CUDA"].map(|backend| of(backend, "chip", device("integrated", 6)));
+        assert_eq!(free(&chips), [6, 6], "chips of the first backend");
     }
 }

@@ -15,9 +15,11 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use galen_agents::llm::Provider;
 use galen_tools::model::{Alert, UnixMs};
 use galen_tools::store::Filter;
 
+use crate::config::{Model, ModelProvider};
 use crate::state::{State, lock};
 
 /// Largest payload, bytes.
@@ -241,6 +243,18 @@ async fn incident(Extract(state): Extract<Arc<State>>, Path(name): Path<String>)
     }
 }
 
+/// What the model's engine has done so far; of an embedded engine that is configured and has not started, that it is not up, so that
+/// who watches for 0 sees a model that was never there as well as one that died.
+fn engine(config: &Model, model: Option<&dyn Provider>) -> String {
+    match model {
+        Some(model) => model.metrics().map(|metrics| metrics.prometheus()).unwrap_or_default(),
+        None if config.provider == ModelProvider::Local && config.name != "none" => {
+            "# TYPE galen_llm_up gauge\ngalen_llm_up 0\n".to_owned()
+        }
+        None => String::new(),
+    }
+}
+
 /// Prometheus's text format.
 async fn metrics(Extract(state): Extract<Arc<State>>) -> Response {
     let mut out = String::new();
@@ -271,10 +285,21 @@ async fn metrics(Extract(state): Extract<Arc<State>>) -> Response {
             let _ = writeln!(out, "galen_probe_milliseconds_total{{target=\"{name}\",probe=\"{}\"}} {:.3}", cost.probe, cost.total_ms);
         }
     }
-    if let Some(metrics) = state.model.get().and_then(|model| model.metrics()) {
-        out.push_str(&metrics.prometheus());
-    }
+    out.push_str(&engine(&state.config.model, state.model.get().map(|model| &**model)));
     let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok().and_then(|s| s.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0);
     let _ = writeln!(out, "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}", pages * 4096);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_has_not_started_is_not_up_and_one_of_a_server_is_neither() {
+        let of = |provider, name: &str| engine(&Model { provider, name: name.to_owned(), ..Model::default() }, None);
+        let up = of(ModelProvider::Local, "smollm2-135m");
+        assert!(up.lines().any(|line| line == "galen_llm_up 0"), "{up}");
+        assert_eq!([of(ModelProvider::Local, "none"), of(ModelProvider::Openai, "m")], ["", ""]);
+    }
 }

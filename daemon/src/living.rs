@@ -1,19 +1,20 @@
 //! The library of a running daemon. It follows the store of documents by revision: a diagnosis begins with the newest
 //! state and keeps it to its end, whatever is taken in meanwhile.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use galen_agents::driver::Library;
 use galen_docs_ingest::store::Store;
 
+use crate::config::Config;
 use crate::engine;
 use crate::failure::Failure;
 use crate::state::lock;
 
 /// A library that follows the store in a data folder.
 pub struct Living {
-    data_dir: PathBuf,
+    config: Config,
     followed: Mutex<Followed>,
 }
 
@@ -33,11 +34,11 @@ impl Living {
     ///
     /// # Errors
     /// As [`engine::library`].
-    pub fn open(data_dir: &Path) -> Result<Self, Failure> {
+    pub fn open(config: Config) -> Result<Self, Failure> {
         // The revision first: what is committed while the library is loaded is followed once more, not missed.
-        let at = revision(data_dir)?;
-        let library = Arc::new(engine::library(data_dir)?);
-        Ok(Self { data_dir: data_dir.to_owned(), followed: Mutex::new(Followed { library, at, trouble: None }) })
+        let at = revision(&config.data_dir)?;
+        let library = Arc::new(engine::library(&config)?);
+        Ok(Self { config, followed: Mutex::new(Followed { library, at, trouble: None }) })
     }
 
     /// The library as the store is now. Where nothing changed this costs a look at the revision; where documents did, what
@@ -69,15 +70,15 @@ impl Living {
 
     /// The library with what the documents say now; none where nothing changed.
     fn newer(&self, followed: &Followed) -> Result<Option<(Library, At)>, Failure> {
-        let at = revision(&self.data_dir)?;
+        let at = revision(&self.config.data_dir)?;
         if at == followed.at {
             return Ok(None);
         }
-        let chunks = engine::citable(&self.data_dir)?;
+        let chunks = engine::citable(&self.config.data_dir)?;
         tracing::info!(revision = at.as_ref().map_or(0, |(_, revision)| *revision), chunks = chunks.len(), "documents changed");
         let old = followed.library.as_ref();
         // What concerns no cause leaves the index as it is.
-        let index = if chunks == old.chunks { Arc::clone(&old.index) } else { engine::index(&self.data_dir, &chunks) };
+        let index = if chunks == old.chunks { Arc::clone(&old.index) } else { engine::index(&self.config, &chunks) };
         let library = Library { chunks, index, ..old.clone() };
         library.index();
         Ok(Some((library, at)))
@@ -112,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn a_library_follows_what_is_taken_in_and_forgotten_and_leaves_those_in_use_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let living = Arc::new(Living::open(dir.path()).unwrap());
+        let living = Arc::new(Living::open(Config { data_dir: dir.path().to_owned(), ..Config::default() }).unwrap());
         let shipped = living.current().await;
         assert!(!dir.path().join("knowledge.db").exists(), "looking makes no store");
         let store = Store::open(dir.path()).unwrap();

@@ -34,7 +34,7 @@ pub async fn run(
     private::tighten(&data_dir);
     let recovered = store.recover_interrupted()?;
     let state = Arc::new(State::new(config, store));
-    let library = Arc::new(Living::open(&state.config.data_dir)?);
+    let library = Arc::new(Living::open(state.config.clone())?);
     let mut tasks = JoinSet::new();
     let mut address = None;
     let listener = match state.config.http.enabled {

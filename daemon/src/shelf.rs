@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use galen_agents::llm::registry::default_models_dir;
 use galen_docs_ingest::store::{Step, Store};
 use galen_knowledge::catalog::Catalog;
 use galen_knowledge::chunk::KnowledgeChunk;
@@ -149,14 +148,15 @@ impl From<Trouble> for Failure {
     }
 }
 
-/// The static vectors of this machine.
+/// The static vectors of this machine, from the folder of models.
 ///
 /// # Errors
 /// One line: why there are none, and how to get them.
-pub fn embedder() -> Result<Arc<TokenVectors>, String> {
-    let path = default_models_dir().join(VECTORS_FILE);
+pub fn embedder(models_dir: &Path) -> Result<Arc<TokenVectors>, String> {
+    let path = models_dir.join(VECTORS_FILE);
     if !path.exists() {
-        return Err(format!("{} is not there (`make embedding` makes it); words and names are searched, meaning is not", path.display()));
+        let make = format!("`GALEN_MODELS_DIR={} make embedding` makes it", models_dir.display());
+        return Err(format!("{} is not there ({make}); words and names are searched, meaning is not", path.display()));
     }
     TokenVectors::load(&path).map(Arc::new).map_err(|e| format!("{e}; words and names are searched, meaning is not"))
 }

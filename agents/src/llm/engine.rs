@@ -16,7 +16,9 @@ use super::{GenerateRequest, Generated, LlmError, ScoreRequest, Scores, Usage};
 /// Prompts with a prefix up to this many tokens go to the short lane.
 const SHORT_PREFIX: usize = 128;
 /// Context of the short lane in tokens.
-const SHORT_CONTEXT: u32 = 1_024;
+pub(super) const SHORT_CONTEXT: u32 = 1_024;
+/// Tokens that it evaluates at a time.
+pub(super) const SHORT_CHUNK: u32 = 256;
 
 /// A model ready to work. Prompts with a short prefix (a null prompt, say) have a lane of their own, so that they
 /// never push the long prefix of a diagnosis out of the other.
@@ -35,7 +37,7 @@ impl<'m> Engine<'m> {
     pub fn new(backend: &LlamaBackend, model: &'m LlamaModel, context: u32, threads: i32, offload: Offload) -> Result<Self, LlmError> {
         let context = context.min(model.n_ctx_train().max(256)).max(256);
         let long = Lane::new(backend, model, LaneConfig { context, chunk: 512, threads, offload })?;
-        let short = LaneConfig { context: context.min(SHORT_CONTEXT), chunk: 256, threads, offload };
+        let short = LaneConfig { context: context.min(SHORT_CONTEXT), chunk: SHORT_CHUNK, threads, offload };
         Ok(Self { reader: Reader::new(model, long.limit())?, long, short: Lane::new(backend, model, short)? })
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::engine::{SHORT_CHUNK, SHORT_CONTEXT};
 use super::gguf::Header;
 use super::offload::{Cache, Offload};
 
@@ -30,7 +31,7 @@ pub struct Plan {
     pub cache: Cache,
     /// Whether attention is computed without a matrix of all scores.
     pub flash_attention: bool,
-    /// Tokens of context.
+    /// Tokens of context that keys and values are kept for, in all.
     pub context: u64,
     /// Bytes on the GPU: weights, keys and values, scratch and the driver's own.
     pub vram: u64,
@@ -76,6 +77,8 @@ pub struct Room {
     pub context: u64,
     /// The cache has so many times the context: the daemon keeps prefixes beside what is at work.
     pub times: u64,
+    /// The exact way of working: a second, short context, with keys, values and scratch of its own.
+    pub exact: bool,
     /// Type of the cache; what buys most, when absent.
     pub cache: Option<Cache>,
     /// Whether attention is computed without a matrix of all scores. A cache of eight bits needs that.
@@ -84,14 +87,20 @@ pub struct Room {
 
 /// Plans for one GPU with `budget` bytes of memory and `context` tokens.
 pub fn plan(header: &Header, budget: u64, context: u64) -> Plan {
-    plan_for(header, Room { budget, gpus: 1, context, times: 1, cache: None, flash_attention: true })
+    plan_for(header, Room { budget, gpus: 1, context, times: 1, exact: false, cache: None, flash_attention: true })
 }
 
 /// Plans for what there is.
 pub fn plan_for(header: &Header, room: Room) -> Plan {
     let trained = header.architecture_number("context_length").unwrap_or(room.context);
-    let (budget, context) = (room.budget, room.context.min(trained).max(1) * room.times.clamp(1, 16));
-    let needs = Needs { gpus: room.gpus.max(1), ..Needs::of(header, context) };
+    let (budget, one) = (room.budget, room.context.min(trained).max(1));
+    let mut context = one * room.times.clamp(1, 16);
+    let mut needs = Needs { gpus: room.gpus.max(1), ..Needs::of(header, context, PIECE) };
+    if room.exact {
+        let short = one.min(SHORT_CONTEXT.into());
+        needs.beside(&Needs::of(header, short, SHORT_CHUNK.into()));
+        context += short;
+    }
     let full = needs.place(budget, context, room.cache.unwrap_or_default(), room.flash_attention);
     if full.whole || !needs.blocks || room.cache.is_some() || !room.flash_attention {
         return full;
@@ -105,7 +114,8 @@ pub fn plan_for(header: &Header, room: Room) -> Plan {
 }
 
 impl Needs {
-    fn of(header: &Header, context: u64) -> Self {
+    /// Needs of one context whose tokens are evaluated in pieces of so many.
+    fn of(header: &Header, context: u64, piece: u64) -> Self {
         let number = |key: &str| header.architecture_number(key);
         let count = usize::try_from(number("block_count").unwrap_or(0)).unwrap_or(0);
         let (mut layers, mut experts) = (vec![0_u64; count], vec![0_u64; count]);
@@ -134,10 +144,17 @@ impl Needs {
         let value = number("attention.value_length").unwrap_or(width / heads);
         let cache = vec![context * kv_heads * (key + value) * 2; count];
         let inner = number("feed_forward_length").unwrap_or(0).max(number("expert_feed_forward_length").unwrap_or(0));
-        let rows = PIECE.min(context);
+        let rows = piece.min(context);
         let scratch = rows * 4 * (vocabulary + 4 * width + 2 * inner);
         let blocks = key % BLOCK == 0 && value % BLOCK == 0;
         Self { layers, experts, output, input, cache, scratch, scores: rows * 4 * context * heads, blocks, gpus: 1 }
+    }
+
+    /// Another context of the same model: its keys, values and scratch come on top, the weights are there once.
+    fn beside(&mut self, other: &Self) {
+        self.cache.iter_mut().zip(&other.cache).for_each(|(bytes, more)| *bytes += more);
+        self.scratch += other.scratch;
+        self.scores += other.scores;
     }
 
     /// The largest part that fits, with this cache. Experts leave first: they are most of a mixture's weights and work
@@ -353,23 +370,39 @@ mod tests {
 
     #[test]
     fn each_gpu_has_its_scratch_and_a_cache_that_was_asked_for_is_kept() {
-        let room = Room { budget: 80 * GIB, gpus: 1, context: 4_096, times: 1, cache: None, flash_attention: true };
+        let room = Room { budget: 80 * GIB, gpus: 1, context: 4_096, times: 1, exact: false, cache: None, flash_attention: true };
         let [one, three] = [1, 3].map(|gpus| plan_for(&dense(), Room { gpus, ..room }));
-        let scratch = Needs::of(&dense(), 4_096).scratch + DRIVER;
+        let scratch = Needs::of(&dense(), 4_096, PIECE).scratch + DRIVER;
         assert_eq!(three.vram - one.vram, 2 * scratch);
         let cache = |cache| plan_for(&dense(), Room { cache, ..room }).cache;
         assert_eq!((cache(Some(Cache::Q8_0)), cache(Some(Cache::F32)), cache(None)), (Cache::Q8_0, Cache::F32, Cache::F16));
     }
 
     #[test]
+    fn the_exact_way_has_room_for_its_second_context() {
+        let one = Room { budget: 80 * GIB, gpus: 1, context: 4_096, times: 1, exact: false, cache: None, flash_attention: true };
+        let exact = Room { exact: true, ..one };
+        let (without, with) = (plan_for(&dense(), one), plan_for(&dense(), exact));
+        let short = Needs::of(&dense(), 1_024, 256);
+        assert_eq!(with.vram - without.vram, short.cache.iter().sum::<u64>() + short.scratch);
+        assert_eq!((without.context, with.context, with.ram), (4_096, 5_120, without.ram));
+        let scores = |room: Room| plan_for(&dense(), Room { flash_attention: false, ..room }).vram - plan_for(&dense(), room).vram;
+        assert_eq!(scores(exact) - scores(one), short.scores);
+        // A budget that just holds one context does not hold two; a short context has a second one that is as short.
+        let tight = Room { budget: without.vram, cache: Some(Cache::F16), ..exact };
+        assert!(without.whole && !plan_for(&dense(), tight).whole && plan_for(&dense(), tight).vram <= without.vram);
+        assert_eq!(plan_for(&dense(), Room { context: 512, ..exact }).context, 1_024);
+    }
+
+    #[test]
     fn without_flash_attention_the_scores_take_room_and_the_cache_keeps_sixteen_bits() {
-        let room = Room { budget: 9 * GIB, gpus: 1, context: 32_768, times: 1, cache: None, flash_attention: true };
+        let room = Room { budget: 9 * GIB, gpus: 1, context: 32_768, times: 1, exact: false, cache: None, flash_attention: true };
         let (with, without) = (plan_for(&dense(), room), plan_for(&dense(), Room { flash_attention: false, ..room }));
         assert_eq!((with.cache, without.cache), (Cache::Q8_0, Cache::F16));
         assert!(!without.flash_attention && !without.whole && without.vram <= room.budget, "{without:?}");
         assert_eq!(without.offload().flash_attention, Some(false));
         let wide = |flash_attention| plan_for(&dense(), Room { budget: 80 * GIB, flash_attention, ..room });
-        assert_eq!(wide(false).vram - wide(true).vram, Needs::of(&dense(), 32_768).scores);
+        assert_eq!(wide(false).vram - wide(true).vram, Needs::of(&dense(), 32_768, PIECE).scores);
     }
 
     #[test]

@@ -52,7 +52,7 @@ async fn a_plan_is_passed_to_the_engine_and_changes_no_answer_without_a_gpu() {
 
 /// The plan of a file for one GPU with so many bytes.
 fn planned(path: &Path, budget: u64, cache: Option<Cache>) -> Plan {
-    let room = Room { budget, gpus: 1, context: 512, times: 1, cache, flash_attention: true };
+    let room = Room { budget, gpus: 1, context: 512, times: 1, exact: false, cache, flash_attention: true };
     plan::plan_for(&gguf::read(path).unwrap(), room)
 }
 

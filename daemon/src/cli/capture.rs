@@ -205,7 +205,7 @@ pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> Result<(), Failure
         output::writable(path)?;
     }
     let mut signals = Signals::listen()?;
-    let mut library = engine::library(&global.load()?.data_dir)?;
+    let mut library = engine::library(&global.load()?)?;
     if let Some(file) = &args.signatures {
         library = engine::with_signatures(library, file)?;
     }
@@ -289,6 +289,7 @@ fn note_gap(capture: &mut Capture, error: &SourceError) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::lab::{Cluster, ClusterOptions};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,7 +299,7 @@ mod tests {
         let mut capture = watch(config.clone(), Duration::from_secs(3), &mut Signals::listen().unwrap()).await.unwrap();
         cluster.stop().await;
         let folder = tempfile::tempdir().unwrap();
-        let library = engine::library(folder.path()).unwrap();
+        let library = engine::library(&Config { data_dir: folder.path().to_owned(), ..Config::default() }).unwrap();
         let diagnosis = conclude(&config, &library, None, &mut capture).await;
         let missing = diagnosis.report.missing.iter().find(|gap| gap.what == TARGET).unwrap();
         assert!(missing.why.contains("127.0.0.1"), "{missing:?}");

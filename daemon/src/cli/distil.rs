@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use galen_agents::llm::registry::{Registry, default_models_dir};
+use galen_agents::llm::registry::Registry;
 use galen_knowledge::index::distil::TokenVectors;
 use galen_knowledge::index::minilm::MiniLm;
 
@@ -17,7 +17,7 @@ pub const NAME: &str = "all-minilm-l6-v2";
 
 /// Embeds every token of the vocabulary and keeps the result in the models folder.
 pub fn distil(global: &Global) -> Result<(), Failure> {
-    let models = default_models_dir();
+    let models = global.models_dir()?;
     let failed = |e: &dyn std::fmt::Display| Failure::model(e.to_string());
     let registry = Registry::builtin().map_err(|e| failed(&e))?;
     let (mut weights, mut vocabulary) = (None, None);

@@ -22,7 +22,7 @@ pub struct GraphArgs {
 
 /// Prints each expert's part of the graph; draws it all where asked to.
 pub fn graph(global: &Global, args: &GraphArgs) -> Result<(), Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
+    let library = engine::library(&global.load()?)?;
     let graph = CauseGraph::new(&library.catalog).with_knowledge(&library.chunks);
     let (nodes, edges) = graph.size();
     for expert in Expert::all() {

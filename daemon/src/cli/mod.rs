@@ -159,6 +159,11 @@ impl Global {
         }
         Ok(config)
     }
+
+    /// The folder of model files; commands that need more of the configuration ask what they loaded.
+    fn models_dir(&self) -> Result<PathBuf, Failure> {
+        crate::config::Config::models_dir(self.config.as_deref())
+    }
 }
 
 /// Runs a command.
@@ -226,7 +231,8 @@ async fn demonstrate(global: &Global, args: DemoArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let model = if args.no_model { None } else { Some(args.model.unwrap_or_else(|| "smollm2-135m".to_owned())) };
-    demo::run(demo::Args { fault: args.fault, model, out: args.out, as_shipped: args.as_shipped, json: global.json }).await
+    let models_dir = global.models_dir()?;
+    demo::run(demo::Args { fault: args.fault, model, models_dir, out: args.out, as_shipped: args.as_shipped, json: global.json }).await
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

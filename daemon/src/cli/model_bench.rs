@@ -7,7 +7,7 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use galen_agents::llm::registry::{Registry, default_models_dir};
+use galen_agents::llm::registry::Registry;
 use galen_agents::llm::{GenerateRequest, Generated, LlmError, LocalConfig, LocalProvider, Prompt, Provider, ScoreRequest, Usage};
 
 use super::Global;
@@ -277,7 +277,7 @@ impl Bench {
 /// `galen model bench`.
 pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let failed = |e: LlmError| Failure::model(e.to_string());
-    let folder = default_models_dir();
+    let folder = global.models_dir()?;
     let path = Registry::load(&folder).and_then(|registry| Ok(registry.chat(&args.model)?.path(&folder))).map_err(failed)?;
     let figures = measure(&args, path).await.map_err(failed)?;
     if global.json {

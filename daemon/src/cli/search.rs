@@ -30,13 +30,13 @@ pub struct SearchArgs {
 
 /// Searches and prints.
 pub fn search(global: &Global, args: &SearchArgs) -> Result<(), Failure> {
-    let data_dir = global.load()?.data_dir;
+    let config = global.load()?;
     let query = Query::of(&args.words.join(" "));
     if query.terms().is_empty() {
         return Err(Failure::usage(format!("`{}` holds nothing to search for; say a word or a name", args.words.join(" "))));
     }
-    let embedder = embedder().inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
-    let shelf = Shelf::open(&engine::builtin()?, &data_dir, embedder)?;
+    let embedder = embedder(&config.model.folder()).inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
+    let shelf = Shelf::open(&engine::builtin()?, &config.data_dir, embedder)?;
     let hits = shelf.index.search(&query, usize::from(args.limit));
     if hits.is_empty() && !global.json {
         output::tell("galen: nothing found");

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use galen_agents::llm::registry::default_models_dir;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
 mod model;
 
-pub use model::{Adapter, Model};
+pub use model::{Adapter, Model, ModelProvider};
 
 /// Everything that can be set. `example` documents each key; a test keeps the two together.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -197,19 +198,37 @@ impl Config {
     /// # Errors
     /// Code 3, with the key that is wrong and the nearest known one.
     pub fn load(file: Option<&Path>) -> Result<Self, Failure> {
-        let mut figment = Figment::from(Serialized::defaults(Self::default()));
-        if let Some(file) = file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|e| Failure::config(format!("{}: {e}; `galen config example` prints a configuration", file.display())))?;
-            figment = figment.merge(Toml::string(&text));
-        }
-        // Variables of other purposes share the prefix.
-        let others = ["dsn", "models_dir", "bench_dir", "no_model", "lab_trial"];
-        let env = Env::prefixed("GALEN_").filter(move |key| !others.iter().any(|o| key == *o)).split("__");
-        let place = file.map_or_else(|| "the environment".to_owned(), |f| f.display().to_string());
-        let config: Self = figment.merge(env).extract().map_err(|error| Failure::config(format!("{place}: {}", explain(&error))))?;
+        let config = Self::of_any_model(file)?;
+        config.model.known().map_err(|why| Failure::config(format!("{}: {why}", place(file))))?;
+        Ok(config)
+    }
+
+    /// As [`load`](Self::load), for what comes before models: the one that it names need not be known.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_any_model(file: Option<&Path>) -> Result<Self, Failure> {
+        let (figment, place) = sources(file)?;
+        let config: Self = figment.extract().map_err(|error| Failure::config(format!("{place}: {}", explain(&error))))?;
         config.check().map_err(|why| Failure::config(format!("{place}: {why}")))?;
         Ok(config)
+    }
+
+    /// The folder of model files, for commands that need nothing else of the configuration. They bring and remove models, so that the
+    /// one that it names need not be known; and without a file nothing but this key of the environment can be wrong.
+    ///
+    /// # Errors
+    /// Code 3, as [`load`](Self::load).
+    pub fn models_dir(file: Option<&Path>) -> Result<PathBuf, Failure> {
+        const KEY: &str = "model.models_dir";
+        let (figment, place) = sources(file)?;
+        if file.is_none() {
+            if !figment.contains(KEY) {
+                return Ok(default_models_dir());
+            }
+            return figment.extract_inner(KEY).map_err(|error| Failure::config(format!("{place}: {}", explain(&error))));
+        }
+        Ok(Self::of_any_model(file)?.model.folder())
     }
 
     /// Path of the socket.
@@ -284,7 +303,7 @@ impl Config {
              # Sample statements and tables every 3 s instead of 10 s.\n# brisk = false\n\n\
              [detector]\n# Raise incidents without being asked.\nenabled = {}\n# Seconds of samples before anything counts as unusual, 0 to 3600.\nwarm_up_s = {:?}\n\n\
              [model]\n# Who runs it: \"local\", the embedded engine, or \"openai\", a server that speaks OpenAI's chat completions.\nprovider = \"local\"\n\
-             # A name of `galen model list`, or what the server calls its model; \"none\" goes without.\nname = {:?}\n# Folder of model files; ~/.cache/galen/models when absent.\n\
+             # A name of `galen model list`, or what the server calls its model; \"none\" goes without.\nname = {:?}\n# Folder of model files; GALEN_MODELS_DIR, else ~/.cache/galen/models, when absent.\n\
              # models_dir = \"/var/lib/galen/models\"\n# Threads of the model's process, 1 to 256.\nthreads = {}\n# Seconds until a request to the model is given up, 1 to 3600.\ntimeout_s = {}\n\
              # Memory of a GPU that the embedded engine may use (a build with one): layers are placed to fit. `galen model plan` shows how.\n# What is free when it starts, when absent.\n# vram = \"8GiB\"\n\
              # Type of the cache of keys and values: \"f16\", \"q8_0\" (half the memory, answers change a little) or \"f32\"; as planned when absent.\n# kv_type = \"f16\"\n\
@@ -311,6 +330,25 @@ impl Config {
             d.incident.history_s
         )
     }
+}
+
+/// Defaults, then the file, then the environment; and what to call them in an error.
+fn sources(file: Option<&Path>) -> Result<(Figment, String), Failure> {
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    if let Some(file) = file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Failure::config(format!("{}: {e}; `galen config example` prints a configuration", file.display())))?;
+        figment = figment.merge(Toml::string(&text));
+    }
+    // Variables of other purposes share the prefix.
+    let others = ["dsn", "models_dir", "bench_dir", "no_model", "lab_trial"];
+    let env = Env::prefixed("GALEN_").filter(move |key| !others.iter().any(|o| key == *o)).split("__");
+    Ok((figment.merge(env), place(file)))
+}
+
+/// Where a wrong value stands.
+fn place(file: Option<&Path>) -> String {
+    file.map_or_else(|| "the environment".to_owned(), |f| f.display().to_string())
 }
 
 /// The library's error in one line, with the nearest known key for an unknown one.
@@ -381,6 +419,26 @@ mod tests {
             assert!(!failure.message.contains("hunter2") && failure.to_string().lines().count() == 1, "{failure}");
         }
         assert!(load("[model]\nname = \"smollm2-135m\"\n[incident]\nsettle_s = 60").is_ok());
+    }
+
+    #[test]
+    fn the_folder_of_models_is_the_configured_one_for_models_that_are_yet_to_come_too() {
+        let folder = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            Config::models_dir(Some(file.path()))
+        };
+        let configured = "[model]\nmodels_dir = \"/srv/models\"\n";
+        assert_eq!(folder(configured).unwrap(), PathBuf::from("/srv/models"));
+        assert_eq!(load(configured).unwrap().model.folder(), PathBuf::from("/srv/models"));
+        let to_come = format!("{configured}name = \"mine\"\n");
+        assert!(load(&to_come).unwrap_err().message.contains("mine"));
+        assert_eq!(folder(&to_come).unwrap(), PathBuf::from("/srv/models"));
+        assert_eq!([folder("").unwrap(), Config::models_dir(None).unwrap()], [default_models_dir(), default_models_dir()]);
+        for broken in ["[model]\nmodels_dirs = \"x\"", "[model]\nmodels_dir = 5", "[model]\nthreads = 0", "[model"] {
+            assert_eq!(folder(broken).unwrap_err().code, 3, "{broken}");
+        }
+        assert_eq!(Config::models_dir(Some(Path::new("/nonexistent/galen.toml"))).unwrap_err().code, 3);
     }
 
     #[test]

@@ -113,13 +113,23 @@ impl Model {
             return Ok(());
         }
         match self.provider {
-            ModelProvider::Local => {
-                let folder = self.models_dir.clone().unwrap_or_else(registry::default_models_dir);
-                let registry = Registry::load(&folder).map_err(|error| format!("model.name: {error}"))?;
-                registry.chat(&self.name).map(|_| ()).map_err(|error| format!("model.name: {error}, none"))
-            }
+            ModelProvider::Local => Ok(()),
             ModelProvider::Openai => self.server(None).check().map_err(|why| format!("model: {why}")),
         }
+    }
+
+    /// Whether the embedded engine's model is one that is known; asked last, for it needs the folder of models.
+    pub(super) fn known(&self) -> Result<(), String> {
+        if self.name == "none" || self.provider != ModelProvider::Local {
+            return Ok(());
+        }
+        let registry = Registry::load(&self.folder()).map_err(|error| format!("model.name: {error}"))?;
+        registry.chat(&self.name).map(|_| ()).map_err(|error| format!("model.name: {error}, none"))
+    }
+
+    /// The folder of model files: the configured one, else [`registry::default_models_dir`].
+    pub fn folder(&self) -> PathBuf {
+        self.models_dir.clone().unwrap_or_else(registry::default_models_dir)
     }
 
     fn check_adapters(&self) -> Result<(), String> {

@@ -67,8 +67,9 @@ pub struct GrowArgs {
 pub async fn questions(global: &Global, args: GrowArgs) -> Result<(), Failure> {
     let seeds = read_questions(&args.seeds)?;
     output::writable(&args.out)?;
-    let library = engine::searchable(&global.load()?.data_dir)?;
-    let embedder = embedder().inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
+    let config = global.load()?;
+    let library = engine::searchable(&config)?;
+    let embedder = embedder(&config.model.folder()).inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
     let index = Index::in_memory(&library.chunks, &library.catalog, embedder)?;
     let mut asker: Box<dyn Asker + Send> = match &args.model {
         Some(name) => Box::new(Writer {

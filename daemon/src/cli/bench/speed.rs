@@ -35,7 +35,7 @@ pub struct IntakeArgs {
 
 /// Times reading and diagnosing, apart and together, and looks at memory on the way.
 pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
+    let library = engine::library(&global.load()?)?;
     let options = Options { knowledge: !args.no_knowledge, replay: true, ..Options::default() };
     let files = replay::expand(&args.paths)?;
     let bar = progress(u64::from(args.rounds) * files.len() as u64);

@@ -102,14 +102,14 @@ pub fn retrieval(global: &Global, args: &RetrievalArgs) -> Result<(), Failure> {
     if args.tune && args.half == Which::Test {
         return Err(Failure::usage("nothing is tuned on the held-out third; leave --half out, or say --half learn"));
     }
-    let data_dir = global.load()?.data_dir;
+    let config = global.load()?;
     // The shipped runbooks and whatever was taken in, the manual for example.
-    let library = engine::searchable(&data_dir)?;
+    let library = engine::searchable(&config)?;
     let mut chunks = library.chunks.clone();
     for file in &args.documents {
         chunks.extend(read_chunks(file)?);
     }
-    let embedder = embedder().inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
+    let embedder = embedder(&config.model.folder()).inspect_err(|why| output::tell(&format!("galen: {why}"))).ok();
     let started = Instant::now();
     let index = Index::in_memory(&chunks, &library.catalog, embedder.clone())?;
     let text: usize = chunks.iter().map(|c| c.content.len()).sum();

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 
-use galen_agents::llm::registry::default_models_dir;
 use galen_knowledge::chunk::KnowledgeChunk;
 use galen_knowledge::index::minilm::MiniLm;
 use galen_knowledge::index::wordpiece::Vocabulary;
@@ -23,7 +22,7 @@ const BATCH: usize = 16;
 
 /// Embeds all chunks and questions, ranks by cosine, prints.
 pub fn compare(global: &Global, chunks: &[KnowledgeChunk], asked: &[Asked<'_>]) -> Result<(), Failure> {
-    let folder = default_models_dir().join(NAME);
+    let folder = global.models_dir()?.join(NAME);
     let model =
         MiniLm::load(&folder.join("model.safetensors")).map_err(|e| Failure::model(format!("{e}; fetch it with `make embedding`")))?;
     let words = std::fs::read_to_string(folder.join("vocab.txt")).map_err(|e| Failure::model(e.to_string()))?;
