@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
+use crate::learn::recording;
 use crate::support::{bench, galen, lines, repository, run, signal};
 
 #[test]
@@ -118,7 +119,7 @@ fn recorded_cases_of_dbot_name_their_labels_from_telemetry_alone() {
         let replayed: Vec<String> = [&original, &bare]
             .iter()
             .map(|input| {
-                let out = scratch.path().join("case.galen");
+                let out = scratch.path().join(format!("case-{number}.galen"));
                 let (code, _, error) = run(&["import", "dbot", input.to_str().unwrap(), "-o", out.to_str().unwrap()]);
                 assert_eq!(code, 0, "{error}");
                 run(&["replay", "--json", out.to_str().unwrap()]).1
@@ -165,6 +166,56 @@ fn odd_arguments_and_a_closed_pipe_do_not_panic() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(!String::from_utf8_lossy(&output.stderr).contains("fault of ours"));
+}
+
+#[test]
+fn a_full_disk_under_standard_output_is_told_and_a_reader_who_goes_away_stops_no_import() {
+    let capture = repository("examples/captures/healthy.galen");
+    for arguments in [&["config", "example"][..], &["replay", "--json", capture.to_str().unwrap()]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = galen().args(arguments).stdout(full).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), error.lines().count()), (Some(70), 1), "{error}");
+        assert!(error.contains("cannot write standard output: ") && error.contains("make room"), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in"), folder.path().join("out"));
+    std::fs::create_dir(&input).unwrap();
+    for case in 1..=3 {
+        std::fs::write(input.join(format!("{case}.csv")), recording(case, 0)).unwrap();
+    }
+    let mut import = galen();
+    import.args(["import", "dbsherlock", input.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+    let mut child = import.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*error), (Some(0), ""));
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3, "all were written");
+}
+
+#[test]
+fn an_import_takes_the_place_of_no_other_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second, out) = (folder.path().join("first"), folder.path().join("second"), folder.path().join("out"));
+    for (at, place) in [&first, &second].into_iter().enumerate() {
+        std::fs::create_dir(place).unwrap();
+        std::fs::write(place.join("01.csv"), recording(at + 1, 0)).unwrap();
+    }
+    let import = |inputs: &[&std::path::Path]| {
+        let inputs: Vec<&str> = inputs.iter().map(|input| input.to_str().unwrap()).collect();
+        run(&[&["import", "dbsherlock", "-o", out.to_str().unwrap()], inputs.as_slice()].concat())
+    };
+    let there = || std::fs::read(out.join("case-00001.galen")).unwrap();
+    assert_eq!(import(&[first.as_path()]).0, 0);
+    let before = there();
+    let (code, told, error) = import(&[second.as_path()]);
+    assert_eq!((code, told.as_str(), error.lines().count()), (2, "", 1), "{error}");
+    assert!(error.contains("case-00001.galen is there already") && there() == before, "{error}");
+    assert_eq!(import(&[first.as_path()]).0, 0, "the same recording again");
+    assert!(there() == before);
+    let (code, _, error) = import(&[first.join("01.csv").as_path(), second.join("01.csv").as_path()]);
+    assert!(code == 2 && error.contains("would both become") && !out.join("01.galen").exists(), "{error}");
 }
 
 #[test]
@@ -389,4 +440,55 @@ fn the_store_of_models_lists_brings_plans_and_removes_with_its_exit_codes() {
     assert_eq!((&plan[0]["layers"], &plan[0]["whole"]), (&30.into(), &true.into()));
     assert_eq!(lines(&run(&["remove", "smollm2-135m"]).1)[0]["removed"], true);
     assert_eq!(lines(&run(&["remove", "smollm2-135m"]).1)[0]["removed"], false);
+}
+
+#[test]
+fn commands_work_in_the_configured_folder_of_models_and_without_a_configuration_in_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let [models, other, config, broken] = ["models", "other", "galen.toml", "broken.toml"].map(|name| folder.path().join(name));
+    // A model that is named and not there yet does not keep one from bringing it.
+    std::fs::write(&config, format!("[model]\nmodels_dir = {:?}\nname = \"mine\"\n", models.to_str().unwrap())).unwrap();
+    std::fs::write(&broken, "[model]\nmodels_dirs = \"x\"\n").unwrap();
+    let run = |args: &[&str]| {
+        let output = galen().arg("--json").args(args).env("GALEN_MODELS_DIR", &other).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let file = lines(&run(&["model", "info", "smollm2-135m"]).1)[0]["file"].as_str().unwrap().to_owned();
+    std::fs::create_dir(&models).unwrap();
+    std::fs::write(models.join(&file), "no model").unwrap();
+    let here = |args: &[&str]| {
+        let (code, out, error) = run(args);
+        assert_eq!(code, 0, "{error}");
+        lines(&out).iter().find(|entry| entry["name"] == "smollm2-135m").unwrap()["here"].clone()
+    };
+    let configured = ["--config", config.to_str().unwrap()];
+    assert_eq!(here(&[&configured[..], &["model", "list"]].concat()), true);
+    assert_eq!(here(&["model", "list"]), false);
+    let (there, elsewhere) = (models.to_str().unwrap(), other.to_str().unwrap());
+    for args in [
+        &["model", "verify", "smollm2-135m"][..],
+        &["model", "plan", "smollm2-135m", "--vram", "1GiB"],
+        &["model", "quantize", "smollm2-135m", "Q2_K"],
+        &["model", "distil"],
+        &["demo"],
+    ] {
+        let (code, _, error) = run(&[&configured[..], args].concat());
+        assert!(code == 6 && error.contains(there) && !error.contains(elsewhere), "{args:?}: {code} {error}");
+        let (code, _, error) = run(args);
+        assert!(code == 6 && error.contains(elsewhere) && !error.contains(there), "{args:?}: {code} {error}");
+        let (code, _, error) = run(&[&["--config", broken.to_str().unwrap()][..], args].concat());
+        assert!(code == 3 && error.contains("models_dir"), "{args:?}: {code} {error}");
+    }
+    // Variables that are none of Galen's keys are no reason to list nothing.
+    let listed = galen().args(["model", "list"]).env("GALEN_TEST_OTHER", "1").env("GALEN_MODELS_DIR", &other).output().unwrap();
+    assert!(listed.status.success());
+    let removed = lines(&run(&[&configured[..], &["model", "remove", "smollm2-135m"]].concat()).1).remove(0);
+    assert!(removed["removed"] == true && !models.join(&file).exists());
+}
+
+#[test]
+fn help_says_what_context_the_engine_itself_works_with() {
+    let (code, text, _) = run(&["model", "plan", "--help"]);
+    assert!(code == 0 && text.contains("the engine itself works with 4,096"), "{text}");
 }

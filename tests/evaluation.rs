@@ -32,7 +32,8 @@ fn many(folder: &Path, count: u32) -> PathBuf {
     let (input, suite) = (folder.join("in"), folder.join("many"));
     std::fs::create_dir(&input).unwrap();
     for case in 0..count {
-        let values: Vec<f64> = (0..60).map(|t| f64::from((t * (case + 3)) % 7)).collect();
+        // No two alike: copies of one recording are scored once.
+        let values: Vec<f64> = (0..60).map(|t| f64::from((t * (case + 3)) % 7) + f64::from(case) / 1e6).collect();
         let case_json = serde_json::json!({
             "start_time": "1700000000", "end_time": "1700000060", "alerts": [], "slow_queries": [], "workload": {"SELECT 1": 5 + case},
             "exceptions": {"cpu": {"node_load1": values}, "db": {"pg_stat_activity_count": values}}
@@ -100,6 +101,11 @@ fn a_suite_is_run_compared_verified_and_shown() {
 
     let (code, out, error) = run(&["bench", "verify", text(&one)]);
     assert_eq!((code, out.trim()), (0, "9 of 9 reports are the same bytes"), "{error}");
+    let moved = folder.path().join("elsewhere");
+    std::fs::rename(&suite, &moved).unwrap();
+    let (code, out, error) = run(&["bench", "verify", text(&one), "--suite", text(&moved)]);
+    assert_eq!((code, out.trim()), (0, "9 of 9 reports are the same bytes"), "{error}");
+    std::fs::rename(&moved, &suite).unwrap();
     std::fs::copy(suite.join("healthy.galen"), suite.join("missing_index.galen")).unwrap();
     let (code, out, _) = run(&["bench", "verify", text(&one)]);
     assert!(code == 5 && out.contains("missing_index: its capture was changed") && out.contains("pin differs: suite_sha256"), "{out}");
@@ -124,7 +130,7 @@ fn captures_that_cannot_be_used_cost_a_line_each_and_the_rest_is_finished() {
     assert_eq!(code, 5, "{error}");
     for (case, why) in [
         ("bulk_insert", "cut off or altered"),
-        ("missing_index", "the same capture as deadlocks"),
+        ("missing_index", "the same recording as shop/deadlocks"),
         ("bulk_delete", "`slow_disk` is no cause id"),
         ("healthy", "healthy.answer.json"),
     ] {
@@ -348,4 +354,6 @@ fn a_model_is_sampled_until_it_passes() {
     assert!(low > 0.0 && low <= exact * 1.5 && exact <= high * 1.5, "{last}");
     assert_eq!(told, sample(), "the same seed draws the same samples");
     assert_eq!(run(&["bench", "pass-until", text(&capture), "--labels-from-names", "--passes", "1"]).0, 2);
+    let (code, _, error) = run(&["bench", "pass-until", text(&capture), "--model", "smollm2-135m", "--model", "smollm2-135m"]);
+    assert!(code == 2 && error.contains("smollm2-135m is named twice"), "{code} {error}");
 }

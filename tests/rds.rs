@@ -143,20 +143,25 @@ fn said(report: &Value) -> String {
 fn a_scenario_that_cannot_be_read_costs_a_line_and_the_others_are_scored() {
     let folder = tempfile::tempdir().unwrap();
     let good = Incident::new(5).metric("CPUUtilization", 22.0, 96.0);
-    for name in ["a", "b", "c"] {
+    for name in ["a", "b", "c", "d"] {
         good.write(&folder.path().join(name));
         std::fs::write(folder.path().join(name).join("answer.yml"), "root_cause_category: resource_exhaustion\n").unwrap();
     }
+    // The same metrics, and something else that happened.
+    let other = Incident::new(5).metric("CPUUtilization", 22.0, 96.0).event(8, "DB instance restarted");
+    other.write(&folder.path().join("e"));
+    std::fs::write(folder.path().join("e/answer.yml"), "root_cause_category: resource_exhaustion\n").unwrap();
     std::fs::write(folder.path().join("a/metric-data.json"), "{").unwrap();
     std::fs::remove_file(folder.path().join("b/answer.yml")).unwrap();
     let (code, out, error) = run(&["bench", "rds", folder.path().to_str().unwrap(), "--json"]);
     assert_eq!(code, 5, "{error}");
     assert!(
-        error.contains("/a: ") && error.contains("b/answer.yml: ") && error.contains("2 of 3 scenarios could not be scored"),
+        error.contains("/a: ") && error.contains("b/answer.yml: ") && error.contains("3 of 5 scenarios could not be scored"),
         "{error}"
     );
+    assert!(error.contains("/d: the same recording as c"), "{error}");
     let told = lines(&out);
-    assert_eq!(told.iter().filter_map(|v| v["scenario"].as_str()).collect::<Vec<_>>(), ["c"]);
+    assert_eq!(told.iter().filter_map(|v| v["scenario"].as_str()).collect::<Vec<_>>(), ["c", "e"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Printing: results on standard output, everything else on standard error; a closed pipe ends quietly.
+//! Printing: results on standard output, everything else on standard error; a closed pipe ends quietly, a full disk does not.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,12 +16,41 @@ pub fn text(text: &str) {
     write(text);
 }
 
-fn write(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        // The reader went away: there is nobody left to tell.
-        std::process::exit(0);
+/// Prints one line about a file that was written. Whoever reads along may go away: the files are what was asked for.
+pub fn progress(text: &str) {
+    if let Err(error) = put(&format!("{text}\n"))
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        end(&error);
     }
+}
+
+fn write(text: &str) {
+    if let Err(error) = put(text) {
+        end(&error);
+    }
+}
+
+fn put(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Ends the process when standard output takes no more.
+fn end(error: &io::Error) -> ! {
+    let Some(failure) = lost(error) else { std::process::exit(0) };
+    tell(&format!("galen: {failure}"));
+    std::process::exit(i32::from(failure.code))
+}
+
+/// What is wrong when standard output takes no more; nothing when its reader went away: there is nobody left to tell.
+fn lost(error: &io::Error) -> Option<Failure> {
+    let advice = match error.kind() {
+        io::ErrorKind::BrokenPipe => return None,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room and run the same command again",
+        _ => "",
+    };
+    Some(Failure::fault(format!("cannot write standard output: {error}{advice}")))
 }
 
 /// Writes a line to standard error; a terminal that is gone is no reason to fail.
@@ -143,6 +172,14 @@ mod tests {
             assert!(failure.code == 2 && failure.message.contains(&bad.display().to_string()), "{failure}");
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_a_reader_that_went_away_ends_it_quietly() {
+        assert_eq!(lost(&io::ErrorKind::BrokenPipe.into()), None);
+        let full = lost(&io::ErrorKind::StorageFull.into()).unwrap();
+        assert!(full.code == crate::failure::FAULT && full.message.ends_with("; make room and run the same command again"), "{full}");
+        assert_eq!(lost(&io::Error::other("odd")).map(|failure| failure.message), Some("cannot write standard output: odd".into()));
     }
 
     #[test]

@@ -21,6 +21,8 @@ const TABLE: &str = include_str!("../../evaluation/rds.toml");
 /// What its task measures, in a few words.
 pub const ABOUT: &str =
     "a scenario's own key passes its report; simple: the signal with the largest robust z; placebo: the other scenarios' reports";
+/// How a key's list without items is written beside its name.
+const NO_ITEMS: [&str; 4] = ["", "[]", "null", "~"];
 /// Robust z below which the trivial method calls an instance healthy.
 const QUIET: f64 = 6.0;
 
@@ -60,7 +62,8 @@ impl Rules {
     /// Reads the subset of YAML that answer keys are written in: `key: value`, lists of plain items, block texts, comments.
     ///
     /// # Errors
-    /// The line that is none of these, or a key without `root_cause_category`.
+    /// The line that is none of these, rules that are no list of items on lines of their own, or a key without
+    /// `root_cause_category`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut rules = Self::default();
         let mut key = "";
@@ -69,9 +72,13 @@ impl Rules {
             if content.is_empty() || content.starts_with('#') {
                 continue;
             }
+            // What would not be read would be a rule that nobody breaks.
+            let unlisted = |key: &str| format!("line {}: what `{key}` holds is read as items on lines of their own, `- item`", number + 1);
             if line.starts_with(char::is_whitespace) || content.starts_with("- ") {
-                if let Some(item) = content.strip_prefix("- ") {
-                    rules.item(key, scalar(item));
+                match (content.strip_prefix("- "), rules.list(key)) {
+                    (Some(item), Some(list)) => list.push(scalar(item)),
+                    (None, Some(_)) => return Err(unlisted(key)),
+                    (_, None) => {}
                 }
                 continue;
             }
@@ -79,20 +86,23 @@ impl Rules {
             key = name.trim();
             if key == "root_cause_category" {
                 rules.category = scalar(value);
+            } else if rules.list(key).is_some() && !value.trim().starts_with('#') && !NO_ITEMS.contains(&scalar(value).as_str()) {
+                return Err(unlisted(key));
             }
         }
         if rules.category.is_empty() { Err("there is no root_cause_category".into()) } else { Ok(rules) }
     }
 
-    fn item(&mut self, key: &str, value: String) {
-        match key {
-            "required_keywords" => self.required.push(value),
-            "forbidden_keywords" => self.forbidden.push(value),
-            "forbidden_categories" => self.forbidden_categories.push(value),
-            "ruling_out_keywords" => self.ruling_out.push(value),
-            "required_evidence_sources" => self.sources.push(value),
-            _ => {}
-        }
+    /// The rules that stand under a key; none where it holds none.
+    fn list(&mut self, key: &str) -> Option<&mut Vec<String>> {
+        Some(match key {
+            "required_keywords" => &mut self.required,
+            "forbidden_keywords" => &mut self.forbidden,
+            "forbidden_categories" => &mut self.forbidden_categories,
+            "ruling_out_keywords" => &mut self.ruling_out,
+            "required_evidence_sources" => &mut self.sources,
+            _ => return None,
+        })
     }
 }
 
@@ -298,6 +308,16 @@ mod tests {
         assert!(Rules::parse("required_keywords:\n  - x\n").unwrap_err().contains("root_cause_category"));
         assert!(Rules::parse("root_cause_category: x\n%%%\n").unwrap_err().contains("line 2"));
         assert!(table().is_ok());
+        // Rules that were not read would be rules that every report passes.
+        for rules in ["forbidden_keywords: [a, b]", "forbidden_keywords: a", "forbidden_keywords: |\n  a", "forbidden_keywords:\n  [a]"] {
+            let failure = Rules::parse(&format!("root_cause_category: x\n{rules}\n")).unwrap_err();
+            assert!(failure.contains("forbidden_keywords") && failure.starts_with("line "), "{rules}: {failure}");
+        }
+        let text = "root_cause_category: x # why\nforbidden_keywords: []\nrequired_keywords: # of these\n  # all\n  - a\nnotes: [b]\n";
+        let rules = Rules::parse(text).unwrap();
+        assert_eq!((rules.category.as_str(), rules.required, rules.forbidden), ("x", vec!["a".to_owned()], Vec::new()));
+        let none = Rules::parse("root_cause_category: x\nforbidden_keywords: null\nruling_out_keywords: ~ # none\n").unwrap();
+        assert_eq!((none.forbidden, none.ruling_out), (Vec::new(), Vec::new()));
     }
 
     #[test]

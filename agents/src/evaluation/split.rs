@@ -1,8 +1,10 @@
 //! Held-back halves: every labelled case is for learning or for testing, by one rule and for ever.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use galen_tools::capture::Half;
@@ -25,8 +27,30 @@ pub fn half_of_content(series: &BTreeMap<String, Series>) -> Half {
 /// SHA-256 over the series of a recording, in hexadecimal: the same for copies of it under other names. Texts do not count: an
 /// alert may say what was wrong.
 pub fn content_sha256(series: &BTreeMap<String, Series>) -> String {
-    let digest = Sha256::digest(serde_json::to_vec(series).unwrap_or_default());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    json_sha256(series)
+}
+
+/// SHA-256 over the JSON of a value, in hexadecimal. The JSON is never in memory as a whole: that of a long recording is larger than
+/// the recording.
+pub fn json_sha256(value: &impl Serialize) -> String {
+    let mut hashing = Hashing(Sha256::new());
+    // Nothing is refused: keys are texts or numbers, and this writer takes all.
+    let _ = serde_json::to_writer(&mut hashing, value);
+    hashing.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Takes what is written into a digest.
+struct Hashing(Sha256);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The half of a case: the lowest bit of the first byte of SHA-256 over `dataset:case`, 0 for learning.
@@ -58,6 +82,9 @@ mod tests {
         let of = |value: u32| Series { values: vec![value.into()], times: vec![1], ..Series::default() };
         let test = (0..2000).filter(|i| half_of_content(&BTreeMap::from([("s".to_owned(), of(*i))])) == Half::Test).count();
         assert!((900..1100).contains(&test), "{test}");
+        let series = BTreeMap::from([("s".to_owned(), of(1)), ("t".to_owned(), of(2))]);
+        let whole = Sha256::digest(serde_json::to_vec(&series).unwrap());
+        assert_eq!(content_sha256(&series), whole.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         assert!((0..100).any(|i| half_of("a", &i.to_string()) != half_of("b", &i.to_string())), "the data set counts");
     }
 }

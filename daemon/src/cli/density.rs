@@ -13,13 +13,13 @@ use galen_agents::evaluation::Capability;
 use galen_agents::evaluation::density::{Density, LossLaw, Measured, ScoreLaw, density, density_by_score, fit_loss, fit_score};
 use galen_agents::evaluation::numeric::mean;
 use galen_agents::evaluation::question::{OPTIONS, Question, digest};
-use galen_agents::llm::registry::{Kind, Model, Registry, default_models_dir};
+use galen_agents::llm::registry::{Kind, Model, Registry};
 use galen_agents::llm::{GenerateRequest, LlmError, LocalConfig, LocalProvider, Prompt, Provider, ScoreRequest};
 
 use super::Global;
 use super::bench::questions::{Asker, collect};
 use super::bench::suite::Which;
-use crate::failure::Failure;
+use crate::failure::{Failure, LeftOut};
 use crate::output;
 
 /// The capabilities that questions measure.
@@ -31,7 +31,7 @@ const CHANCE: [f64; 2] = [1.0 / OPTIONS as f64, 0.5];
 #[command(after_help = "Questions come from labelled captures: which of four causes the evidence shows (root_cause), and whether a
 finding speaks for or against a cause (faithfulness). The loss is the mean negative log-probability of the right option,
 prior removed and order permuted. The registry's models are the references of the law; quantisations made with
-`galen model quantize` are measured against it.
+`galen model quantize` are measured against it. A capture or a model that cannot be used costs a line and the exit code.
 
   galen model density --captures examples/captures --labels-from-names")]
 pub struct DensityArgs {
@@ -53,7 +53,7 @@ pub struct DensityArgs {
     /// Half to use
     #[arg(long, value_enum, default_value_t = Which::All)]
     half: Which,
-    /// Models measured before, on the same captures: what `--json` printed. They are not measured again
+    /// Models measured before, on the same captures: what `--json` printed, each once. They are not measured again
     #[arg(long, value_name = "FILE.jsonl")]
     measured: Vec<PathBuf>,
 }
@@ -101,14 +101,16 @@ struct Row {
 /// Measures the ladder.
 pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> {
     let mut rows = earlier(&args.measured)?;
-    let mut candidates = candidates(&args.models)?;
+    let mut candidates = candidates(&global.models_dir()?, &args.models)?;
     candidates.retain(|c| !rows.iter().any(|r| r.model == c.name));
-    let questions = collect(global, &args.captures, args.labels_from_names, args.half).await?;
-    eprintln!("{} questions over {} captures, {} models", questions.len(), captures(&questions), candidates.len());
-    let questions_sha256 = digest(&questions);
+    let collected = collect(global, &args.captures, args.labels_from_names, args.half).await?;
+    let questions = &collected.questions;
+    output::tell(&format!("{} questions over {} captures, {} models", questions.len(), captures(questions), candidates.len()));
+    let questions_sha256 = digest(questions);
     comparable(&rows, questions.len(), &questions_sha256)?;
+    let mut failed = LeftOut::default();
     for candidate in &candidates {
-        match one(candidate, &questions, args.threads).await {
+        match one(candidate, questions, args.threads).await {
             Ok(row) => {
                 let row = Row { questions_sha256: Some(questions_sha256.clone()), ..row };
                 // At once: a ladder takes long, and what is measured is kept when it is interrupted.
@@ -117,7 +119,11 @@ pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> 
                 }
                 rows.push(row);
             }
-            Err(error) => eprintln!("galen: {}: {error}", candidate.name),
+            Err(error) => {
+                let failure = Failure::model(format!("{}: {error}", candidate.name));
+                output::tell(&format!("galen: {failure}"));
+                failed.add(&failure);
+            }
         }
     }
     if rows.is_empty() {
@@ -128,7 +134,8 @@ pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> 
     place(&mut rows, &laws);
     let scored: Vec<Result<ByScore, String>> = laws.iter().enumerate().map(|(at, law)| by_score(&rows, law, at)).collect();
     show::show(global, &rows, &laws, &scored, args.need);
-    Ok(())
+    // Of a model that cannot be measured and a capture that cannot be used, the model is the graver.
+    failed.end(candidates.len(), "models could not be measured").and(collected.end())
 }
 
 /// Checks that earlier rows answer the same questions; what cannot be checked is said on standard error.
@@ -159,13 +166,29 @@ fn comparable(rows: &[Row], questions: usize, sha256: &str) -> Result<(), Failur
     Ok(())
 }
 
-/// Rows that earlier runs printed.
+/// Rows that earlier runs printed. A last line that was cut off costs a line: its model is measured again.
+///
+/// # Errors
+/// Input: another line that is no row, a model that is there twice, or no row at all.
 fn earlier(files: &[PathBuf]) -> Result<Vec<Row>, Failure> {
     let mut rows: Vec<Row> = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
-        // The last line holds the laws, not a model.
-        rows.extend(text.lines().filter_map(|line| serde_json::from_str::<Row>(line).ok()));
+        let count = text.lines().count();
+        for (at, line) in text.lines().enumerate() {
+            let fail = |what: &str| Failure::input(format!("{}: line {}: {what}", file.display(), at + 1));
+            match serde_json::from_str::<Row>(line) {
+                Ok(row) if rows.iter().any(|known| known.model == row.model) => {
+                    return Err(fail(&format!("{} is measured twice; leave one of its lines out", row.model)));
+                }
+                Ok(row) => rows.push(row),
+                Err(_) if line.trim().is_empty() || is_laws(line) => {}
+                Err(why) if why.is_eof() && at + 1 == count && !text.ends_with('\n') => {
+                    output::tell(&format!("galen: {}", fail("cut off; what it held is measured again")));
+                }
+                Err(why) => return Err(fail(&format!("no measured model: {why}"))),
+            }
+        }
     }
     if rows.is_empty() && !files.is_empty() {
         return Err(Failure::input("no measured model in these files; write them with `galen model density --json`"));
@@ -173,23 +196,27 @@ fn earlier(files: &[PathBuf]) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
+/// The last line of a run, which holds the laws and no model.
+fn is_laws(line: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(line).is_ok_and(|value| value.get("laws").is_some())
+}
+
 fn captures(questions: &[Question]) -> usize {
     questions.iter().map(|q| q.case.as_str()).collect::<std::collections::BTreeSet<_>>().len()
 }
 
 /// Files of the registry, and quantisations beside them: `NAME.TYPE.gguf`.
-fn candidates(wanted: &[String]) -> Result<Vec<Candidate>, Failure> {
-    let folder = default_models_dir();
-    let mut registry = Registry::load(&folder).map_err(|e| Failure::model(e.to_string()))?;
+fn candidates(folder: &Path, wanted: &[String]) -> Result<Vec<Candidate>, Failure> {
+    let mut registry = Registry::load(folder).map_err(|e| Failure::model(e.to_string()))?;
     registry.models.retain(|m| m.kind == Kind::Chat);
     let mut found = Vec::new();
     for model in &registry.models {
-        let path = model.path(&folder);
+        let path = model.path(folder);
         if path.exists() {
             let quantisation = model.quantisation.clone();
             found.push(Candidate { name: model.name.clone(), quantisation, parameters: model.parameters, path, reference: true });
         }
-        found.extend(quantised(&folder, model));
+        found.extend(quantised(folder, model));
     }
     if !wanted.is_empty() {
         if let Some(unknown) = wanted.iter().find(|w| !found.iter().any(|c| c.name == **w)) {
@@ -238,7 +265,7 @@ async fn one(candidate: &Candidate, questions: &[Question], threads: u16) -> Res
         let (loss, score) = (of(|a| a.1), of(|a| f64::from(u8::from(a.2))));
         Measured { model: candidate.name.clone(), parameters: candidate.parameters as f64, loss, score }
     };
-    eprintln!("{}: measured", candidate.name);
+    output::tell(&format!("{}: measured", candidate.name));
     Ok(Row {
         model: candidate.name.clone(),
         quantisation: candidate.quantisation.clone(),
@@ -376,6 +403,31 @@ mod tests {
         }
         let old: Row = serde_json::from_value(old).unwrap();
         assert!(comparable(&[old], 10, "these").is_ok());
+    }
+
+    #[test]
+    fn lines_of_earlier_runs_are_rows_or_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |parts: &[&str]| {
+            let files: Vec<PathBuf> = (0..parts.len()).map(|at| folder.path().join(format!("{at}.jsonl"))).collect();
+            files.iter().zip(parts).for_each(|(file, text)| std::fs::write(file, text).unwrap());
+            earlier(&files).map(|rows| rows.into_iter().map(|row| row.model).collect::<Vec<_>>())
+        };
+        let [a, b] = ["a", "b"].map(|model| json!(row(model, 1, 0.5)).to_string());
+        let laws = r#"{"laws": [], "densities": []}"#;
+        assert_eq!(read(&[&format!("{a}\n{laws}\n\n{b}\n"), &format!("{laws}\n")]), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(read(&[&format!("{a}\n{}", &b[..b.len() / 2])]), Ok(vec!["a".to_owned()]), "cut off where the run was");
+        for (text, why) in [
+            (format!("{a}\n{b}\n{a}\n"), "line 3: a is measured twice"),
+            (format!("{a}\n{}\n{b}\n", &b[..b.len() / 2]), "line 2: no measured model"),
+            (format!("{a}\n{{\"model\": \"b\"}}\n"), "line 2: no measured model"),
+            (laws.to_owned(), "no measured model in these files"),
+        ] {
+            let failure = read(&[&text]).unwrap_err();
+            assert!(failure.code == 5 && failure.message.contains(why), "{failure}");
+        }
+        assert!(read(&[&a, &a]).unwrap_err().message.contains("1.jsonl: line 1: a is measured twice"));
+        assert_eq!(read(&[]), Ok(Vec::new()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `galen import`: incidents recorded by other tools.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -7,16 +9,18 @@ use serde_json::json;
 
 use galen_agents::evaluation::dbsherlock::published_half;
 use galen_agents::evaluation::split::half_of_content;
-use galen_tools::capture::{Capture, Half};
+use galen_tools::capture::{Capture, Half, Manifest};
 use galen_tools::sources::{dbot, dbsherlock};
 use galen_tools::store::{StoreErrorKind, file};
 
 use super::{Global, rds};
-use crate::failure::{FAULT, Failure, LeftOut};
+use crate::failure::{Failure, LeftOut};
 use crate::output;
 
 /// Largest file read, bytes.
 const MOST_BYTES: u64 = 64 << 20;
+/// Exit code of a flaw of one input, which is no reason to stop.
+const INPUT: u8 = 5;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -28,7 +32,9 @@ const MOST_BYTES: u64 = 64 << 20;
 A folder stands for all files of the format below it. Captures of a folder are numbered in the order of the files'
 paths: a path may tell what was wrong, and a diagnosis must not know. Recordings that lie as DBSherlock publishes them
 (`single/CLASS/NUMBER.csv.gz`, `compound/...`) are given the half, for learning or testing, of its published rule;
-others that of a digest of their series, so that a file more or another name moves none.")]
+others that of a digest of their series, so that a file more or another name moves none. A capture that is there already
+stays as it is, with the labels that it was given since, where the input says the same, and is never written over where
+it does not: the same command goes on after a full disk.")]
 pub struct ImportArgs {
     /// Format of the input
     format: ImportFormat,
@@ -105,10 +111,35 @@ fn jobs(args: &ImportArgs) -> Result<Vec<Job>, Failure> {
                     .map(|(i, input)| Job { input, out: args.out.join(format!("case-{:05}.galen", first + i + 1)) }),
             );
         } else {
-            jobs.push(Job { input: input.clone(), out: args.out.join(input.with_extension("galen").file_name().unwrap_or_default()) });
+            jobs.push(Job { input: input.clone(), out: args.out.join(capture_name(input, args.format)) });
         }
     }
+    apart(&jobs)?;
     Ok(jobs)
+}
+
+/// Name of the capture that a named file becomes: the file's, without the ending of its format (`01.csv.gz` becomes
+/// `01.galen`).
+fn capture_name(input: &Path, format: ImportFormat) -> OsString {
+    let name = input.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match format.endings().iter().find_map(|ending| name.strip_suffix(*ending)).filter(|stem| !stem.is_empty()) {
+        Some(stem) => format!("{stem}.galen").into(),
+        None => input.with_extension("galen").file_name().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Checks that no two inputs become one capture.
+fn apart(jobs: &[Job]) -> Result<(), Failure> {
+    let mut taken: HashMap<&Path, &Path> = HashMap::new();
+    for Job { input, out } in jobs {
+        if let Some(first) = taken.insert(out, input) {
+            let (first, input, out) = (first.display(), input.display(), out.display());
+            return Err(Failure::usage(format!(
+                "{first} and {input} would both become {out}; give the folder that holds them, or one --out each"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Incidents that are folders: a single one may be given the name of its capture, several are numbered.
@@ -142,8 +173,8 @@ fn below(folder: &Path, endings: &[&str], files: &mut Vec<PathBuf>) -> Result<()
     Ok(())
 }
 
-/// Imports each input; one that cannot be read costs a line and the exit code. What cannot be written ends it: the next
-/// could not be written either.
+/// Imports each input; one that cannot be read costs a line and the exit code. What cannot be written, or would be written
+/// over another recording, ends it: so would the next.
 pub fn import(global: &Global, args: &ImportArgs) -> Result<(), Failure> {
     let jobs = jobs(args)?;
     if jobs.is_empty() {
@@ -153,12 +184,24 @@ pub fn import(global: &Global, args: &ImportArgs) -> Result<(), Failure> {
         std::fs::create_dir_all(&args.out).map_err(|e| Failure::write(&args.out, &e))?;
     }
     let mut left_out = LeftOut::default();
-    for (done, Job { input, out }) in jobs.iter().enumerate() {
-        let imported = one(args.format, input, out).and_then(|capture| write(&capture, out, done).map(|()| capture.series.len()));
+    let mut done = 0;
+    for Job { input, out } in &jobs {
+        let finished = format!("{done} of {} inputs are finished", jobs.len());
+        let imported = one(args.format, input, out).and_then(|capture| {
+            if !is_there(&capture, out, &finished)? {
+                write(&capture, out, &finished)?;
+            }
+            Ok(capture.series.len())
+        });
         match imported {
-            Ok(signals) if global.json => output::line(&json!({"in": input, "out": out, "signals": signals}).to_string()),
-            Ok(signals) => output::line(&format!("{}: {signals} signals", out.display())),
-            Err(failure) if jobs.len() == 1 || failure.code == FAULT => return Err(failure),
+            Ok(signals) => {
+                done += 1;
+                output::progress(&match global.json {
+                    true => json!({"in": input, "out": out, "signals": signals}).to_string(),
+                    false => format!("{}: {signals} signals", out.display()),
+                });
+            }
+            Err(failure) if jobs.len() == 1 || failure.code != INPUT => return Err(failure),
             Err(failure) => {
                 left_out.add(&failure);
                 output::tell(&format!("galen: {failure}"));
@@ -195,14 +238,89 @@ fn published(format: ImportFormat, input: &Path) -> Option<Half> {
     half(std::path::absolute(input)).or_else(|| half(input.canonicalize()))
 }
 
-/// Writes a capture; `done` inputs were finished before it.
-fn write(capture: &Capture, out: &Path, done: usize) -> Result<(), Failure> {
+/// True when a capture's name holds the same already, whatever the manifest there says: somebody may have labelled it. Anything
+/// else that has the name is not written over. `done` says how many inputs are finished.
+fn is_there(capture: &Capture, out: &Path, done: &str) -> Result<bool, Failure> {
+    if !out.try_exists().unwrap_or(false) {
+        return Ok(false);
+    }
+    let place = out.display();
+    let other = || Failure::usage(format!("{place} is there already and holds something else; {done}: choose another place with --out"));
+    let there = file::read(out).map_err(|_| other())?;
+    // As it is when it is read again: a file holds its rows in the order of their times.
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let draft = tempfile::Builder::new().prefix(".galen-").tempfile_in(folder).map_err(|e| Failure::write(folder, &e))?.into_temp_path();
+    write(capture, &draft, done).map_err(|e| Failure { message: e.message.replace(&*draft.to_string_lossy(), &place.to_string()), ..e })?;
+    let content = |capture: Capture| Capture { manifest: Manifest::default(), ..capture };
+    if content(there) == content(file::read(&draft)?) { Ok(true) } else { Err(other()) }
+}
+
+/// Writes a capture; `done` says how many inputs are finished.
+fn write(capture: &Capture, out: &Path, done: &str) -> Result<(), Failure> {
     file::write(capture, out).map_err(|error| match error.kind {
         // The capture contradicts itself: the input's flaw, and no reason to stop.
         StoreErrorKind::Damaged => error.into(),
-        StoreErrorKind::DiskFull => {
-            Failure::fault(format!("{error}; {done} inputs were finished before: make room and run the same command again"))
-        }
-        _ => Failure::fault(format!("{error}; {done} inputs were finished before: choose another place with --out")),
+        StoreErrorKind::DiskFull => Failure::fault(format!("{error}; {done}: make room and run the same command again")),
+        _ => Failure::fault(format!("{error}; {done}: choose another place with --out")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use galen_tools::capture::FORMAT;
+    use galen_tools::model::{Event, Series};
+
+    use super::*;
+
+    #[test]
+    fn a_named_file_loses_the_whole_ending_of_its_format() {
+        let named = |input: &str, format| capture_name(Path::new(input), format).into_string().unwrap();
+        for (input, out) in [("a/01.csv.gz", "01.galen"), ("01.csv", "01.galen"), ("x.1.csv", "x.1.galen"), (".csv", ".csv.galen")] {
+            assert_eq!(named(input, ImportFormat::Dbsherlock), out, "{input}");
+        }
+        assert_eq!(named("case.json", ImportFormat::Dbot), "case.galen");
+    }
+
+    #[test]
+    fn two_inputs_that_become_one_capture_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("x.json"), "{}").unwrap();
+        let jobs = |format, inputs: &[&Path]| {
+            let inputs = inputs.iter().map(|input| input.to_path_buf()).collect();
+            jobs(&ImportArgs { format, inputs, out: "cases".into() })
+        };
+        let [a, b] = ["a/01.csv.gz", "b/01.csv"].map(Path::new);
+        let failure = jobs(ImportFormat::Dbsherlock, &[a, b]).err().unwrap();
+        assert!(failure.code == 2 && failure.message.contains("a/01.csv.gz and b/01.csv would both become cases/01.galen"), "{failure}");
+        let numbered = Path::new("case-00001.json");
+        assert_eq!(jobs(ImportFormat::Dbot, &[folder.path(), numbered]).err().unwrap().code, 2);
+        assert_eq!(jobs(ImportFormat::Dbot, &[folder.path(), Path::new("own.json")]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_there_stays_with_its_labels_or_the_import_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("case-00001.galen");
+        let of = |value: f64, event: &str| {
+            let series = Series { values: vec![value], times: vec![1], ..Series::default() };
+            let manifest = Manifest { format: FORMAT, ..Manifest::default() };
+            // Not in the order of their times.
+            let events = [(2, event), (1, "restart")].map(|(at, text)| Event { at, text: text.into(), ..Event::default() });
+            Capture { manifest, series: [("s".to_owned(), series)].into(), events: events.into(), ..Capture::default() }
+        };
+        let is_there = |capture: &Capture| is_there(capture, &out, "1 of 2 inputs are finished");
+        assert_eq!(is_there(&of(1.0, "failover")), Ok(false));
+        let mut labelled = of(1.0, "failover");
+        labelled.manifest.labels = vec!["deadlocks".into()];
+        file::write(&labelled, &out).unwrap();
+        assert_eq!(is_there(&of(1.0, "failover")), Ok(true), "an import that goes on");
+        for other in [of(2.0, "failover"), of(1.0, "backup")] {
+            let failure = is_there(&other).unwrap_err();
+            assert!(failure.code == 2 && failure.message.contains("case-00001.galen is there already"), "{failure}");
+            assert!(failure.message.contains("1 of 2 inputs are finished: choose"), "{failure}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+        std::fs::write(&out, "notes").unwrap();
+        assert_eq!(is_there(&of(1.0, "failover")).unwrap_err().code, 2);
+    }
 }

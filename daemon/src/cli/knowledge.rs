@@ -90,7 +90,8 @@ pub struct WorkerArgs {
 
 /// `galen ingest`.
 pub async fn take_in(global: &Global, args: IngestArgs) -> Result<(), Failure> {
-    let data_dir = global.load()?.data_dir;
+    let config = global.load()?;
+    let (models_dir, data_dir) = (config.model.folder(), config.data_dir);
     let extractor: Box<dyn Extractor> = match &args.model {
         Some(name) => {
             let provider = engine::chosen(&global.load()?, name, 2, 600).await?;
@@ -110,6 +111,7 @@ pub async fn take_in(global: &Global, args: IngestArgs) -> Result<(), Failure> {
         },
         extractor,
         data_dir,
+        models_dir,
         json: global.json,
         watch: args.watch,
     };
@@ -131,6 +133,7 @@ struct Work {
     options: Options,
     extractor: Box<dyn Extractor>,
     data_dir: PathBuf,
+    models_dir: PathBuf,
     json: bool,
     watch: bool,
 }
@@ -164,7 +167,7 @@ impl Work {
         let outcome = ingest(store, self.extractor.as_ref(), &self.options, stop, &mut |event| board.show(event))?;
         let read = board.began.elapsed();
         // So that no search has to wait for it. What is read is kept, whatever becomes of the index.
-        let indexed = engine::builtin().and_then(|catalog| Shelf::open(&catalog, &self.data_dir, embedder().ok()));
+        let indexed = engine::builtin().and_then(|catalog| Shelf::open(&catalog, &self.data_dir, embedder(&self.models_dir).ok()));
         if let Err(why) = indexed {
             output::tell(&format!("galen: the index is not up to date: {why}; the next search tries again"));
         }
@@ -216,7 +219,7 @@ impl Board {
             Event::Removed { path } => json!({"path": path, "state": "removed"}),
         };
         if self.json {
-            output::line(&line.to_string());
+            output::progress(&line.to_string());
         }
     }
 
@@ -237,7 +240,7 @@ impl Board {
             return;
         }
         let rate = bytes as f64 / 1e6 / seconds.max(1e-3);
-        output::line(&match self.json {
+        output::progress(&match self.json {
             true => json!({"files": files, "read": read, "unchanged": unchanged, "removed": removed, "failed": failed, "others": others,
                 "chunks": chunks, "merged": merged, "bytes": bytes, "seconds": (seconds * 1e3).round() / 1e3,
                 "mb_per_s": (rate * 100.0).round() / 100.0, "index_s": (index_s * 1e3).round() / 1e3, "revision": revision,

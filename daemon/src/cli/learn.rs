@@ -1,5 +1,7 @@
 //! `galen learn`: signatures from labelled captures, never from those held back for testing.
 
+pub(super) mod taught;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,8 @@ use super::{Global, replay};
 use crate::failure::{Failure, LeftOut};
 use crate::{engine, output};
 
+use taught::Taught;
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   galen learn lab-captures/ -o signatures.toml
@@ -26,9 +30,10 @@ use crate::{engine, output};
   galen learn /data/dbsherlock -o dbsherlock.toml
   galen replay incident.galen --signatures signatures.toml
 
-A labels file holds lines `capture = \"class\"`: a cause id of the catalog, or a name of your own. A capture without
-exactly one label teaches nothing. Captures with the same series are copies of one recording, whatever they are called: they
-teach once, and nothing where their labels contradict each other. Half of all captures is held back for testing: the half
+A labels file holds lines `capture = \"class\"`: a cause id of the catalog, or a name of your own. A name that captures of
+two recordings have labels neither, and is refused; those that carry that one label, or are held back, do not count. A capture without exactly one label teaches nothing. Captures and
+DBSherlock's recordings with the same series are copies of one recording, whatever they are called: they teach once, and
+nothing where their labels contradict each other. Half of all captures is held back for testing: the half
 that a benchmark's published rule or the recording's content gives them where they were imported, else told by the file's
 name alone, in whatever folder it lies. What has a copy in that half is held back too.
 `galen bench run --half test` runs the same. Captures of that half are left out of folders and refused where they are named.")]
@@ -98,7 +103,7 @@ enum Lesson {
     Undetected,
 }
 
-/// A capture that was read, and what it teaches if it has no copy.
+/// A recording that was read, and what it teaches if it has no copy.
 struct Draft {
     file: PathBuf,
     /// As [`content_sha256`] tells it.
@@ -106,41 +111,36 @@ struct Draft {
     lesson: Lesson,
 }
 
-/// What is known of the captures with the same series.
-#[derive(Default)]
-struct Copies {
-    held_back: bool,
-    learnt: bool,
-    classes: BTreeSet<String>,
-}
-
 /// What tells a capture's class and effects.
 struct Teacher {
     labels: BTreeMap<String, String>,
     catalog: Catalog,
     table: SignalTable,
-    /// The captures that were read, by their content.
-    copies: BTreeMap<String, Copies>,
+    taught: Taught,
+    /// A file of each content that learns its label by its name alone, by that name.
+    named: BTreeMap<String, BTreeMap<String, PathBuf>>,
 }
 
 /// `galen learn`. A capture that cannot be read costs a line and the exit code.
 pub fn learn(global: &Global, args: &LearnArgs) -> Result<(), Failure> {
     let labels = args.labels.as_deref().map(read_labels).transpose()?.unwrap_or_default();
-    let mut teacher = Teacher { labels, catalog: engine::builtin()?, table: SignalTable::builtin(), copies: BTreeMap::new() };
+    let (catalog, table) = (engine::builtin()?, SignalTable::builtin());
+    let mut teacher = Teacher { labels, catalog, table, taught: Taught::default(), named: BTreeMap::new() };
     let mut gathered = Gathered::default();
     let files = expanded(&args.paths)?;
     let mut unused: BTreeSet<String> = teacher.labels.keys().cloned().collect();
     // All are read before the first is learnt from: what teaches hangs on its copies too.
     let mut drafts = Vec::new();
     for (path, files) in &files {
-        drafts.push((*path, read(path, files, &mut teacher, &mut unused)?));
-    }
-    for (path, drafts) in drafts {
         if dbsherlock::is_dataset(path) {
-            recordings(path, &teacher.table, &mut gathered)?;
+            drafts.extend(recordings(path, &mut teacher)?);
         }
-        drafts.into_iter().for_each(|draft| gathered.count(draft.and_then(|draft| teacher.settle(draft))));
+        drafts.extend(read(path, files, &mut teacher, &mut unused)?);
     }
+    if let Some(file) = &args.labels {
+        unambiguous(&teacher.named).map_err(|failure| failure.of(file))?;
+    }
+    drafts.into_iter().for_each(|draft| gathered.count(draft.and_then(|draft| teacher.settle(draft))));
     if let (Some(first), Some(file)) = (unused.first(), &args.labels) {
         let (file, count) = (file.display(), unused.len());
         output::tell(&format!("galen: {file}: {count} labels are of no capture here, the first is of `{}`", first.escape_debug()));
@@ -167,19 +167,41 @@ fn read_labels(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
     toml::from_str(&text).map_err(|e| fail(&e))
 }
 
-/// The learn half of DBSherlock's recordings with one cause, by the published rule.
-fn recordings(dir: &Path, table: &SignalTable, gathered: &mut Gathered) -> Result<(), Failure> {
-    let (recordings, flaws) = dbsherlock::load(dir).map_err(Failure::input)?;
-    flaws.into_iter().for_each(|flaw| gathered.count(Err(Failure::input(flaw.why))));
-    for recording in recordings.iter().filter(|r| r.dataset == dbsherlock::SINGLE) {
-        gathered.count(Ok(match recording.half {
-            Half::Test => Lesson::HeldBack,
-            Half::Learn => {
-                dbsherlock::learnable(recording, table).map_or(Lesson::Undetected, |case| Lesson::Case(case, dbsherlock::SINGLE.to_owned()))
-            }
-        }));
+/// A label tells one recording: those of two folders may have one name.
+///
+/// # Errors
+/// Input: the first label that two recordings have the name of.
+fn unambiguous(named: &BTreeMap<String, BTreeMap<String, PathBuf>>) -> Result<(), Failure> {
+    for (name, files) in named {
+        let mut files = files.values();
+        if let (Some(one), Some(other)) = (files.next(), files.next()) {
+            return Err(Failure::input(format!(
+                "the label of `{}` fits two recordings, {} and {}; rename one of the files",
+                name.escape_debug(),
+                one.display(),
+                other.display()
+            )));
+        }
     }
     Ok(())
+}
+
+/// DBSherlock's recordings with one cause, of which the learn half by the published rule teaches.
+fn recordings(dir: &Path, teacher: &mut Teacher) -> Result<Vec<Result<Draft, Failure>>, Failure> {
+    let (recordings, flaws) = dbsherlock::load(dir).map_err(Failure::input)?;
+    let mut drafts: Vec<_> = flaws.into_iter().map(|flaw| Err(Failure::input(flaw.why))).collect();
+    for recording in recordings {
+        let lesson = match recording.half {
+            Half::Test => Lesson::HeldBack,
+            Half::Learn => dbsherlock::learnable(&recording, &teacher.table)
+                .map_or(Lesson::Undetected, |case| Lesson::Case(case, dbsherlock::SINGLE.to_owned())),
+        };
+        teacher.note(&recording.content, &lesson);
+        if recording.dataset == dbsherlock::SINGLE {
+            drafts.push(Ok(Draft { file: dir.join(recording.case()), content: recording.content, lesson }));
+        }
+    }
+    Ok(drafts)
 }
 
 /// The captures that each path stands for; none for a folder of DBSherlock's.
@@ -210,33 +232,37 @@ fn read(
 impl Teacher {
     fn draft(&mut self, path: &Path, unused: &mut BTreeSet<String>) -> Result<Draft, Failure> {
         let capture = file::read(path)?;
-        unused.remove(&capture.manifest.name);
-        let (content, lesson) = (content_sha256(&capture.series), self.lesson(&capture, path)?);
-        let copies = self.copies.entry(content.clone()).or_default();
-        match &lesson {
-            Lesson::HeldBack => copies.held_back = true,
-            Lesson::Case(case, _) => {
-                copies.classes.insert(case.class.clone());
-            }
-            _ => {}
+        let (name, content) = (&capture.manifest.name, content_sha256(&capture.series));
+        unused.remove(name);
+        if let Some(given) = self.labels.get(name)
+            && half_of_capture(capture.manifest.half, path) == Half::Learn
+            && capture.manifest.labels != std::slice::from_ref(given)
+        {
+            self.named.entry(name.clone()).or_default().entry(content.clone()).or_insert_with(|| path.to_path_buf());
         }
+        let lesson = self.lesson(&capture, path)?;
+        self.note(&content, &lesson);
         Ok(Draft { file: path.to_path_buf(), content, lesson })
     }
 
-    /// What a capture teaches beside its copies, all of which have been read.
+    fn note(&mut self, content: &str, lesson: &Lesson) {
+        match lesson {
+            Lesson::HeldBack => self.taught.hold_back(content),
+            // A class of DBSherlock's and the causes that it stands for are one label.
+            Lesson::Case(case, _) if case.causes.is_empty() => self.taught.label(content, std::slice::from_ref(&case.class)),
+            Lesson::Case(case, _) => self.taught.label(content, &case.causes),
+            _ => {}
+        }
+    }
+
+    /// What a recording teaches beside its copies, all of which have been read.
     fn settle(&mut self, draft: Draft) -> Result<Lesson, Failure> {
         let Draft { file, content, lesson } = draft;
-        let Some(copies) = self.copies.get_mut(&content).filter(|_| matches!(lesson, Lesson::Case(..))) else { return Ok(lesson) };
-        if copies.held_back {
-            return Ok(Lesson::Twin);
+        if !matches!(lesson, Lesson::Case(..)) {
+            return Ok(lesson);
         }
-        if copies.classes.len() > 1 {
-            let classes: Vec<&str> = copies.classes.iter().map(String::as_str).collect();
-            let why = format!("mislabelled: copies of this recording are labelled `{}`", classes.join(", ").escape_debug());
-            return Err(Failure::input(why).of(&file));
-        }
-        let first = !std::mem::replace(&mut copies.learnt, true);
-        Ok(if first { lesson } else { Lesson::Twin })
+        let teaches = self.taught.teaches(&content).map_err(|failure| failure.of(&file))?;
+        Ok(if teaches { lesson } else { Lesson::Twin })
     }
 
     fn lesson(&self, capture: &Capture, path: &Path) -> Result<Lesson, Failure> {
@@ -298,11 +324,11 @@ fn tell(global: &Global, learnt: &Signatures, gathered: &Gathered, out: &Path) {
             )
         });
     }
-    eprintln!(
+    output::tell(&format!(
         "{} classes from {} captures of the learn half written to {}; left out: {}",
         learnt.class.len(),
         gathered.cases.len(),
         out.display(),
         gathered.not_learnt_from()
-    );
+    ));
 }

@@ -54,7 +54,7 @@ pub(super) fn levels(capture: &Capture, window: Window) -> Levels {
 /// one in which nothing moves.
 pub(super) fn simple_window(capture: &Capture) -> Option<Window> {
     let span = capture.span()?;
-    // One may be cut before its first row, where a manifest says so.
+    // One that is cut before its first row has none.
     let steps = usize::try_from((span.end - span.start) / 1000).ok()?;
     let mut total = vec![0.0; steps];
     for series in capture.series.values() {

@@ -3,6 +3,8 @@
 //! Two protocols. `test`: signatures are learnt from the held-back data set's learn half and tested on its test half.
 //! `leave_one_out`: each single case is tested with signatures learnt from all other single cases, at most `k` a class.
 
+use std::collections::BTreeMap;
+
 use galen_tools::detect::{DetectOptions, detect};
 use galen_tools::signals::SignalTable;
 
@@ -52,6 +54,19 @@ pub enum Stage {
 pub(super) struct Fold<'v, 'r> {
     learnt: Vec<&'v View<'r>>,
     tested: &'v View<'r>,
+}
+
+/// How many cases of each class came by.
+#[derive(Default)]
+pub(super) struct Taken(BTreeMap<String, usize>);
+
+impl Taken {
+    /// True for the first `k` cases of a class.
+    pub(super) fn takes(&mut self, class: &str, k: usize) -> bool {
+        let count = self.0.entry(class.to_owned()).or_default();
+        *count += 1;
+        *count <= k
+    }
 }
 
 /// What a method says of a case: ranked classes, and how strange it finds it.
@@ -116,12 +131,8 @@ impl Set {
 impl<'v, 'r> Fold<'v, 'r> {
     /// A case tested with what the others teach, at most `k` of a class.
     pub(super) fn without(tested: &'v View<'r>, others: &[&'v View<'r>], k: usize) -> Self {
-        let mut taken: std::collections::BTreeMap<&str, usize> = Default::default();
-        let learnt = others.iter().filter(|v| v.recording.id != tested.recording.id).filter(|v| {
-            let count = taken.entry(v.class()).or_default();
-            *count += 1;
-            *count <= k
-        });
+        let mut taken = Taken::default();
+        let learnt = others.iter().filter(|v| v.recording.id != tested.recording.id).filter(|v| taken.takes(v.class(), k));
         Fold { learnt: learnt.copied().collect(), tested }
     }
 }

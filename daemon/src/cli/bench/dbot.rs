@@ -1,5 +1,6 @@
 //! `galen bench dbot`: D-Bot's specifications, as `galen lab dbot` recorded them, scored by the paper's accuracy.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +14,9 @@ use galen_agents::evaluation::measured::{Measured, digest, scores};
 use galen_agents::evaluation::record::Run;
 use galen_tools::store::file;
 
-use super::public::{self, Read, Source};
-use super::suite::Which;
+use super::copies::{Copies, content};
+use super::public::{Claimed, Read, Source};
+use super::suite::{Which, agreed, sidecar};
 use crate::cli::{Global, replay};
 use crate::failure::Failure;
 use crate::{engine, output, parallel};
@@ -29,6 +31,9 @@ const PUBLISHED: (f64, f64) = (0.754, 0.655);
 named. Beside it stands a method that knows no causes: it answers with the labels of most other cases
 that have the same signal farthest from its baseline. The placebo is the same diagnosis scored by the
 labels of each other case in turn, averaged: what any answer reaches by chance.
+
+A capture with the same series as another is a copy of it, whatever it is called. A copy, and a capture whose
+label is no cause or not that of NAME.answer.json beside it, cost a line and the exit code, and no score.
 
 Examples:
   galen bench dbot quick/ --json
@@ -50,18 +55,26 @@ pub struct BenchDbotArgs {
     /// File to write: JSON lines for `compare`, `report` and `verify`, a header with pins, then one line a case
     #[arg(long, value_name = "RUN.jsonl")]
     pub out: Option<PathBuf>,
+    /// These captures of the folder alone
+    #[arg(skip)]
+    pub only: Option<BTreeSet<PathBuf>>,
 }
 
 /// Diagnoses a folder of recorded specifications and prints their scores.
 pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure> {
-    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
-    let read = cases(&args.dir, args.jobs, &library).await?;
+    let library = Arc::new(engine::library(&global.load()?)?);
     // By its own name, however it is called from here.
     let place = args.dir.canonicalize().unwrap_or_else(|_| args.dir.clone());
     let folder = place.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let part = args.part.as_deref().unwrap_or(&folder);
+    // Before the work, which takes a while.
+    let parameters = [("part", part.to_owned())];
+    let out = Claimed::of(args.out.as_deref(), &source(&args.dir, args.jobs, &parameters), &library, &options())?;
+    let files = captures(&args.dir, args.only.as_ref())?;
+    let read = cases(&args.dir, files, args.jobs, &library).await?;
     let told = dbot::outcomes(&read.cases);
-    let run = run(&args.dir, &read, &told, args.part.as_deref().unwrap_or(&folder), args.jobs, &library);
-    let written = public::write(args.out.as_deref(), &run);
+    let run = run(&args.dir, &read, &told, part, args.jobs, &library);
+    let written = out.map_or(Ok(()), |out| out.finish(&run));
     print(global, &told, &run.measured);
     written?;
     read.left_out.end(read.listed, "captures could not be scored")
@@ -72,45 +85,59 @@ pub async fn bench(global: &Global, args: &BenchDbotArgs) -> Result<(), Failure>
 /// # Errors
 /// Input: the folder cannot be read.
 pub async fn again(global: &Global, dir: &Path, part: &str, jobs: u16) -> Result<Run, Failure> {
-    let library = Arc::new(engine::library(&global.load()?.data_dir)?);
-    let read = cases(dir, jobs, &library).await?;
+    let library = Arc::new(engine::library(&global.load()?)?);
+    let read = cases(dir, captures(dir, None)?, jobs, &library).await?;
     Ok(run(dir, &read, &dbot::outcomes(&read.cases), part, jobs, &library))
 }
 
 fn run(dir: &Path, read: &Read<Case>, told: &[Outcome<'_>], part: &str, jobs: u16, library: &Library) -> Run {
     let inputs = read.cases.iter().map(|case| (case.id.clone(), case.sha256.as_str()));
-    let source = Source { suite: SUITE, path: dir, half: Which::All.word(), jobs, parameters: &[("part", part.to_owned())] };
-    read.run(source.header(read, inputs, library, &options()), dbot::measured(told, part))
+    let header = source(dir, jobs, &[("part", part.to_owned())]).header(read, inputs, library, &options());
+    read.run(header, dbot::measured(told, part))
+}
+
+fn source<'a>(dir: &'a Path, jobs: u16, parameters: &'a [(&'a str, String)]) -> Source<'a> {
+    Source { suite: SUITE, path: dir, half: Which::All.word(), jobs, parameters }
 }
 
 fn options() -> Options {
     Options { replay: true, ..Options::default() }
 }
 
+/// The captures below a folder, those of `only` where some were chosen.
+fn captures(dir: &Path, only: Option<&BTreeSet<PathBuf>>) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = replay::expand(&[dir.to_path_buf()])?;
+    files.retain(|file| only.is_none_or(|only| only.contains(file)));
+    Ok(files)
+}
+
 /// Diagnoses a folder's captures beside the task that awaits them, which hears signals meanwhile. When it is dropped, the
 /// work ends after the captures at hand.
-async fn cases(dir: &Path, jobs: u16, library: &Arc<Library>) -> Result<Read<Case>, Failure> {
+async fn cases(dir: &Path, files: Vec<PathBuf>, jobs: u16, library: &Arc<Library>) -> Result<Read<Case>, Failure> {
     let listener = Arc::new(());
     let (listening, dir, library) = (Arc::downgrade(&listener), dir.to_path_buf(), Arc::clone(library));
-    let work = move || diagnosed(&dir, jobs, &library, &|| listening.strong_count() > 0);
+    let work = move || diagnosed(&dir, &files, jobs, &library, &|| listening.strong_count() > 0);
     let done = tokio::task::spawn_blocking(work).await;
     drop(listener);
     done.map_err(|e| Failure::fault(e.to_string()))?
 }
 
 /// The same on the calling thread, for as long as it is `awaited`.
-fn diagnosed(dir: &Path, jobs: u16, library: &Library, awaited: &dyn Fn() -> bool) -> Result<Read<Case>, Failure> {
-    let files = replay::expand(&[dir.to_path_buf()])?;
+fn diagnosed(dir: &Path, files: &[PathBuf], jobs: u16, library: &Library, awaited: &dyn Fn() -> bool) -> Result<Read<Case>, Failure> {
     let mut read = Read::new(SUITE, files.len());
     let runtime = Handle::current();
     let id = |path: &Path| path.strip_prefix(dir).unwrap_or(path).with_extension("").to_string_lossy().into_owned();
     let work = |path: &PathBuf| runtime.block_on(one(path, library));
-    parallel::in_order(&files, usize::from(jobs), work, |path, result| {
+    let mut copies = Copies::default();
+    parallel::in_order(files, usize::from(jobs), work, |path, result| {
         if !awaited() {
             return Err(Failure::fault("nobody waits for the scores any more"));
         }
         match result {
-            Ok(case) => read.cases.push(Case { id: id(path), ..case }),
+            Ok((case, content)) => match copies.twin(content, &id(path)) {
+                Some(why) => read.leave_out(&id(path), Failure::input(why).of(path)),
+                None => read.cases.push(Case { id: id(path), ..case }),
+            },
             Err(failure) => read.leave_out(&id(path), failure.of(path)),
         }
         Ok(())
@@ -118,13 +145,19 @@ fn diagnosed(dir: &Path, jobs: u16, library: &Library, awaited: &dyn Fn() -> boo
     Ok(read)
 }
 
-async fn one(path: &Path, library: &Library) -> Result<Case, Failure> {
+/// Diagnoses a capture whose label nothing contradicts; with what tells its content.
+async fn one(path: &Path, library: &Library) -> Result<(Case, Option<String>), Failure> {
     let capture = file::read(path)?;
     if capture.manifest.labels.is_empty() {
         return Err(Failure::input(format!("{}: nobody has labelled it", path.display())));
     }
     let bytes = std::fs::read(path).map_err(|e| Failure::input(format!("{}: {e}", path.display())))?;
-    Ok(Case { sha256: digest([bytes.as_slice()]), ..dbot::examine(capture, library, &options()).await })
+    let content = content(&capture);
+    let case = Case { sha256: digest([bytes.as_slice()]), ..dbot::examine(capture, library, &options()).await };
+    let told = sidecar(&path.with_extension("answer.json")).map_err(Failure::input)?.unwrap_or_default();
+    let known = |id: &str| id == "healthy" || library.catalog.get(id).is_some();
+    agreed(told, &case.labels, None, &known).map_err(|why| Failure::input(why).of(path))?;
+    Ok((case, content))
 }
 
 fn print(global: &Global, told: &[Outcome<'_>], measured: &[Measured]) {
@@ -161,6 +194,7 @@ fn print(global: &Global, told: &[Outcome<'_>], measured: &[Measured]) {
 mod tests {
     use std::cell::Cell;
 
+    use galen_agents::evaluation::record::Header;
     use tokio::runtime::{Builder, Runtime};
 
     use super::*;
@@ -187,7 +221,7 @@ mod tests {
             let busy = tokio::task::spawn_blocking(move || taken.recv());
             tokio::select! {
                 biased;
-                _ = cases(folder.path(), 1, &library) => panic!("the captures held up everything else"),
+                _ = cases(folder.path(), captures(folder.path(), None).unwrap(), 1, &library) => panic!("the captures held up everything else"),
                 () = std::future::ready(()) => {}
             }
             drop(free);
@@ -199,10 +233,10 @@ mod tests {
     fn what_nobody_awaits_any_more_ends_between_two_captures() {
         let (folder, runtime) = (folder(5), runtime());
         let _inside = runtime.enter();
-        let asked = Cell::new(0);
+        let (asked, files) = (Cell::new(0), captures(folder.path(), None).unwrap());
         let until = |most: usize| {
             asked.set(0);
-            diagnosed(folder.path(), 1, &Library::default(), &|| {
+            diagnosed(folder.path(), &files, 1, &Library::default(), &|| {
                 asked.set(asked.get() + 1);
                 asked.get() <= most
             })
@@ -211,5 +245,18 @@ mod tests {
         assert_eq!(asked.get(), 3, "the third is not told, and no other is waited for");
         let read = until(5).unwrap();
         assert_eq!((read.cases.len(), read.left_out.count), (0, 5));
+    }
+
+    #[test]
+    fn what_was_not_chosen_is_not_scored_and_the_rest_is_named_where_it_lies() {
+        let (folder, runtime) = (folder(3), runtime());
+        let _inside = runtime.enter();
+        let chosen = ["0.galen", "2.galen"].map(|name| folder.path().join(name));
+        let files = captures(folder.path(), Some(&BTreeSet::from(chosen.clone()))).unwrap();
+        assert_eq!(files, chosen);
+        let read = diagnosed(folder.path(), &files, 1, &Library::default(), &|| true).unwrap();
+        let told = read.run(Header::default(), Vec::new()).failed;
+        let named = |at: usize| told[at].why.contains(&chosen[at].display().to_string());
+        assert!(read.listed == 2 && told.len() == 2 && named(0) && named(1), "{told:?}");
     }
 }

@@ -133,7 +133,7 @@ async fn all(recordings: &[Recording], k: u16, library: &Library) -> Vec<Measure
         bar.inc(1);
     });
     bar.set_message("reports");
-    measured.extend(reports(recordings, library, &options(), &measured).await);
+    measured.extend(reports(recordings, usize::from(k), library, &options(), &measured).await);
     bar.finish_and_clear();
     measured
 }
@@ -184,10 +184,10 @@ fn case_line(row: &CaseRow) -> String {
 }
 
 fn notes() {
-    eprintln!(
+    output::tell(
         "iou: against the given windows. top1, top2, recall_at_3: after own detection. top1_5s: rows up to 5 s after the onset.\n\
          session_leak is no method of ours: it tells the class from levels before the anomaly alone.\n\
          report_top1: first root cause of the whole diagnosis; report_top1_unlearnt: the same without signatures.\n\
-         placebo: fed only rows from before the anomaly; of iou: a window of the right length, mean over all places."
+         placebo: fed only rows from before the anomaly; of iou: a window of the right length, mean over all places.",
     );
 }

@@ -1,6 +1,7 @@
 //! `galen bench`: suites of labelled captures run, compared and reported; pass rates; the speed budget.
 
 mod compare;
+pub mod copies;
 pub mod dbot;
 mod dbsherlock;
 mod grow;

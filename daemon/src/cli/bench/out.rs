@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use galen_agents::evaluation::compare::differing_pins;
 use galen_agents::evaluation::record::{Header, Line, Run};
 
-use super::resume::{Wanted, keep};
+use super::resume::{Wanted, keep, other_pin};
 use crate::failure::Failure;
 
 /// A run's file, locked.
@@ -26,29 +26,44 @@ pub struct Out {
 }
 
 impl Out {
-    /// Opens or creates the file, locks it, and checks that what is in it belongs to the same run. A line that was
-    /// being written when a run died is cut off, lines of cases that have changed since are taken out.
+    /// Opens or creates the file, locks it, and checks that what is in it belongs to the same run. It stays as it is until
+    /// [`Out::go_on`].
     ///
     /// # Errors
     /// Usage: another run writes this file, or what is in it is no run or one with other pins. A fault: it cannot be written.
-    pub fn open(path: &Path, header: &Header, wanted: &[Wanted]) -> Result<Self, Failure> {
-        let fail = |e: std::io::Error| Failure::write(path, &e);
+    pub fn open(path: &Path, header: &Header) -> Result<Self, Failure> {
         let mut out = Self::lock(path)?;
         if let Some(done) = out.found()? {
-            let kept = keep(&done, header, wanted).map_err(|why| out.of_another(&why))?;
-            out.whole = done.whole as u64;
-            (out.done, out.again) = (kept.run, kept.again);
-            if kept.differs {
-                let kept = out.done.clone();
-                out.replace(&kept).map_err(fail)?;
-                return Ok(out);
+            if let Some(pin) = other_pin(&done, header) {
+                return Err(out.of_another(&pin));
             }
-        }
-        out.file.set_len(out.whole).and_then(|()| out.file.seek(SeekFrom::Start(out.whole))).map_err(fail)?;
-        if out.whole == 0 {
-            out.write(&Line::Run(Box::new(header.clone())))?;
+            out.whole = done.whole as u64;
+            out.done = done;
         }
         Ok(out)
+    }
+
+    /// Goes on with what is in the file, or begins it. A line that was being written when a run died is cut off, lines of cases
+    /// that have changed since are taken out.
+    ///
+    /// # Errors
+    /// Usage: it holds finished cases that the suite does not have. A fault: it cannot be written.
+    pub fn go_on(mut self, header: &Header, wanted: &[Wanted]) -> Result<Self, Failure> {
+        if self.whole > 0 {
+            let kept = keep(&self.done, header, wanted).map_err(|why| self.of_another(&why))?;
+            (self.done, self.again) = (kept.run, kept.again);
+            if kept.differs {
+                let run = self.done.clone();
+                self.replace(&run).map_err(|e| Failure::write(&self.path, &e))?;
+                return Ok(self);
+            }
+        }
+        let cut = self.file.set_len(self.whole).and_then(|()| self.file.seek(SeekFrom::Start(self.whole)));
+        cut.map_err(|e| Failure::write(&self.path, &e))?;
+        if self.whole == 0 {
+            self.write(&Line::Run(Box::new(header.clone())))?;
+        }
+        Ok(self)
     }
 
     /// Opens or creates the file of a run that is written at once when it is finished, and locks it. Until then it stays as it is.
@@ -205,7 +220,7 @@ mod tests {
     }
 
     fn open(path: &Path, header: &Header) -> Result<Out, Failure> {
-        Out::open(path, header, &wanted("1"))
+        Out::open(path, header)?.go_on(header, &wanted("1"))
     }
 
     #[test]
@@ -220,7 +235,7 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).unwrap();
         let mut repaired = wanted("1");
         repaired[0].0.sha256 = Some("2".into());
-        let mut out = Out::open(&link, &header(), &repaired).unwrap();
+        let mut out = Out::open(&link, &header()).unwrap().go_on(&header(), &repaired).unwrap();
         assert_eq!((out.again, out.done.cases.len()), (1, 0));
         assert_eq!(open(&path, &header()).err().unwrap().code, 2, "the new file is locked as the old one was");
         out.write(&case("b")).unwrap();

@@ -11,7 +11,7 @@ use galen_agents::evaluation::numeric::Random;
 use galen_agents::evaluation::pass_until::{PassRate, Rule, draw, estimate, pooled, shares};
 use galen_agents::evaluation::question::{Question, digest};
 use galen_agents::evaluation::scaling::{Point, fit, predict_largest};
-use galen_agents::llm::registry::{Registry, default_models_dir};
+use galen_agents::llm::registry::Registry;
 
 use super::questions::{Asker, collect};
 use super::suite::Which;
@@ -68,16 +68,20 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
     if !(args.temperature.is_finite() && args.temperature > 0.0) {
         return Err(Failure::usage(format!("a temperature is above 0, not {}", args.temperature)));
     }
-    let registry = Registry::load(&default_models_dir()).map_err(|e| Failure::model(e.to_string()))?;
-    let mut questions = collect(global, &args.paths, args.labels_from_names, args.half).await?;
+    let registry = Registry::load(&global.models_dir()?).map_err(|e| Failure::model(e.to_string()))?;
+    if let Some(twice) = args.model.iter().enumerate().find_map(|(at, name)| args.model[..at].contains(name).then_some(name)) {
+        return Err(Failure::usage(format!("the model {twice} is named twice; the law needs models of different size")));
+    }
+    let mut collected = collect(global, &args.paths, args.labels_from_names, args.half).await?;
+    let questions = &mut collected.questions;
     // Over all questions of the captures, as `model density` has it.
-    let questions_sha256 = digest(&questions);
+    let questions_sha256 = digest(questions);
     questions.retain(|q| q.capability == Capability::RootCause);
     let mut points: Vec<Point> = Vec::new();
     let mut by_case: Vec<Vec<Point>> = vec![Vec::new(); questions.len()];
     for name in &args.model {
         let parameters = registry.find(name).map_err(|e| Failure::model(e.to_string()))?.parameters as f64;
-        let sampled = sample(global, name, &questions, rule, &args).await?;
+        let sampled = sample(global, name, questions, rule, &args).await?;
         let Some(pass) = pooled(&sampled.iter().map(|s| s.pass).collect::<Vec<_>>()) else { continue };
         tell(global, name, &sampled, &pass, &questions_sha256);
         for (case, s) in by_case.iter_mut().zip(&sampled) {
@@ -86,7 +90,7 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
         points.push(Point { model: name.clone(), parameters, pass });
     }
     foretell(global, &points, &by_case);
-    Ok(())
+    collected.end()
 }
 
 async fn sample(global: &Global, name: &str, questions: &[Question], rule: Rule, args: &PassUntilArgs) -> Result<Vec<Sampled>, Failure> {
@@ -96,7 +100,7 @@ async fn sample(global: &Global, name: &str, questions: &[Question], rule: Rule,
     for (index, question) in questions.iter().enumerate() {
         let probabilities = asker.ask(question).await.map_err(|e| Failure::model(format!("{name}: {}: {e}", question.case)))?;
         let logs: Vec<f64> = probabilities.iter().map(|p| p.max(1e-300).ln()).collect();
-        // A stream of its own for each case: adding cases changes none.
+        // A stream of its own for each case, by its place among them: what comes after it changes nothing for it.
         let mut random = Random::new(args.seed ^ ((index as u64 + 1) << 20));
         let tally = rule.run(|| draw(&logs, args.temperature, &mut random) == question.right);
         sampled.push(Sampled {

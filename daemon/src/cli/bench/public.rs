@@ -1,15 +1,16 @@
 //! What the public benchmarks share: what they could not read, the header and file of their runs, and how one is measured again.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use galen_agents::driver::{Library, Options};
+use galen_agents::evaluation::compare::differing_pins;
 use galen_agents::evaluation::measured::{Measured, digest};
 use galen_agents::evaluation::record::{FailedCase, Header, MEASURED_FORMAT, Run};
 
 use super::out::Out;
 use super::pins::{self, Asked};
-use super::{dbot, dbsherlock, rds};
+use super::{dbot, dbsherlock, rds, read_run};
 use crate::cli::Global;
 use crate::failure::{Failure, LeftOut};
 use crate::output;
@@ -85,14 +86,54 @@ impl Source<'_> {
     }
 }
 
-/// Writes a finished run where one was asked for. A run without a figure is not worth a file: whatever kept it from one was told.
-///
-/// # Errors
-/// As [`Out::claim`] and [`Out::finish_with`].
-pub fn write(path: Option<&Path>, run: &Run) -> Result<(), Failure> {
-    match path.filter(|_| !run.measured.is_empty()) {
-        Some(path) => Out::claim(path, &run.header)?.finish_with(run),
-        None => Ok(()),
+/// The file of a run, locked before the work. One that was made for it and in which nothing came to stand goes again.
+pub struct Claimed {
+    out: Option<Out>,
+    path: PathBuf,
+    made: bool,
+    /// The run that was in it.
+    before: Option<Run>,
+}
+
+impl Claimed {
+    /// Locks the file where one was asked for, and checks all that can be known before the work: that nobody writes it, and
+    /// that it holds nothing but a run of the same benchmark, release and options. Which cases can be used shows later.
+    ///
+    /// # Errors
+    /// As [`Out::claim`].
+    pub fn of(path: Option<&Path>, source: &Source<'_>, library: &Library, options: &Options) -> Result<Option<Self>, Failure> {
+        let Some(path) = path else { return Ok(None) };
+        let (made, before) = (path.symlink_metadata().is_err(), path.is_file().then(|| read_run(path).ok()).flatten());
+        let mut header = source.header(&Read::<()>::new("", 0), std::iter::empty(), library, options);
+        if let Some(before) = &before {
+            header.pins.suite_sha256.clone_from(&before.header.pins.suite_sha256);
+        }
+        let out = Some(Out::claim(path, &header)?);
+        Ok(Some(Self { out, path: path.to_owned(), made, before }))
+    }
+
+    /// Writes a finished run. One without a figure is not worth a file: whatever kept it from one was told.
+    ///
+    /// # Errors
+    /// Usage: the file holds a run over other cases. As [`Out::finish_with`].
+    pub fn finish(mut self, run: &Run) -> Result<(), Failure> {
+        if run.measured.is_empty() {
+            return Ok(());
+        }
+        if let Some(pin) = self.before.as_ref().and_then(|before| differing_pins(before, run).into_iter().next()) {
+            let path = self.path.display();
+            return Err(Failure::usage(format!("{path} belongs to another run ({pin}); choose another file")));
+        }
+        self.out.take().map_or(Ok(()), |out| out.finish_with(run))
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        // Still locked: nobody else has begun to write it.
+        if self.made && self.out.is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -166,5 +207,46 @@ mod tests {
                 "top1 of d/test, new: it is not in the run",
             ]
         );
+    }
+
+    #[test]
+    fn a_file_is_refused_before_the_work_and_one_that_stays_empty_goes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        let (library, options) = (Library::default(), Options::default());
+        let claim = |part: &str| {
+            let parameters = [("part", part.to_owned())];
+            let source = Source { suite: dbot::SUITE, path: folder.path(), half: "all", jobs: 1, parameters: &parameters };
+            let header = |cases: &str| {
+                let read = Read::<()>::new(dbot::SUITE, 1);
+                source.header(&read, std::iter::once((cases.to_owned(), "1")), &library, &options)
+            };
+            (Claimed::of(Some(path.as_path()), &source, &library, &options), header("a"), header("b"))
+        };
+        let top1 = Figure { capability: Capability::RootCause, task: "top1", dataset: "d/test" };
+        let run = |header: Header, figures: usize| {
+            let measured = vec![top1.of_case("a", "1", [1.0, 0.5]); figures];
+            Run { header: Header { figures, ..header }, measured, ..Run::default() }
+        };
+        let (claimed, first, _) = claim("x");
+        let claimed = claimed.unwrap().unwrap();
+        assert!(path.exists() && claim("x").0.err().unwrap().message.contains("being written by another run"));
+        assert_eq!(claimed.finish(&run(first, 0)), Ok(()));
+        assert!(!path.exists(), "nothing was measured");
+        // A link to a file that is not there yet stays one.
+        std::os::unix::fs::symlink(folder.path().join("elsewhere.jsonl"), &path).unwrap();
+        let (claimed, first, _) = claim("x");
+        claimed.unwrap().unwrap().finish(&run(first, 0)).unwrap();
+        assert!(path.symlink_metadata().unwrap().is_symlink());
+        std::fs::remove_file(&path).unwrap();
+        let (claimed, first, other) = claim("x");
+        claimed.unwrap().unwrap().finish(&run(first, 1)).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let failure = claim("y").0.err().unwrap();
+        assert!(failure.code == 2 && failure.message.contains("belongs to another run (parameters.part: "), "{failure}");
+        // That the cases are others shows only when they have been read.
+        let failure = claim("x").0.unwrap().unwrap().finish(&run(other, 1)).unwrap_err();
+        assert!(failure.code == 2 && failure.message.contains("belongs to another run (suite_sha256: "), "{failure}");
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
 }

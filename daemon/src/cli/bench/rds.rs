@@ -11,7 +11,8 @@ use galen_agents::evaluation::rds::{Answer, Case, Rules, Verdict, baseline, meas
 use galen_agents::evaluation::record::Run;
 use galen_tools::probe::Recorded;
 
-use super::public::{self, Read, Source};
+use super::copies::{Copies, whole};
+use super::public::{Claimed, Read, Source};
 use super::suite::Which;
 use crate::cli::{Global, rds};
 use crate::failure::Failure;
@@ -27,7 +28,8 @@ pub const SUITE: &str = "rds";
   galen bench report shop.jsonl dbsherlock.jsonl rds.jsonl --out leaderboard.html
 
 A key (answer.yml) is opened by the scoring alone. The placebo is the share of the other
-scenarios' reports that pass a key.
+scenarios' reports that pass a key. A scenario of which the APIs say the same as of another, metrics,
+events, statements, settings and alerts, is a copy of it: it costs a line and the exit code, and no score.
 
 RUN.jsonl is written whole when all is measured; the same command measures everything again and
 writes the file anew. A file of another run (other scenarios, release, texts that may be cited)
@@ -43,11 +45,13 @@ pub struct RdsArgs {
 /// Imports, diagnoses and scores every scenario below a folder by its own `answer.yml`. A scenario that cannot be read costs a
 /// line and the exit code.
 pub async fn bench(global: &Global, args: &RdsArgs) -> Result<(), Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
+    let library = engine::library(&global.load()?)?;
+    // Before the work, which takes a while.
+    let out = Claimed::of(args.out.as_deref(), &source(&args.dir), &library, &options())?;
     let read = scenarios(&args.dir, &library).await?;
     let told = verdicts(&read.cases);
     let run = run(&args.dir, &read, &told, &library);
-    let written = public::write(args.out.as_deref(), &run);
+    let written = out.map_or(Ok(()), |out| out.finish(&run));
     print(global, &told, &run.measured)?;
     written?;
     read.left_out.end(read.listed, "scenarios could not be scored")
@@ -58,15 +62,18 @@ pub async fn bench(global: &Global, args: &RdsArgs) -> Result<(), Failure> {
 /// # Errors
 /// Input: the folder cannot be read.
 pub async fn again(global: &Global, dir: &Path) -> Result<Run, Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
+    let library = engine::library(&global.load()?)?;
     let read = scenarios(dir, &library).await?;
     Ok(run(dir, &read, &verdicts(&read.cases), &library))
 }
 
 fn run(dir: &Path, read: &Read<Case>, told: &[Verdict], library: &Library) -> Run {
     let inputs = read.cases.iter().map(|case| (case.scenario.clone(), case.sha256.as_str()));
-    let source = Source { suite: SUITE, path: dir, half: Which::All.word(), jobs: 1, parameters: &[] };
-    read.run(source.header(read, inputs, library, &options()), measured(&read.cases, told))
+    read.run(source(dir).header(read, inputs, library, &options()), measured(&read.cases, told))
+}
+
+fn source(dir: &Path) -> Source<'_> {
+    Source { suite: SUITE, path: dir, half: Which::All.word(), jobs: 1, parameters: &[] }
 }
 
 fn options() -> Options {
@@ -78,21 +85,24 @@ async fn scenarios(root: &Path, library: &Library) -> Result<Read<Case>, Failure
     if folders.is_empty() {
         return Err(Failure::input(format!("{} holds no folder with JSON files", root.display())));
     }
-    let mut read = Read::new(SUITE, folders.len());
+    let (mut read, mut copies) = (Read::new(SUITE, folders.len()), Copies::default());
     for (at, folder) in folders.iter().enumerate() {
         // The folder itself may be the only scenario.
         let below = folder.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
         let name = below.map_or_else(|| folder.file_name().unwrap_or_default().to_string_lossy(), |below| below.to_string_lossy());
         match scenario(folder, at, library).await {
-            Ok(case) => read.cases.push(Case { scenario: name.into_owned(), ..case }),
+            Ok((case, content)) => match copies.twin(Some(content), &name) {
+                Some(why) => read.leave_out(&name, Failure::input(why).of(folder)),
+                None => read.cases.push(Case { scenario: name.into_owned(), ..case }),
+            },
             Err(failure) => read.leave_out(&name, failure),
         }
     }
     Ok(read)
 }
 
-/// Diagnoses one scenario, and only then opens its key.
-async fn scenario(folder: &Path, at: usize, library: &Library) -> Result<Case, Failure> {
+/// Diagnoses one scenario, and only then opens its key; with what tells its content.
+async fn scenario(folder: &Path, at: usize, library: &Library) -> Result<(Case, String), Failure> {
     let files = rds::files(folder)?;
     let capture = rds::capture(folder, &files, &format!("case-{:05}", at + 1))?;
     let diagnosis = diagnose(&capture, library, &Recorded(&capture), None, &options(), &|_| {}).await;
@@ -101,13 +111,14 @@ async fn scenario(folder: &Path, at: usize, library: &Library) -> Result<Case, F
     let text = std::fs::read_to_string(&key).map_err(|e| fail(&e))?;
     let rules = Rules::parse(&text).map_err(|e| fail(&e))?;
     let parts = files.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes.as_slice()]);
-    Ok(Case {
+    let case = Case {
         scenario: String::new(),
         sha256: digest(parts.chain([text.as_bytes()])),
         rules,
         answer: Answer::of(&diagnosis.report),
         baseline: baseline(&capture),
-    })
+    };
+    Ok((case, whole(&capture)))
 }
 
 fn print(global: &Global, told: &[Verdict], measured: &[Measured]) -> Result<(), Failure> {

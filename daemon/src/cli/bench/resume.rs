@@ -7,7 +7,7 @@ use galen_agents::evaluation::record::{Answer, CaseLine, Header, Run};
 
 use super::suite::Case;
 
-/// A case of the suite, and why it is not diagnosed where another has the same capture.
+/// A case of the suite, and why it is not diagnosed where another is the same recording.
 pub type Wanted = (Case, Option<String>);
 
 /// What is kept.
@@ -21,24 +21,29 @@ pub struct Kept {
     pub differs: bool,
 }
 
-/// Decides what is kept of `done`. Captures may have been repaired or added since: the digest of the whole suite is not
-/// compared, that of each capture is.
+/// The first pin in which a file's run differs from this one. Captures may have been repaired or added since: the digest of the
+/// whole suite is not compared.
+pub fn other_pin(done: &Run, header: &Header) -> Option<String> {
+    let mut mine = Run { header: header.clone(), ..Run::default() };
+    mine.header.pins.suite_sha256.clone_from(&done.header.pins.suite_sha256);
+    differing_pins(done, &mine).into_iter().next()
+}
+
+/// Decides what is kept of `done`; the digest of each capture is compared.
 ///
 /// # Errors
 /// One line: the first pin that differs, or finished cases that the suite does not have.
 pub fn keep(done: &Run, header: &Header, wanted: &[Wanted]) -> Result<Kept, String> {
-    let mut mine = Run { header: header.clone(), ..Run::default() };
-    mine.header.pins.suite_sha256.clone_from(&done.header.pins.suite_sha256);
-    if let Some(pin) = differing_pins(done, &mine).first() {
-        return Err(pin.clone());
+    if let Some(pin) = other_pin(done, header) {
+        return Err(pin);
     }
+    let mut mine = Run { header: header.clone(), ..Run::default() };
     let known: HashMap<(&str, &str), &Wanted> = wanted.iter().map(|w| ((w.0.dataset.as_str(), w.0.id.as_str()), w)).collect();
     let of = |line: &CaseLine| known.get(&(line.dataset.as_str(), line.case.as_str())).copied();
     let strangers: Vec<&str> = done.cases.iter().filter(|line| of(line).is_none()).map(|line| line.case.as_str()).collect();
     if let Some(first) = strangers.first() {
         return Err(format!("{} of its finished cases are not in this suite, such as {first}", strangers.len()));
     }
-    mine.header.pins.suite_sha256.clone_from(&header.pins.suite_sha256);
     mine.cases = done.cases.iter().filter(|line| of(line).is_some_and(|wanted| stands(line, wanted))).cloned().collect();
     let open = |dataset: &str, id: &str| match dataset.is_empty() {
         // Early releases did not say of which data set.
@@ -125,7 +130,7 @@ mod tests {
         assert_eq!(with(&|w| w.0.answer = Err("no JSON".into())), 1);
         assert_eq!(with(&|w| w.0.label_from_name = true), 1);
         assert_eq!(with(&|w| w.0.half = Half::Test), 1);
-        assert_eq!(with(&|w| w.1 = Some("the same capture as a".into())), 1);
+        assert_eq!(with(&|w| w.1 = Some("the same recording as d/a".into())), 1);
         assert_eq!(with(&|w| w.0.answer = told(&["deadlocks"], &[])), 0);
         // Its answer stood in a file that is gone.
         let mut from_file = done();

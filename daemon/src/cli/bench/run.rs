@@ -41,7 +41,9 @@ or answer was changed since, such as a repaired one, is diagnosed again. Another
 its sources) begins another file.
 
 The half of a capture is the one that its manifest states (of an imported one: by a benchmark's published rule, else by its
-content), else that of its file's name alone, in whatever folder it lies; `galen learn` and `galen model calibrate` go by the same.")]
+content), else that of its file's name alone, in whatever folder it lies; `galen learn` and `galen model calibrate` go by the same.
+Captures with the same series are copies of one recording, whatever they are called: the first whose label can be used is scored,
+each other costs a line.")]
 pub struct RunArgs {
     /// Folder of labelled captures, or suite file
     #[arg(value_name = "SUITE")]
@@ -79,7 +81,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     if suite.cases.is_empty() {
         return Err(Failure::input(format!("{} has no case in the {} half", args.suite.display(), args.half.word())));
     }
-    let library = engine::library(&global.load()?.data_dir)?;
+    let library = engine::library(&global.load()?)?;
     let provider = match &args.model {
         Some(name) => Some(engine::chosen(&global.load()?, name, 2, 120).await?),
         None => None,
@@ -95,8 +97,11 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
         cases: suite.cases.len(),
         figures: 0,
     };
-    let wanted = suite.without_twins();
-    let out = Out::open(&args.out, &header, &wanted)?;
+    // Before captures are read, which takes a while.
+    let out = Out::open(&args.out, &header)?;
+    let known = |id: &str| id == "healthy" || library.catalog.get(id).is_some();
+    let wanted = suite.without_twins(usize::from(header.jobs), &known)?;
+    let out = out.go_on(&header, &wanted)?;
     if out.again > 0 {
         output::tell(&format!("{} finished cases are diagnosed again: their captures or answers have changed", out.again));
     }

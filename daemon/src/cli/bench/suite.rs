@@ -1,19 +1,22 @@
 //! A suite: labelled captures in data sets, each case with its answer, its half and the digest of its file.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use galen_agents::evaluation::record::Answer;
 use galen_agents::evaluation::split::{Half, half_of_capture};
-use galen_tools::store::file::manifest;
+use galen_tools::store::file::{self, manifest};
 
+use super::copies::{Copies, content};
 use super::pins::Asked;
 use super::resume::Wanted;
 use crate::cli::replay;
 use crate::failure::Failure;
+use crate::parallel;
 
 /// Largest answer file, bytes.
 const MOST_ANSWER: u64 = 1 << 20;
@@ -97,7 +100,8 @@ impl Suite {
     /// `path` each).
     ///
     /// # Errors
-    /// Input: a path that is not there, a suite file that does not parse, a folder without captures.
+    /// Input: a path that is not there, a suite file that does not parse or in which two cases of one data set have one id, a
+    /// folder without captures.
     pub fn open(path: &Path, labels_from_names: bool) -> Result<Self, Failure> {
         let name = |p: &Path| p.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         if path.is_dir() || path.extension().is_some_and(|e| e == "galen") {
@@ -116,7 +120,12 @@ impl Suite {
             let at = path.parent().unwrap_or(Path::new(".")).join(&entry.path);
             suite.cases.extend(dataset(&entry.name, &at, labels_from_names || entry.labels_from_names)?);
         }
-        Ok(suite)
+        match twice(&suite.cases) {
+            Some(Case { dataset, id, .. }) => {
+                Err(fail(&format!("the data set {dataset} holds the case {id} twice; give each [[dataset]] a name of its own")))
+            }
+            None => Ok(suite),
+        }
     }
 
     /// Keeps the cases of a half.
@@ -140,19 +149,37 @@ impl Suite {
         hex(&hasher.finalize())
     }
 
-    /// The cases; those that have the same capture as an earlier one say so.
-    pub fn without_twins(self) -> Vec<Wanted> {
-        let mut first: HashMap<String, String> = HashMap::new();
-        let mut seen = |case: &Case| {
-            let digest = case.sha256.clone()?;
-            if let Some(known) = first.get(&digest) {
-                return Some(format!("the same capture as {known}"));
-            }
-            first.insert(digest, case.id.clone());
-            None
+    /// The cases; those that are copies of an earlier one say so. Captures are read for it, `jobs` at a time; one that cannot
+    /// be read is known by its file alone, and one whose label cannot be used (`known` says of a cause id whether it is one) hides
+    /// no other.
+    ///
+    /// # Errors
+    /// A fault: no thread can be started.
+    pub fn without_twins(self, jobs: usize, known: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<Wanted>, Failure> {
+        let (mut copies, mut twins) = (Copies::default(), Vec::with_capacity(self.cases.len()));
+        let bar = ProgressBar::new(self.cases.len() as u64);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} looked through for copies, {eta} left") {
+            bar.set_style(style);
+        }
+        let read = |case: &Case| {
+            let Ok(capture) = file::read(&case.path) else { return Ok(case.sha256.clone()) };
+            let usable = answer(case, &capture.manifest.labels, known).is_ok();
+            Ok(if usable { content(&capture).or_else(|| case.sha256.clone()) } else { None })
         };
-        self.cases.into_iter().map(|case| (seen(&case), case)).map(|(twin, case)| (case, twin)).collect()
+        parallel::in_order(&self.cases, jobs, read, |case, content: Result<Option<String>, Failure>| {
+            bar.inc(1);
+            twins.push(copies.twin(content.ok().flatten(), &format!("{}/{}", case.dataset, case.id)));
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        Ok(self.cases.into_iter().zip(twins).collect())
     }
+}
+
+/// A case that is there twice: a run tells its cases apart by data set and id.
+fn twice(cases: &[Case]) -> Option<&Case> {
+    let mut known: HashSet<(&str, &str)> = HashSet::new();
+    cases.iter().find(|case| !known.insert((case.dataset.as_str(), case.id.as_str())))
 }
 
 fn dataset(name: &str, path: &Path, label_from_name: bool) -> Result<Vec<Case>, Failure> {
@@ -175,7 +202,11 @@ fn dataset(name: &str, path: &Path, label_from_name: bool) -> Result<Vec<Case>, 
     Ok(files.iter().map(case).collect())
 }
 
-fn sidecar(path: &Path) -> Result<Option<Answer>, String> {
+/// The answer in a file beside a capture; none without the file.
+///
+/// # Errors
+/// One line with the path: it cannot be read, or is no answer.
+pub fn sidecar(path: &Path) -> Result<Option<Answer>, String> {
     if !path.exists() {
         return Ok(None);
     }
@@ -198,7 +229,19 @@ pub fn hex(bytes: &[u8]) -> String {
 /// # Errors
 /// One line: no label at all, a label that is no cause id, `healthy` beside another, or two sources that disagree.
 pub fn answer(case: &Case, labels: &[String], known: &dyn Fn(&str) -> bool) -> Result<Answer, String> {
-    let mut answer = case.answer.clone()?.unwrap_or_default();
+    let name = || case.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let told = case.answer.clone()?.unwrap_or_default();
+    if told.causes.is_empty() && labels.is_empty() && !case.label_from_name {
+        return Err("it carries no label; where file names are causes, say --labels-from-names".into());
+    }
+    agreed(told, labels, case.label_from_name.then(name), known)
+}
+
+/// What an answer and the labels of its capture agree on, else the cause that the file is named after.
+///
+/// # Errors
+/// As [`answer`].
+pub fn agreed(mut answer: Answer, labels: &[String], name: Option<String>, known: &dyn Fn(&str) -> bool) -> Result<Answer, String> {
     let mut sorted = (answer.causes.clone(), labels.to_vec());
     sorted.0.sort();
     sorted.1.sort();
@@ -207,11 +250,11 @@ pub fn answer(case: &Case, labels: &[String], known: &dyn Fn(&str) -> bool) -> R
     } else if !labels.is_empty() && sorted.0 != sorted.1 {
         return Err(format!("mislabelled: its answer says {}, the capture {}", answer.causes.join(", "), labels.join(", ")));
     }
-    if answer.causes.is_empty() && case.label_from_name {
-        answer.causes = vec![case.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()];
+    if answer.causes.is_empty() {
+        answer.causes.extend(name);
     }
     if answer.causes.is_empty() {
-        return Err("it carries no label; where file names are causes, say --labels-from-names".into());
+        return Err("it carries no label".into());
     }
     if let Some(wrong) = answer.causes.iter().find(|c| !known(c)) {
         return Err(format!("mislabelled: `{wrong}` is no cause id"));
@@ -247,6 +290,7 @@ mod tests {
         assert_eq!(answer(&case(told(&["deadlocks", "poor_join"])), &owned(&["poor_join", "deadlocks"]), &known).unwrap().causes.len(), 2);
         let mut named = case(None);
         assert!(answer(&named, &[], &known).unwrap_err().contains("--labels-from-names"));
+        assert_eq!(agreed(Answer::default(), &[], None, &known).unwrap_err(), "it carries no label", "not each command has that option");
         named.label_from_name = true;
         assert_eq!(answer(&named, &[], &known).unwrap().causes, ["deadlocks"]);
         for (sidecar, labels, why) in [
@@ -256,5 +300,68 @@ mod tests {
         ] {
             assert!(answer(&case(sidecar), &labels, &known).unwrap_err().contains(why), "{why}");
         }
+    }
+
+    #[test]
+    fn a_suite_file_whose_run_could_not_tell_two_cases_apart_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for place in ["a", "b"] {
+            std::fs::create_dir(folder.path().join(place)).unwrap();
+            std::fs::write(folder.path().join(place).join("x.galen"), place).unwrap();
+        }
+        let open = |second: &str| {
+            let file = folder.path().join("suite.toml");
+            let entry = |name: &str, path: &str| format!("[[dataset]]\nname = {name:?}\npath = {path:?}\n");
+            std::fs::write(&file, format!("name = \"s\"\n{}{}", entry("shop", "a"), entry(second, "b"))).unwrap();
+            Suite::open(&file, false)
+        };
+        let failure = open("shop").unwrap_err();
+        assert!(failure.code == 5 && failure.message.contains("the data set shop holds the case x twice"), "{failure}");
+        assert_eq!(open("queue").unwrap().cases.len(), 2);
+    }
+
+    #[test]
+    fn two_imports_of_one_recording_are_one_case_and_what_cannot_be_read_is_known_by_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).with_extension("galen");
+        for (name, value) in [("a", 1.0), ("b", 1.0), ("c", 2.0)] {
+            write(&at(name), value, &["deadlocks"]);
+        }
+        assert_ne!(std::fs::read(at("a")).unwrap(), std::fs::read(at("b")).unwrap(), "each holds its own name");
+        for (name, text) in [("x", "no capture"), ("y", "no capture"), ("z", "none either")] {
+            std::fs::write(at(name), text).unwrap();
+        }
+        assert_eq!(
+            twins(folder.path()),
+            [("b".to_owned(), "the same recording as d/a".to_owned()), ("y".to_owned(), "the same recording as d/x".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_copy_whose_label_cannot_be_used_hides_none_that_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).with_extension("galen");
+        for (name, labels) in
+            [("a", vec![]), ("b", vec!["deadlocks"]), ("c", vec!["slow_disk"]), ("d", vec!["deadlocks"]), ("e", vec!["deadlocks"])]
+        {
+            write(&at(name), 1.0, &labels);
+        }
+        assert_eq!(twins(folder.path()).iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["d", "e"], "b is scored");
+        std::fs::write(at("b").with_extension("answer.json"), "{").unwrap();
+        assert_eq!(twins(folder.path()), [("e".to_owned(), "the same recording as d/d".to_owned())]);
+    }
+
+    fn write(at: &Path, value: f64, labels: &[&str]) {
+        let name = at.file_stem().unwrap().to_string_lossy();
+        let mut capture = super::super::copies::tests::capture(&name, value);
+        capture.manifest.labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        file::write(&capture, at).unwrap();
+    }
+
+    /// The copies in a folder, as the data set `d`: the id of each, and why it is not scored.
+    fn twins(folder: &Path) -> Vec<(String, String)> {
+        let suite = Suite { name: "s".into(), cases: dataset("d", folder, false).unwrap() };
+        let wanted = suite.without_twins(2, &|id: &str| id == "deadlocks").unwrap();
+        wanted.into_iter().filter_map(|(case, twin)| Some((case.id, twin?))).collect()
     }
 }

@@ -41,7 +41,7 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
         let (same, differing) = public::differing(&run, &now);
         return tell(global, &Verified { key, what, count: run.measured.len(), same, pins: differing_pins(&run, &now), differing });
     }
-    let library = engine::library(&global.load()?.data_dir)?;
+    let library = engine::library(&global.load()?)?;
     let options = header.pins.options.clone().unwrap_or_default();
     let model = header.pins.model.as_ref().map(|m| m.name.clone());
     let provider = match &model {
@@ -49,11 +49,15 @@ pub async fn verify(global: &Global, args: VerifyArgs) -> Result<(), Failure> {
         None => None,
     };
     // Whether file names were labels does not change a report: both ways are tried to find the pinned definition.
-    let mut suite = Suite::open(&place, false)?;
-    suite.keep(which(header));
+    let open = |labels_from_names: bool| -> Result<Suite, Failure> {
+        let mut suite = Suite::open(&place, labels_from_names)?;
+        suite.keep(which(header));
+        rename(&mut suite, &run);
+        Ok(suite)
+    };
+    let mut suite = open(false)?;
     if suite.sha256() != header.pins.suite_sha256 {
-        let mut named = Suite::open(&place, true)?;
-        named.keep(which(header));
+        let named = open(true)?;
         suite = if named.sha256() == header.pins.suite_sha256 { named } else { suite };
     }
     let pinned = model.as_deref().zip(provider.as_deref());
@@ -75,6 +79,21 @@ fn which(header: &Header) -> Which {
         "test" => Which::Test,
         _ => Which::All,
     }
+}
+
+/// A folder that has another name now holds the same cases: where run and suite have one data set each, it is called as in the run.
+fn rename(suite: &mut Suite, run: &Run) {
+    fn single<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+        let first = names.next()?;
+        names.all(|name| name == first).then_some(first)
+    }
+    let now = single(suite.cases.iter().map(|case| case.dataset.as_str())).map(str::to_owned);
+    let Some((now, then)) = now.zip(single(run.cases.iter().map(|case| case.dataset.as_str()))) else { return };
+    // A suite that is a folder is called as its only data set.
+    if suite.name == now && run.header.pins.suite == then {
+        then.clone_into(&mut suite.name);
+    }
+    suite.cases.iter_mut().for_each(|case| then.clone_into(&mut case.dataset));
 }
 
 /// Diagnoses every finished case again; one line for each that is not the same.
@@ -131,5 +150,43 @@ fn tell(global: &Global, told: &Verified) -> Result<(), Failure> {
         (true, _) => Ok(()),
         (false, true) => Err(Failure::fault(format!("{differ} although every pin is the same"))),
         (false, false) => Err(Failure::input(format!("{differ}; so do the pins named above"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use galen_agents::evaluation::split::Half;
+
+    use super::*;
+
+    fn suite(name: &str, datasets: &[&str]) -> Suite {
+        let case = |dataset: &&str| Case {
+            id: "x".into(),
+            dataset: (*dataset).to_owned(),
+            half: Half::Learn,
+            path: "x.galen".into(),
+            sha256: Some("1".into()),
+            answer: Ok(None),
+            label_from_name: false,
+        };
+        Suite { name: name.into(), cases: datasets.iter().map(case).collect() }
+    }
+
+    #[test]
+    fn a_folder_that_was_renamed_holds_the_cases_of_the_run() {
+        let mut run = Run { cases: vec![CaseLine { case: "x".into(), dataset: "shop".into(), ..CaseLine::default() }], ..Run::default() };
+        run.header.pins.suite = "shop".into();
+        let renamed = |mut suite: Suite, run: &Run| {
+            rename(&mut suite, run);
+            suite
+        };
+        let was = suite("shop", &["shop"]);
+        let now = renamed(suite("moved", &["moved"]), &run);
+        assert_eq!((now.name.as_str(), now.cases[0].dataset.as_str(), now.sha256()), ("shop", "shop", was.sha256()));
+        // A suite file has a name of its own, and of several data sets each has its own.
+        assert_eq!(renamed(suite("mine", &["moved"]), &run).name, "mine");
+        assert_eq!(renamed(suite("mine", &["shop", "moved"]), &run).cases[1].dataset, "moved");
+        run.cases.push(CaseLine { dataset: "queue".into(), ..CaseLine::default() });
+        assert_eq!(renamed(suite("moved", &["moved"]), &run).cases[0].dataset, "moved");
     }
 }
