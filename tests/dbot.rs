@@ -1,6 +1,8 @@
 //! D-Bot's specifications at the command line: what is refused, what is scored.
 
-use crate::support::{bench, lines, repository, run};
+use galen_tools::store::file;
+
+use crate::support::{bench, galen, lines, repository, run};
 
 const GOOD: &str = r#"{"id": 5, "labels": ["INSERT_LARGE_DATA", "IO_CONTENTION"], "workload": "tpcc_io_contention", "params": {}}"#;
 
@@ -31,6 +33,17 @@ fn bad_specifications_cost_a_line_each_and_no_server_is_started() {
 }
 
 #[test]
+fn a_standard_error_that_takes_nothing_is_no_fault_of_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("specs.jsonl"), folder.path().join("out"));
+    std::fs::write(&file, format!("{GOOD}\nno specification\n")).unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = galen();
+    command.args(["lab", "dbot", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--ids", "6"]);
+    assert_eq!(command.stderr(full).status().unwrap().code(), Some(2), "as with one that takes the line about the second line");
+}
+
+#[test]
 fn captures_that_nobody_labelled_are_not_scored() {
     let captures = repository("examples/captures");
     let (code, out, error) = run(&["bench", "dbot", captures.to_str().unwrap(), "--json"]);
@@ -47,4 +60,32 @@ fn every_published_specification_can_be_run() {
     // A number that is not there ends the command after all lines were read and planned.
     let (code, _, error) = run(&["lab", "dbot", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--ids", "999999"]);
     assert_eq!((code, error.lines().count()), (2, 1), "{error}");
+}
+
+#[test]
+fn copies_and_contradicted_labels_are_not_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).with_extension("galen");
+    for (name, recording, label) in [
+        ("a", "missing_index", "missing_index"),
+        ("b", "missing_index", "missing_index"),
+        ("c", "healthy", "slow_disk"),
+        ("d", "bulk_delete", "bulk_delete"),
+    ] {
+        let mut capture = file::read(&repository("examples/captures").join(recording).with_extension("galen")).unwrap();
+        capture.manifest.name = name.to_owned();
+        capture.manifest.labels = vec![label.to_owned()];
+        file::write(&capture, &at(name)).unwrap();
+    }
+    std::fs::write(at("d").with_extension("answer.json"), r#"{"causes":["poor_join"]}"#).unwrap();
+    let (code, out, error) = run(&["bench", "dbot", folder.path().to_str().unwrap(), "--json"]);
+    assert_eq!((code, lines(&out).last().unwrap()["cases"].as_u64()), (5, Some(1)), "{error}");
+    for (name, why) in [
+        ("b", "the same recording as a"),
+        ("c", "mislabelled: `slow_disk` is no cause id"),
+        ("d", "mislabelled: its answer says poor_join, the capture bulk_delete"),
+    ] {
+        assert!(error.contains(&format!("{}: {why}", at(name).display())), "{name}: {error}");
+    }
+    assert!(error.contains("3 of 4 captures could not be scored"), "{error}");
 }

@@ -72,6 +72,13 @@ fn what_would_change_somebodys_server_for_good_is_refused_before_it_is_asked() {
     assert_eq!((code, error.contains("cannot connect")), (4, true), "{error}");
 }
 
+/// The answer as it was written before answers had this key.
+fn without(answer: &serde_json::Value, key: &str) -> String {
+    let mut older = answer.clone();
+    older.as_object_mut().unwrap().remove(key).unwrap();
+    older.to_string()
+}
+
 #[test]
 fn a_recorded_case_is_labelled_kept_and_guarded() {
     let folder = tempfile::tempdir().unwrap();
@@ -93,6 +100,12 @@ fn a_recorded_case_is_labelled_kept_and_guarded() {
     assert_eq!((code, lines(&out)[0]["state"].as_str()), (0, Some("kept")), "{error}");
     assert_eq!(std::fs::read(&case).unwrap(), before);
 
+    std::fs::write(case.with_extension("answer.json"), without(&answer, "scenario_sha256")).unwrap();
+    let (code, _, error) = record(folder.path());
+    assert_eq!((code, error.lines().count()), (2, 1), "{error}");
+    assert!(error.contains("scenario_sha256: null / ") && error.contains("workers_take_turns-1.galen"), "{error}");
+    std::fs::write(case.with_extension("answer.json"), answer.to_string()).unwrap();
+
     let out = folder.path().to_str().unwrap();
     let (code, _, error) =
         run(&["lab", "record", "--scenario", "workers_take_turns", "--baseline", "4s", "--duration", "6s", "--out", out, "--json"]);
@@ -112,6 +125,29 @@ fn a_recorded_case_is_labelled_kept_and_guarded() {
     lock.lock().unwrap();
     let (code, _, error) = record(folder.path());
     assert_eq!((code, error.contains("another `galen lab`"), error.lines().count()), (2, true, 1), "{error}");
+}
+
+#[test]
+fn a_batch_ends_where_the_disk_under_its_servers_has_no_room() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a small volume needs root to be mounted");
+        return;
+    }
+    let (small, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Less than a new server writes, as much as it takes to say so. The server's user gets in.
+    if mount(Some("lab"), small.path(), Some("tmpfs"), MsFlags::empty(), Some("size=12m,mode=1777")).is_err() {
+        eprintln!("skipped: this machine lets nobody mount a volume");
+        return;
+    }
+    let mut command = galen();
+    command.args(["lab", "record", "--scenario", "queue_healthy", "--scenario", "workers_take_turns", "--jobs", "1"]);
+    command.args(["--baseline", "2s", "--duration", "2s", "--out", out.path().to_str().unwrap()]).env("TMPDIR", small.path());
+    let output = command.output().unwrap();
+    umount2(small.path(), MntFlags::MNT_DETACH).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), error.lines().count()), (Some(70), 1), "{error}");
+    assert!(error.contains("the disk is full: 0 finished cases stay") && error.contains("TMPDIR"), "{error}");
 }
 
 #[test]
@@ -193,4 +229,39 @@ fn an_interrupted_recording_leaves_nothing_behind() {
     assert_eq!(entries(), 0);
     let left: Vec<_> = std::fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, [".lock"]);
+}
+
+#[test]
+fn copies_and_contradicted_answers_are_not_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).with_extension("galen");
+    let (second, done) = (serde_json::json!({"secs": 1, "nanos": 0}), serde_json::json!({"statements": 1, "errors": 0, "rows": 0}));
+    for (name, recording, labels, cause) in [
+        ("a", "missing_index", vec!["missing_index"], "missing_index"),
+        ("b", "missing_index", vec!["missing_index"], "missing_index"),
+        ("c", "healthy", vec!["healthy"], "deadlocks"),
+        ("d", "bulk_delete", vec![], "slow_disk"),
+    ] {
+        let mut capture = file::read(&repository("examples/captures").join(recording).with_extension("galen")).unwrap();
+        capture.manifest.name = name.to_owned();
+        capture.manifest.labels = labels.into_iter().map(str::to_owned).collect();
+        file::write(&capture, &at(name)).unwrap();
+        let answer = serde_json::json!({
+            "scenario": "x", "schema": "shop", "title": "made up", "causes": [cause], "culprits": [], "parameters": {},
+            "phases": {"warmup": second, "baseline": second, "anomaly": second, "recovery": second}, "seed": 1, "window": null,
+            "server_version_num": 150_000, "galen_version": "0", "steady": done, "fault": done,
+        });
+        std::fs::write(at(name).with_extension("answer.json"), answer.to_string()).unwrap();
+    }
+    let (code, out, error) = run(&["lab", "check", folder.path().to_str().unwrap(), "--json"]);
+    let cases: Vec<String> = lines(&out).iter().map(|row| row["case"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((code, cases), (5, vec!["a".to_owned()]), "{error}");
+    for (name, why) in [
+        ("b", format!("the same recording as {}", at("a").display())),
+        ("c", "mislabelled: its answer says deadlocks, the capture healthy".to_owned()),
+        ("d", "mislabelled: `slow_disk` is no cause id".to_owned()),
+    ] {
+        assert!(error.contains(&format!("{}: {why}", at(name).display())), "{name}: {error}");
+    }
+    assert!(error.contains("1 of 1 named first") && error.contains("3 cases could not be used"), "{error}");
 }

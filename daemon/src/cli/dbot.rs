@@ -1,5 +1,7 @@
 //! `galen lab dbot`: D-Bot's anomaly specifications, recorded on a private server.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -38,7 +40,7 @@ pub struct DbotArgs {
     /// Servers at a time; more than one on the same CPUs disturb each other's signals of the host
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
-    /// Diagnose and score what was recorded, as `galen bench dbot` does
+    /// Diagnose and score the chosen specifications, as `galen bench dbot` does a folder; others in DIR are left alone
     #[arg(long)]
     diagnose: bool,
 }
@@ -48,7 +50,7 @@ pub async fn record(global: &Global, args: DbotArgs) -> Result<(), Failure> {
     let text = std::fs::read_to_string(&args.file).map_err(|e| Failure::input(format!("{}: {e}", args.file.display())))?;
     let (specs, problems) = lab::read(&text).map_err(|e| Failure::fault(format!("{e:#}")))?;
     for problem in &problems {
-        eprintln!("galen: {}: {problem}", args.file.display());
+        output::tell(&format!("galen: {}: {problem}", args.file.display()));
     }
     let chosen = choose(&args, specs)?;
     let folder = Folder::open(&args.out).map_err(|e| Failure::usage(format!("{e:#}")))?;
@@ -58,16 +60,23 @@ pub async fn record(global: &Global, args: DbotArgs) -> Result<(), Failure> {
         phases: lab::Phases::default(),
         cpus: std::thread::available_parallelism().map_or(2, |n| n.get() as u32),
     };
-    let failed = std::cell::Cell::new(0);
+    let (failed, captures) = (Cell::new(0), RefCell::new(BTreeSet::new()));
     let all = request.specs.len();
     let recording = lab::record(&request, &folder, |spec, outcome| {
-        failed.set(failed.get() + usize::from(matches!(outcome, lab::Outcome::Failed(_))));
+        match outcome {
+            lab::Outcome::Kept(path) | lab::Outcome::Recorded(path, _) => {
+                captures.borrow_mut().insert(path.clone());
+            }
+            lab::Outcome::Failed(_) => failed.set(failed.get() + 1),
+        }
         told(global, spec, outcome);
     });
     recording.await.map_err(refused)?;
     drop(folder);
-    if args.diagnose {
-        bench::bench(global, &bench::BenchDbotArgs { dir: args.out, part: None, jobs: args.jobs, out: None }).await?;
+    let captures = captures.into_inner();
+    if args.diagnose && !captures.is_empty() {
+        let only = Some(captures);
+        bench::bench(global, &bench::BenchDbotArgs { dir: args.out, part: None, jobs: args.jobs, out: None, only }).await?;
     }
     match (failed.get(), problems.len()) {
         (0, 0) => Ok(()),
@@ -102,11 +111,11 @@ fn told(global: &Global, spec: &lab::Spec, outcome: &lab::Outcome) {
         lab::Outcome::Kept(path) => ("kept", Some(path), None),
         lab::Outcome::Recorded(path, seconds) => ("recorded", Some(path), Some(*seconds)),
         lab::Outcome::Failed(why) => {
-            eprintln!("galen: specification {}: {why}", spec.id);
+            output::tell(&format!("galen: specification {}: {why}", spec.id));
             ("failed", None, None)
         }
     };
-    output::line(&if global.json {
+    output::progress(&if global.json {
         json!({"id": spec.id, "workload": spec.workload, "state": state, "file": path, "seconds": seconds}).to_string()
     } else {
         let took = seconds.map(|s| format!(" in {s:.0} s")).unwrap_or_default();

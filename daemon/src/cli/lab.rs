@@ -1,17 +1,20 @@
 //! `galen lab`: faults injected on purpose, diagnosed on the spot or recorded as labelled captures.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use galen_agents::driver::{Options, diagnose};
+use galen_agents::driver::{Library, Options, diagnose};
+use galen_agents::evaluation::record::Answer;
 use galen_agents::report::terminal;
 use galen_tools::probe::Recorded as Answers;
 
+use super::bench::copies::{Copies, content};
+use super::bench::suite::agreed;
 use super::{Global, duration};
 use crate::failure::Failure;
 use crate::lab::batch::{self, Case, Step};
@@ -106,8 +109,8 @@ struct RunArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each case is NAME.galen, which `galen replay` reads, and NAME.answer.json, which no diagnosis opens. A case that is
-there already is kept, so that an interrupted run goes on where it stopped; one that was recorded by another release, or
-with other parameters, phases or another server, is refused."
+there already is kept, so that an interrupted run goes on where it stopped; one that was recorded by another release, of the
+scenario before it was edited, or with other parameters, phases or another server, is refused."
 )]
 struct RecordArgs {
     /// Suite of scenarios; see `galen lab list --suites`
@@ -119,9 +122,9 @@ struct RecordArgs {
     /// Folder for the captures
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Servers at a time [default: one for two CPUs]
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
+    /// Servers at a time, at most one a CPU [default: one for two CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     /// How often each scenario is recorded, each time with another seed
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     repeat: u64,
@@ -215,10 +218,10 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     if let Some(folder) = &folder {
         folder.vacant(&case).map_err(|e| Failure::usage(e.to_string()))?;
     }
-    let library = engine::library(&global.load()?.data_dir)?;
-    eprintln!("{}: {}", scenario.fault.name, scenario.fault.title);
+    let library = engine::library(&global.load()?)?;
+    output::tell(&format!("{}: {}", scenario.fault.name, scenario.fault.title));
     let began = Instant::now();
-    let say = |phase: Phase| eprintln!("[{:>3} s] {}", began.elapsed().as_secs(), phase.words());
+    let say = |phase: Phase| output::tell(&format!("[{:>3} s] {}", began.elapsed().as_secs(), phase.words()));
     let recorded = match &args.dsn {
         None => batch::fresh(&scenario, &plan, args.shape.server_bin, say).await,
         Some(dsn) => handed_over(dsn, &scenario, &plan, say).await,
@@ -236,14 +239,11 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
         output::text(&terminal::render(&report, output::colours(), output::width()));
     }
     let named: Vec<&str> = report.root_causes.iter().map(|it| it.cause.as_str()).collect();
-    eprintln!(
-        "injected: {}; named: {}",
-        recorded.answer.causes.join(", "),
-        if named.is_empty() { "none".to_owned() } else { named.join(", ") }
-    );
+    let named = if named.is_empty() { "none".to_owned() } else { named.join(", ") };
+    output::tell(&format!("injected: {}; named: {named}", recorded.answer.causes.join(", ")));
     let load = &recorded.answer.fault;
     let last = load.last_error.as_deref().map(|error| format!(", the last: {error}")).unwrap_or_default();
-    eprintln!("the fault's clients ran {} statements, {} failed{last}", load.statements, load.errors);
+    output::tell(&format!("the fault's clients ran {} statements, {} failed{last}", load.statements, load.errors));
     Ok(())
 }
 
@@ -264,17 +264,18 @@ async fn handed_over(dsn: &str, scenario: &Scenario, plan: &Run, say: impl Fn(Ph
 }
 
 async fn check(global: &Global, args: &CheckArgs) -> Result<(), Failure> {
-    let library = engine::library(&global.load()?.data_dir)?;
+    let library = engine::library(&global.load()?)?;
     let (mut first, mut named, mut all, mut failed) = (0, 0, 0, 0);
     if !global.json {
         output::line("| case | injected | named | standing | culprits | window IoU |\n|---|---|---|---|---|---|");
     }
+    let mut copies = Copies::default();
     for path in super::replay::expand(&args.paths)? {
-        let row = match check::check(&path, &library).await {
+        let row = match checked(&path, &library, &mut copies).await {
             Ok(row) => row,
             Err(error) => {
                 failed += 1;
-                eprintln!("galen: {error:#}");
+                output::tell(&format!("galen: {error:#}"));
                 continue;
             }
         };
@@ -283,10 +284,23 @@ async fn check(global: &Global, args: &CheckArgs) -> Result<(), Failure> {
         first += usize::from(row.standing == Standing::First);
         output::line(&if global.json { serde_json::to_string(&row).map_err(|e| Failure::fault(e.to_string()))? } else { table_row(&row) });
     }
-    eprintln!("{first} of {all} named first, {named} named");
+    output::tell(&format!("{first} of {all} named first, {named} named"));
     match failed {
         0 => Ok(()),
-        failed => Err(Failure::input(format!("{failed} cases could not be read; each is named above"))),
+        failed => Err(Failure::input(format!("{failed} cases could not be used; each is named above"))),
+    }
+}
+
+/// Checks a case that its capture's own label does not contradict, once however many copies of it there are.
+async fn checked(path: &Path, library: &Library, copies: &mut Copies) -> anyhow::Result<Checked> {
+    let (capture, row) = check::check(path, library).await?;
+    let told = Answer { causes: row.expected.clone(), ..Answer::default() };
+    let known = |id: &str| id == "healthy" || library.catalog.get(id).is_some();
+    let place = path.display();
+    agreed(told, &capture.manifest.labels, None, &known).map_err(|why| anyhow::anyhow!("{place}: {why}"))?;
+    match copies.twin(content(&capture), &place.to_string()) {
+        Some(why) => Err(anyhow::anyhow!("{place}: {why}")),
+        None => Ok(row),
     }
 }
 
@@ -312,17 +326,29 @@ async fn record(global: &Global, args: RecordArgs) -> Result<(), Failure> {
     // Asked for a server that is not here, nothing may pass for recorded on it.
     batch::server(args.shape.server_bin.as_deref()).map_err(usage)?;
     let folder = Folder::open(&args.out).map_err(usage)?;
-    let most = batch::most_jobs();
-    let jobs = args.jobs.unwrap_or(most).clamp(1, most.max(std::thread::available_parallelism().map_or(1, usize::from)));
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let (jobs, fewer) = at_a_time(args.jobs.map(usize::from), batch::most_jobs(), cpus);
+    if let Some(fewer) = fewer {
+        output::tell(&fewer);
+    }
     let board = Board::new(global.json, &cases, jobs);
     let outcome = batch::run(&folder, &cases, jobs, args.shape.server_bin, &|step| board.show(&step)).await;
     board.bar.finish_and_clear();
     let outcome = outcome.map_err(|error| if error.is::<Otherwise>() { usage(error) } else { Failure::fault(format!("{error:#}")) })?;
-    eprintln!("{} recorded, {} kept, {} failed in {}", outcome.recorded, outcome.kept, outcome.failed, folder.path().display());
+    let batch::Outcome { recorded, kept, failed } = &outcome;
+    output::tell(&format!("{recorded} recorded, {kept} kept, {failed} failed in {}", folder.path().display()));
     match outcome.failed {
         0 => Ok(()),
         failed => Err(Failure::target(format!("{failed} of {} cases could not be recorded; each is named above", cases.len()))),
     }
+}
+
+/// Servers at a time: as many as are asked for, at most one a CPU or what the memory carries; what to say where they are fewer.
+fn at_a_time(asked: Option<usize>, most: usize, cpus: usize) -> (usize, Option<String>) {
+    let Some(asked) = asked else { return (most, None) };
+    let jobs = asked.min(most.max(cpus));
+    let fewer = || format!("more servers than CPUs say nothing about a fault: {jobs} at a time, not {asked}");
+    (jobs, (jobs < asked).then(fewer))
 }
 
 fn cases(args: &RecordArgs) -> Result<Vec<Case>, Failure> {
@@ -407,10 +433,10 @@ impl Board {
             self.remaining()
         );
         if self.json {
-            output::line(&event.to_string());
+            output::progress(&event.to_string());
         }
         if self.bar.is_hidden() {
-            eprintln!("{line}")
+            output::tell(&line)
         } else {
             self.bar.println(line)
         }
@@ -429,5 +455,18 @@ impl Board {
             s if s < 90.0 => format!("about {s:.0} s left"),
             s => format!("about {:.0} min left", s / 60.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_servers_than_asked_for_are_told() {
+        assert_eq!(at_a_time(None, 1, 2), (1, None));
+        assert_eq!(at_a_time(Some(2), 1, 2), (2, None));
+        let (jobs, fewer) = at_a_time(Some(64), 1, 2);
+        assert!(jobs == 2 && fewer.is_some_and(|line| line.contains("2 at a time, not 64")));
     }
 }

@@ -39,7 +39,7 @@ pub struct ReplayArgs {
     /// Cite no knowledge
     #[arg(long)]
     no_knowledge: bool,
-    /// Captures at a time
+    /// Captures at a time; one where a model takes part
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
     /// Write each report as a page into this folder
@@ -56,7 +56,7 @@ pub struct ReplayArgs {
 /// Replays all captures in order; what cannot be read costs one line each and the exit code.
 pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     let files = expand(&args.paths)?;
-    let mut library = engine::library(&global.load()?.data_dir)?;
+    let mut library = engine::library(&global.load()?)?;
     if let Some(file) = &args.signatures {
         library = engine::with_signatures(library, file)?;
     }
@@ -72,8 +72,10 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left") {
         bar.set_style(style);
     }
-    // A model answers in the order it is asked; one capture at a time keeps its answers the same.
-    let jobs = if provider.is_some() { 1 } else { usize::from(args.jobs) };
+    let (jobs, fewer) = at_a_time(args.jobs, provider.is_some());
+    if let Some(fewer) = fewer {
+        output::tell(&fewer);
+    }
     let (runtime, single) = (Handle::current(), files.len() == 1);
     let work = |path: &PathBuf| {
         let capture = file::read(path)?;
@@ -88,7 +90,7 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
             Ok((text, page)) => {
                 if let Some((dir, page)) = args.html.as_ref().zip(page) {
                     let file = dir.join(pages.name(path));
-                    std::fs::write(&file, page).map_err(|e| Failure::write(&file, &e))?;
+                    output::replace(&file, page.as_bytes())?;
                 }
                 bar.suspend(|| output::text(&text));
             }
@@ -103,6 +105,16 @@ pub async fn replay(global: &Global, args: ReplayArgs) -> Result<(), Failure> {
     })?;
     bar.finish_and_clear();
     left_out.end(files.len(), "captures could not be read")
+}
+
+/// Captures at a time, and what to say where they are fewer than asked for. A model answers in the order it is asked; one
+/// capture at a time keeps its answers the same.
+fn at_a_time(asked: u16, with_model: bool) -> (usize, Option<String>) {
+    if !with_model {
+        return (usize::from(asked), None);
+    }
+    let fewer = || format!("with a model one capture is diagnosed at a time, so that its answers stay the same: not {asked}");
+    (1, (asked > 1).then(fewer))
 }
 
 /// What is printed of a diagnosis, and its page where one is wanted.
@@ -175,6 +187,14 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_takes_captures_one_by_one_and_who_asked_for_more_is_told() {
+        assert_eq!(at_a_time(4, false), (4, None));
+        assert_eq!(at_a_time(1, true), (1, None));
+        let (jobs, fewer) = at_a_time(4, true);
+        assert!(jobs == 1 && fewer.is_some_and(|line| line.ends_with("not 4")));
+    }
 
     #[test]
     fn no_page_takes_the_name_of_another() {

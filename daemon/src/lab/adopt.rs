@@ -7,6 +7,7 @@ use tokio_postgres::config::Host;
 use super::cluster::{Address, Cluster, ClusterOptions, connect};
 use super::scenario::Scenario;
 use super::script::Parameters;
+use crate::output;
 
 impl Scenario {
     /// Whether it may run on a server that somebody handed over.
@@ -54,7 +55,8 @@ impl Cluster {
         let name = self.database();
         let collector = self.collector();
         let Ok(server) = connect(&self.dsn_postgres()).await else {
-            eprintln!("galen: the server cannot be reached: remove the database `{name}` and the roles `{name}` and `{collector}` by hand");
+            let what = format!("the database `{name}` and the roles `{name}` and `{collector}`");
+            output::tell(&format!("galen: the server cannot be reached: remove {what} by hand"));
             return;
         };
         for sql in [
@@ -63,7 +65,7 @@ impl Cluster {
             format!("DROP ROLE IF EXISTS {collector}"),
         ] {
             if let Err(error) = server.batch_execute(&sql).await {
-                eprintln!("galen: `{sql}` failed: {error}; run it by hand");
+                output::tell(&format!("galen: `{sql}` failed: {error}; run it by hand"));
             }
         }
     }

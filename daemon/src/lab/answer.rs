@@ -29,6 +29,9 @@ pub struct Answer {
     /// What was changed in the variant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// Digest of the scenario (see [`Scenario::sha256`]); empty in answers that do not say.
+    #[serde(default)]
+    pub scenario_sha256: String,
     /// Parameters of the fault, defaults included.
     pub parameters: Parameters,
     /// Lengths of the phases.
@@ -90,6 +93,7 @@ impl Answer {
             culprits: scenario.fault.culprits.clone(),
             variant_of: scenario.fault.variant_of.as_deref().map(|base| run.of_part(base).case(base)),
             tags: scenario.fault.tags.clone(),
+            scenario_sha256: scenario.sha256(),
             parameters,
             phases: run.phases,
             seed: run.seed,

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::binaries;
 use super::cluster::{Cluster, ClusterOptions};
-use super::folder::{Folder, is_full};
+use super::folder::Folder;
+use super::room::is_full;
 use super::run::{Phase, Recorded, Run, record};
 use super::scenario::Scenario;
 
@@ -64,7 +65,7 @@ pub async fn fresh(scenario: &Scenario, run: &Run, bin_dir: Option<PathBuf>, on_
     for note in cluster.notes() {
         tracing::info!(note, "the lab's server");
     }
-    let recorded = record(&cluster, scenario, run, on_phase).await;
+    let recorded = record(&cluster, scenario, run, on_phase).await.map_err(|error| cluster.blamed(error));
     cluster.stop().await;
     recorded
 }
@@ -73,7 +74,8 @@ pub async fn fresh(scenario: &Scenario, run: &Run, bin_dir: Option<PathBuf>, on_
 ///
 /// # Errors
 /// [`Otherwise`](super::folder::Otherwise) where a finished case was recorded with something else; nothing is recorded then. A
-/// disk that is full ends the batch; finished cases stay. A case that fails for another reason is a [`Step::Failed`].
+/// disk that is full, of the folder or under a server, ends the batch; finished cases stay. A case that fails for another
+/// reason is a [`Step::Failed`].
 pub async fn run(
     folder: &Folder,
     cases: &[Case],
@@ -157,6 +159,7 @@ impl Case {
         let mut asked = json!({
             "scenario": fault.name, "schema": fault.schema, "causes": fault.causes, "parameters": parameters,
             "phases": self.run.phases, "seed": self.run.seed, "galen_version": env!("CARGO_PKG_VERSION"),
+            "culprits": fault.culprits, "scenario_sha256": self.scenario.sha256(),
         });
         if let Some(version) = version {
             asked["server_version_num"] = version.into();
@@ -176,4 +179,70 @@ fn available_bytes() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use galen_tools::capture::{Capture, FORMAT};
+
+    use super::*;
+    use crate::lab::answer::Answer;
+    use crate::lab::{Fault, Otherwise, Parameters, Schema};
+
+    fn case(fault: &str) -> Case {
+        let scenario = Scenario { schema: Schema::load("shop").unwrap(), fault: Fault::parse("shop", fault).unwrap() };
+        let run = Run { parameters: Parameters::new(), seed: 1, ..Run::default() };
+        Case { name: run.case(&scenario.fault.name), scenario, run }
+    }
+
+    const FAULT: &str = "name = 'mine'\ntitle = 't'\ncauses = ['missing_index']\nincludes = ['missing_index']\nsetup = ['SELECT 1']";
+
+    #[test]
+    fn a_finished_case_is_kept_of_the_same_scenario_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        let recorded = case(FAULT);
+        let version = server(None).unwrap().unwrap_or(150_000);
+        let answer = Answer::new(&recorded.scenario, &recorded.run, None, version, Default::default());
+        let mut capture = Capture::default();
+        capture.manifest.format = FORMAT;
+        folder.save(&recorded.name, &capture, &answer).unwrap();
+        let kept = |case: Case| match finished(&folder, &[case], None) {
+            Ok((kept, open)) => {
+                assert_eq!((kept.len(), open.len()), (1, 0));
+                String::new()
+            }
+            Err(error) => {
+                assert!(error.is::<Otherwise>() && error.to_string().contains("mine-1.galen"), "{error:#}");
+                error.to_string()
+            }
+        };
+        assert_eq!(kept(recorded.clone()), "");
+        assert_eq!(kept(case(&format!("# for whoever reads it\n{}", FAULT.replace("'t'", "'Another title'")))), "");
+
+        let differs = |text: &str| text.contains(&format!("scenario_sha256: \"{}\" / ", answer.scenario_sha256));
+        let edited = kept(case(&FAULT.replace("SELECT 1", "SELECT 2")));
+        assert!(differs(&edited), "{edited}");
+        let included = kept(case(&FAULT.replace("includes = ['missing_index']", "includes = ['deadlocks']")));
+        assert!(differs(&included), "{included}");
+        let mut tables = recorded.clone();
+        tables.scenario.schema.sql.push_str("CREATE INDEX one_more ON orders (id);");
+        let mut steady = recorded.clone();
+        steady.scenario.schema.baseline[0].count += 1;
+        for other in [tables, steady] {
+            let told = kept(other);
+            assert!(differs(&told) && told.matches(" / ").count() == 2, "nothing but the digest differs: {told}");
+        }
+        let wanted = kept(case(&format!("{FAULT}\nculprits = [{{ kind = 'table', pattern = 'carts' }}]")));
+        assert!(wanted.contains("culprits: "), "{wanted}");
+
+        // What was recorded before answers said so may be of any scenario of that name.
+        let sidecar = Answer::path(&folder.capture(&recorded.name));
+        let mut older = serde_json::to_value(&answer).unwrap();
+        older.as_object_mut().unwrap().remove("scenario_sha256").unwrap();
+        std::fs::write(&sidecar, older.to_string()).unwrap();
+        let told = kept(recorded);
+        assert!(told.contains("scenario_sha256: null / "), "{told}");
+        assert_eq!(serde_json::from_value::<Answer>(older).unwrap().scenario_sha256, "", "and it is read all the same");
+    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use galen_agents::driver::{Library, Options, diagnose};
 use galen_agents::report::Report;
+use galen_tools::capture::Capture;
 use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 use serde::Serialize;
@@ -45,11 +46,12 @@ pub struct Checked {
     pub window_iou: Option<f64>,
 }
 
-/// Diagnoses a capture as `galen replay` does; opens the answer only afterwards.
+/// Diagnoses a capture as `galen replay` does; opens the answer only afterwards. Returns the capture too: whether its labels are
+/// those of the answer, and whether it is a copy of another, is for the caller to tell.
 ///
 /// # Errors
 /// Either file cannot be read.
-pub async fn check(capture: &Path, library: &Library) -> anyhow::Result<Checked> {
+pub async fn check(capture: &Path, library: &Library) -> anyhow::Result<(Capture, Checked)> {
     let owned: PathBuf = capture.to_owned();
     let read = tokio::task::spawn_blocking(move || file::read(&owned)).await??;
     let options = Options { replay: true, ..Options::default() };
@@ -58,7 +60,7 @@ pub async fn check(capture: &Path, library: &Library) -> anyhow::Result<Checked>
     let text =
         std::fs::read(&place).with_context(|| format!("there is no answer to {}: cannot read {}", capture.display(), place.display()))?;
     let answer: Answer = serde_json::from_slice(&text).with_context(|| format!("in {}", place.display()))?;
-    Ok(compare(&report, &answer))
+    Ok((read, compare(&report, &answer)))
 }
 
 fn compare(report: &Report, answer: &Answer) -> Checked {

@@ -5,11 +5,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::binaries;
 use super::guard::Guard;
+use super::room;
 use super::volume::Volume;
 
 /// What a cluster may be told.
@@ -55,6 +56,8 @@ pub struct Cluster {
 struct Own {
     guard: Guard,
     bin_dir: PathBuf,
+    /// Its data directory lies on a small volume, which a fault may fill.
+    has_volume: bool,
 }
 
 /// Where a server is, and its superuser.
@@ -158,6 +161,21 @@ impl Cluster {
         self.own.as_ref().map(|own| log_tail(own.guard.folder())).unwrap_or_default()
     }
 
+    /// Why a run on this server failed. Where the machine's disk had no room under a server of the lab's own, that is said,
+    /// and [`is_full`](room::is_full) knows it; of a small volume of the server's own that is full, it does not.
+    pub(super) fn blamed(&self, error: anyhow::Error) -> anyhow::Error {
+        let Some(own) = &self.own else { return error };
+        if own.has_volume {
+            return if room::is_servers(&error) { anyhow!("{error:#}") } else { error };
+        }
+        // A server that crashed of it, or could not even start, says so in its log alone.
+        if !room::is_full(&error) && !room::logs_full(&self.log_tail()) {
+            return error;
+        }
+        let place = own.guard.folder().parent().unwrap_or(Path::new("/"));
+        room::full(format!("no room for the lab's server in {} (TMPDIR names another folder): {error:#}", place.display()))
+    }
+
     /// Stops the server (fast shutdown, then by force) and removes its folder; from a server that was handed over only
     /// what the lab made there goes.
     pub async fn stop(self) {
@@ -224,12 +242,17 @@ impl Cluster {
             database: "postgres".to_owned(),
             collector: "galen".to_owned(),
         };
-        let own = Some(Own { guard, bin_dir: bin_dir.to_owned() });
+        let own = Some(Own { guard, bin_dir: bin_dir.to_owned(), has_volume: options.volume_mb > 0 });
         let mut cluster = Cluster { own, standby_port, notes, ..Cluster::at(address, options.database.clone())? };
-        cluster.wait_until_ready().await?;
-        cluster.furnish(options).await?;
-        cluster.wait_for_standby().await?;
+        let begun = cluster.begin(options).await;
+        begun.map_err(|error| cluster.blamed(error))?;
         Ok(cluster)
+    }
+
+    async fn begin(&mut self, options: &ClusterOptions) -> anyhow::Result<()> {
+        self.wait_until_ready().await?;
+        self.furnish(options).await?;
+        self.wait_for_standby().await
     }
 
     /// A server at this address in which the lab has made nothing yet.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use galen_agents::evaluation::compare::differing;
 use galen_tools::capture::Capture;
-use galen_tools::store::{StoreErrorKind, file};
+use galen_tools::store::file;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tempfile::{NamedTempFile, TempPath};
@@ -103,7 +103,7 @@ impl Folder {
     /// Writes a case, the capture last: once that is there, the case is finished. Durable when it returns.
     ///
     /// # Errors
-    /// One line; [`is_full`] tells whether the disk is. What had the name before is as it was.
+    /// One line; [`is_full`](super::room::is_full) tells whether the disk is. What had the name before is as it was.
     pub fn save(&self, name: &str, recorded: &Capture, answer: &impl Serialize) -> anyhow::Result<PathBuf> {
         let capture = self.capture(name);
         let mut text = serde_json::to_vec_pretty(answer)?;
@@ -158,19 +158,10 @@ impl Folder {
     }
 }
 
-/// True when an error comes from a disk without room.
-pub fn is_full(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let store = cause.downcast_ref::<galen_tools::store::StoreError>().is_some_and(|it| it.kind == StoreErrorKind::DiskFull);
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        store
-            || matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::room::is_full;
     use crate::lab::{Run, Scenario};
 
     fn recorded() -> (Capture, Answer) {

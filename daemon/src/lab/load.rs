@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
+use super::room;
 use super::statement::{Dice, Step, Template};
 
 /// A group of clients that do the same work.
@@ -60,6 +61,10 @@ pub struct LoadReport {
     pub statements: u64,
     /// Statements and connections that failed.
     pub errors: u64,
+    /// Those of them that were connections which could not be opened.
+    pub unconnected: u64,
+    /// Those of them that failed because the server's disk has no room.
+    pub full: u64,
     /// Rows read by the clients.
     pub rows: u64,
     /// Text of the last error.
@@ -67,6 +72,24 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
+    /// Fails where the disk under the server had no room, with an error that [`is_full`](room::is_full) knows: what was
+    /// seen is then a full disk, whatever was injected. Not to be asked of a server whose volume is meant to be filled.
+    pub fn had_room(&self) -> anyhow::Result<()> {
+        match self.full {
+            0 => Ok(()),
+            full => Err(room::full(format!("{full} statements failed because the disk under the server has no room{}", self.last()))),
+        }
+    }
+
+    /// Fails where more than half of what the clients tried failed: of clients that are not meant to fail.
+    pub fn mostly_ran(&self) -> anyhow::Result<()> {
+        // A statement that runs to the end was sent, and neither failed nor succeeded; a connection that failed was never sent.
+        let all = (self.sent + self.unconnected).max(self.errors + self.statements);
+        let (failed, last) = (self.errors, self.last());
+        ensure!(failed <= all / 2, "{failed} of {all} statements of the incident failed{last}: it hardly happened");
+        Ok(())
+    }
+
     /// Fails where a fault's clients sent nothing: on a machine that is overloaded the label would be a lie.
     pub fn was_sent(&self) -> anyhow::Result<()> {
         let last = self.last();
@@ -99,6 +122,8 @@ struct Counters {
     sent: AtomicU64,
     statements: AtomicU64,
     errors: AtomicU64,
+    unconnected: AtomicU64,
+    full: AtomicU64,
     rows: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
@@ -131,6 +156,8 @@ impl Load {
             sent: self.counters.sent.load(Relaxed),
             statements: self.counters.statements.load(Relaxed),
             errors: self.counters.errors.load(Relaxed),
+            unconnected: self.counters.unconnected.load(Relaxed),
+            full: self.counters.full.load(Relaxed),
             rows: self.counters.rows.load(Relaxed),
             last_error: self.counters.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
@@ -147,6 +174,7 @@ impl Load {
 impl Counters {
     fn failed(&self, error: String) {
         self.errors.fetch_add(1, Relaxed);
+        self.full.fetch_add(u64::from(room::says_full(&error)), Relaxed);
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 }
@@ -214,7 +242,10 @@ impl Player {
             opened = plan.config.connect(NoTls) => opened,
             _ = stop.changed() => return Ok(()),
         };
-        let (client, connection) = opened.map_err(|error| said(&error))?;
+        let (client, connection) = opened.map_err(|error| {
+            self.counters.unconnected.fetch_add(1, Relaxed);
+            said(&error)
+        })?;
         let mut connection = tokio::spawn(connection);
         let prepared = plan.turns.iter().map(|(_, steps)| vec![None; steps.len()]).collect();
         let mut session = Session { client, prepared };
@@ -329,7 +360,8 @@ mod tests {
     #[test]
     fn a_fault_that_sent_nothing_and_a_steady_load_that_mostly_failed_are_told() {
         let last_error = Some("53300: too many".to_owned());
-        let report = |sent, statements, errors| LoadReport { sent, statements, errors, rows: 0, last_error: last_error.clone() };
+        let report =
+            |sent, statements, errors| LoadReport { sent, statements, errors, last_error: last_error.clone(), ..LoadReport::default() };
         report(1, 0, 1).was_sent().unwrap();
         let error = report(0, 0, 4).was_sent().unwrap_err().to_string();
         assert!(error.contains("did not get to send") && error.contains("53300"), "{error}");
@@ -338,5 +370,14 @@ mod tests {
         assert!(report(4, 0, 0).was_steady().is_err(), "nothing was answered");
         let error = report(10, 5, 6).was_steady().unwrap_err().to_string();
         assert!(error.contains("6 of 11") && error.contains("53300"), "{error}");
+        report(10, 5, 5).mostly_ran().unwrap();
+        // Those that run all the time, of which one could not connect at first; and one that never could.
+        let unconnected = |sent, errors| LoadReport { unconnected: errors, ..report(sent, 0, errors) };
+        unconnected(3, 1).mostly_ran().unwrap();
+        unconnected(1, 1).mostly_ran().unwrap();
+        assert!(report(1, 0, 1).mostly_ran().is_err() && unconnected(0, 1).mostly_ran().is_err());
+        let error = report(10, 0, 10).mostly_ran().unwrap_err().to_string();
+        assert!(error.contains("10 of 10") && error.contains("53300"), "{error}");
+        assert!(report(10, 4, 6).mostly_ran().is_err());
     }
 }

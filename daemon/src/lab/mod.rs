@@ -18,6 +18,7 @@ mod guard;
 mod left_out;
 mod load;
 mod process;
+mod room;
 mod run;
 mod scenario;
 mod script;

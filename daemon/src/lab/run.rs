@@ -14,6 +14,7 @@ use super::fault::{RunningFault, Steady};
 use super::load::LoadReport;
 use super::scenario::Scenario;
 use super::script::Parameters;
+use crate::output;
 use crate::target::{freeze, now_ms};
 
 /// How long each phase lasts.
@@ -117,10 +118,11 @@ pub struct Recorded {
 ///
 /// # Errors
 /// A parameter the fault does not have, SQL that the server refuses, a server that is lost for good, clients of the fault that
-/// sent nothing, a steady load that mostly failed before it.
+/// sent nothing, a steady load that mostly failed before it, a disk without room under a server whose volume is not to be filled.
 pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase: impl Fn(Phase)) -> anyhow::Result<Recorded> {
     let phases = run.phases;
-    let has_clients = !scenario.fault.script(&run.parameters)?.clients.is_empty();
+    let script = scenario.fault.script(&run.parameters)?;
+    let (has_clients, fills_volume) = (!script.clients.is_empty(), script.server.volume_mb > 0);
     on_phase(Phase::Setup);
     scenario.prepare(cluster).await?;
     let steady = scenario.start_steady(cluster, &run.parameters, run.seed).await?;
@@ -149,7 +151,10 @@ pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase:
         let (report, teardown) = fault.take_out(cluster).await;
         if let Err(error) = teardown {
             // What was seen is good all the same; the server goes, or is tidied by whoever handed it over.
-            eprintln!("galen: {}: {error:#}", scenario.fault.name);
+            output::tell(&format!("galen: {}: {error:#}", scenario.fault.name));
+        }
+        if !fills_volume {
+            report.had_room()?;
         }
         if has_clients {
             report.was_sent()?;
@@ -158,6 +163,9 @@ pub async fn record(cluster: &Cluster, scenario: &Scenario, run: &Run, on_phase:
     }
     tokio::time::sleep(phases.recovery).await;
     let before = steady.stop().await;
+    if !fills_volume {
+        before.had_room()?;
+    }
     on_phase(Phase::Done);
     let answer = Answer::new(scenario, run, window, capture.manifest.server_version_num, (before, during));
     Ok(Recorded { capture, answer })
@@ -172,8 +180,12 @@ async fn incident(
     on_phase: &impl Fn(Phase),
 ) -> anyhow::Result<(Option<RunningFault>, Option<Window>)> {
     tokio::time::sleep(run.phases.baseline).await;
+    let calm = steady.report();
+    if scenario.fault.script(&run.parameters)?.server.volume_mb == 0 {
+        calm.had_room()?;
+    }
     // What the fault itself makes fail is no flaw.
-    steady.report().was_steady()?;
+    calm.was_steady()?;
     on_phase(Phase::Anomaly);
     let end = tokio::time::Instant::now() + run.phases.anomaly;
     let began: UnixMs = now_ms();

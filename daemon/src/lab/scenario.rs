@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use galen_tools::model::CulpritKind;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::cluster::{Cluster, ClusterOptions, connect};
 use super::files;
@@ -141,6 +142,13 @@ impl Scenario {
         })
     }
 
+    /// SHA-256, in hexadecimal digits, of what happens in it: tables, steady load, the fault and those it includes. Parameters
+    /// are left as they are written; title and expected culprits count for nothing.
+    pub fn sha256(&self) -> String {
+        let whole = format!("{:?}", (&self.schema.sql, &self.schema.baseline, self.fault.bodies()));
+        Sha256::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Makes and fills the tables, unless the cluster has them already.
     pub async fn prepare(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let app = connect(&cluster.dsn_app()).await?;
@@ -206,6 +214,11 @@ impl Fault {
         let fault = Fault { name, schema: schema.to_owned(), title, causes, parameters, culprits, variant_of, tags, includes, body };
         fault.script(&Parameters::new())?;
         Ok(fault)
+    }
+
+    /// What the files of the included faults and its own say is to be done.
+    fn bodies(&self) -> Vec<String> {
+        self.includes.iter().flat_map(Fault::bodies).chain([self.body.to_string()]).collect()
     }
 
     /// The script with `given` parameters in place of their defaults. Fails on one the fault does not have.

@@ -66,8 +66,8 @@ impl Stage {
     }
 
     /// Goes through a case and returns what was recorded, with the answers to the probes a diagnosis would send. Fails when
-    /// a statement of the plan fails, the incident did not happen, most of the steady load failed or the server is lost; the
-    /// server is then best given up.
+    /// a statement of the plan fails, the incident did not happen, most of it or of the steady load failed, the disk under the
+    /// server has no room or the server is lost; the server is then best given up.
     pub async fn play(&self, plan: &Plan, phases: Phases) -> anyhow::Result<Played> {
         self.all(&plan.setup).await?;
         // Nothing of an earlier case is left in what the server counts, and none of its pages waits to be written.
@@ -79,7 +79,8 @@ impl Stage {
         config.intervals = Intervals::brisk();
         let recorder = tokio::spawn(pg::record(config.clone(), phases.calm + phases.incident, |_| true));
         tokio::time::sleep(phases.calm).await;
-        if let Err(error) = steady.report().was_steady() {
+        let usual = steady.report();
+        if let Err(error) = usual.had_room().and_then(|()| usual.was_steady()) {
             recorder.abort();
             return Err(error);
         }
@@ -93,9 +94,15 @@ impl Stage {
         };
         let incident = acts.and_clients(plan, clients)?;
         let steady = steady.stop().await;
+        steady.had_room()?;
         freeze(&config, &mut capture).await?;
         self.all(&plan.teardown).await?;
         Ok(Played { capture, steady, incident })
+    }
+
+    /// Why a case failed on this server; a disk without room under it is named.
+    pub fn blamed(&self, error: anyhow::Error) -> anyhow::Error {
+        self.cluster.blamed(error)
     }
 
     /// Stops the server and removes its folder.
@@ -133,12 +140,15 @@ struct Acts {
 
 impl Acts {
     /// What the whole incident did; the clients are absent when the acts were not done with at its end. Fails where the
-    /// incident did not happen: the label would be a lie.
+    /// incident did not happen or most of it failed: the label would be a lie.
     fn and_clients(&self, plan: &Plan, clients: Option<LoadReport>) -> anyhow::Result<LoadReport> {
         let (begun, done) = (self.begun.get(), self.done.get());
         if !plan.clients.is_empty() {
             let late = || format!("the incident's clients never started: {done} of {} statements before them were done", plan.acts.len());
-            clients.as_ref().with_context(late)?.was_sent()?;
+            let clients = clients.as_ref().with_context(late)?;
+            clients.had_room()?;
+            clients.was_sent()?;
+            clients.mostly_ran()?;
         }
         let mut report = clients.unwrap_or_default();
         report.sent += begun;

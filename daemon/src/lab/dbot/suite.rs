@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::lab::answer::Done;
 use crate::lab::binaries;
-use crate::lab::folder::{Folder, is_full};
+use crate::lab::folder::Folder;
+use crate::lab::room::is_full;
 
 use super::plan::{Plan, plan};
 use super::spec::Spec;
@@ -50,8 +51,8 @@ pub fn name_of(spec: &Spec) -> String {
 }
 
 /// Records into the folder what it lacks and calls `tell` after each case. Fails when a finished case was recorded with
-/// something else ([`Otherwise`](crate::lab::Otherwise); nothing is recorded then), or when the disk is full; any other failure
-/// of a case is an [`Outcome`], and the others go on.
+/// something else ([`Otherwise`](crate::lab::Otherwise); nothing is recorded then), or when the disk is full, of the folder or
+/// under a server; any other failure of a case is an [`Outcome`], and the others go on.
 pub async fn record(request: &Request, folder: &Folder, tell: impl Fn(&Spec, &Outcome)) -> anyhow::Result<()> {
     let finished = finished(request, folder)?;
     let open: Vec<&Spec> = request.specs.iter().filter(|spec| !finished.contains(&spec.id)).collect();
@@ -148,6 +149,7 @@ async fn attempt(request: &Request, spec: &Spec, folder: &Folder, stage: &mut Op
             folder.save(&name_of(spec), &capture, &answer)
         }
         Err(error) => {
+            let error = server.blamed(error);
             server.close().await;
             Err(error)
         }

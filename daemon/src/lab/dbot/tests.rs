@@ -163,7 +163,8 @@ fn a_plan_follows_the_sizes_and_the_number_of_its_specification() {
 
 async fn the_diagnosis_does_not_see_the_labels(path: &std::path::Path) {
     let home = tempfile::tempdir().unwrap();
-    let library = crate::engine::library(home.path()).unwrap();
+    let config = crate::config::Config { data_dir: home.path().to_owned(), ..Default::default() };
+    let library = crate::engine::library(&config).unwrap();
     let mut told = Vec::new();
     for labels in [vec![], vec!["concurrent_updates".to_owned()], vec!["wraparound_risk".to_owned(), "healthy".to_owned()]] {
         let mut capture = file::read(path).unwrap();
@@ -196,6 +197,11 @@ async fn an_incident_that_did_not_happen_and_a_load_that_failed_make_no_case() {
     // Its tables are there by now.
     plan.setup.clear();
     plan.acts.clear();
+    for clients in &mut plan.clients {
+        clients.work = vec![Work { weight: 1, sql: vec!["SELECT 1 / 0".to_owned()] }];
+    }
+    let error = stage.play(&plan, phases).await.err().unwrap().to_string();
+    assert!(error.contains("statements of the incident failed") && error.contains("22012"), "{error}");
     for clients in &mut plan.steady {
         clients.work = vec![Work { weight: 1, sql: vec!["SELECT 1 / 0".to_owned()] }];
     }
