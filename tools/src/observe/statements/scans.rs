@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 
 use crate::capture::Capture;
 use crate::model::{CulpritKind, IndexSample, TableSample};
-use crate::observe::facts::{FactSheet, TableWork, table_work, text_of, window, work};
+use crate::observe::facts::{FactSheet, TableWork, mean, table_work, text_of, window, work};
 use crate::observe::{Observation, Scene};
 
 use super::{Loaded, loaded, same_table};
 
 /// Longest name that the server keeps whole, bytes.
 const MOST_NAME: usize = 63;
+
+/// Rows read a second that are few for any table.
+const FEW_ROWS: f64 = 2_000.0;
+/// From how many times on a bound says that reads rose.
+const RISE: f64 = 3.0;
 
 /// What the scans of the window come down to.
 pub(crate) struct Scan {
@@ -102,8 +107,11 @@ pub fn table_scans(scene: &Scene<'_>) -> Observation {
     let (now, base) = (&scan.work, scan.base.as_ref());
     sheet.put("table", scan.table.as_str());
     sheet.put_pair("seq_scans_per_s", Some(now.seq_scans / now.seconds), base.map(|b| b.seq_scans / b.seconds), None);
-    sheet.put_pair("seq_tup_read_per_s", Some(now.seq_rows / now.seconds), base.map(|b| b.seq_rows / b.seconds), Some(2_000.0));
-    sheet.put_pair("rows_read_per_s", Some(now.rows_read / now.seconds), base.map(|b| b.rows_read / b.seconds), Some(2_000.0));
+    sheet.put_pair("seq_tup_read_per_s", Some(now.seq_rows / now.seconds), base.map(|b| b.seq_rows / b.seconds), Some(FEW_ROWS));
+    sheet.put_pair("rows_read_per_s", Some(now.rows_read / now.seconds), base.map(|b| b.rows_read / b.seconds), Some(FEW_ROWS));
+    if base.is_none() {
+        sheet.put("rows_read_per_s_ratio", at_least(scene, now.rows_read / now.seconds));
+    }
     let sequential = now.seq_rows > 0.5 * now.rows_read;
     sheet.put("access", if sequential { "sequential scans" } else { "index scans that filter most rows away" });
     let (rows, scans) = if sequential { (now.seq_rows, now.seq_scans) } else { (now.rows_read, now.scans) };
@@ -123,6 +131,13 @@ pub fn table_scans(scene: &Scene<'_>) -> Observation {
     }
     dropped(scene, &mut sheet, &scan);
     sheet.finish("")
+}
+
+/// How many times as many rows of a table are read as in a baseline in which the table was not sampled twice (one that is short, or
+/// on a busy machine): it cannot have given more rows then than the whole database did. None where that is no rise.
+fn at_least(scene: &Scene<'_>, rows_per_s: f64) -> Option<f64> {
+    let most = mean(scene.capture, "tup_returned_per_s", Some(scene.detection.baseline?))?;
+    Some((rows_per_s / most.max(FEW_ROWS)).min(1000.0)).filter(|ratio| *ratio >= RISE)
 }
 
 fn statement(scene: &Scene<'_>, sheet: &mut FactSheet<'_>, scan: &Scan, id: i64) {
@@ -218,6 +233,10 @@ pub fn stale_statistics(scene: &Scene<'_>) -> Observation {
 
 #[cfg(test)]
 mod tests {
+    use crate::capture::Frame;
+    use crate::detect::Detection;
+    use crate::probe::Recorded;
+
     use super::*;
 
     fn name(table: &str, columns: &[&str], taken: &[&str]) -> (String, String) {
@@ -253,6 +272,33 @@ mod tests {
         assert!(settled_after(|s| if s >= 6 { 60_000.0 } else { 0.0 }), "a load of six seconds");
         assert!(!settled_after(|s| s as f64 * 2_000.0), "a load that goes on");
         assert!(settled_after(|s| if s >= 6 { 60_000.0 } else { 0.0 } + s as f64), "a trickle is no load");
+    }
+
+    #[test]
+    fn a_rise_is_seen_where_the_table_was_sampled_once_before_it() {
+        let ratio = |first: i64, returned_before: f64| {
+            let sample = |s: i64| TableSample {
+                at: s * 1000,
+                table: "public.products".into(),
+                seq_scan: (s - 30).max(0) as f64 * 40.0,
+                seq_tup_read: (s - 30).max(0) as f64 * 8_000_000.0,
+                n_live_tup: 200_000.0,
+                ..TableSample::default()
+            };
+            let mut capture = Capture { tables: (first..=60).step_by(10).map(sample).collect(), ..Capture::default() };
+            for s in 0..60 {
+                let returned = if s < 30 { returned_before } else { 8_000_000.0 };
+                let values = vec![("tup_returned_per_s".into(), "1/s", returned)];
+                capture.absorb(Frame { at: s * 1000, values, ..Frame::default() });
+            }
+            let window = |start: i64, end: i64| Some(crate::model::Window { start: start * 1000, end: end * 1000 });
+            let detection = Detection { window: window(30, 60), baseline: window(0, 29), ..Detection::default() };
+            let facts = table_scans(&Scene { capture: &capture, detection: &detection, prober: &Recorded(&capture) }).facts;
+            (facts.get("rows_read_per_s_ratio").and_then(|r| r.as_f64()), facts.contains_key("rows_read_per_s_base"))
+        };
+        assert_eq!(ratio(0, 700.0), (Some(1000.0), true), "its own baseline");
+        assert_eq!(ratio(20, 700.0), (Some(1000.0), false), "the whole database read less");
+        assert_eq!(ratio(20, 6_000_000.0), (None, false), "others may have read it all, or nobody: not known");
     }
 
     #[test]
