@@ -69,6 +69,8 @@ pub struct Supervisor {
     config: LocalConfig,
     /// The model that was checked, and the size and time of its file then.
     checked: Option<(ModelIdentity, String)>,
+    /// Size and time of a file that was refused since, and why: it is not read again for each request.
+    refused: Option<(String, LlmError)>,
     vitals: Arc<Vitals>,
     process: Option<Process>,
     open: BTreeMap<u64, Open>,
@@ -80,7 +82,16 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor without a process yet.
     pub fn new(config: LocalConfig, vitals: Arc<Vitals>) -> Self {
-        Self { config, checked: None, vitals, process: None, open: BTreeMap::new(), pulse: Pulse::new(Instant::now()), last_failure: None }
+        Self {
+            config,
+            checked: None,
+            refused: None,
+            vitals,
+            process: None,
+            open: BTreeMap::new(),
+            pulse: Pulse::new(Instant::now()),
+            last_failure: None,
+        }
     }
 
     /// Works until the queue closes. `dropped` names requests that nobody waits for any more; `started` hears which
@@ -371,18 +382,20 @@ impl Supervisor {
     fn check(&mut self) -> Result<ModelIdentity, LlmError> {
         let path = &self.config.model_path;
         let now = stamp(path).map_err(|e| LlmError::Unavailable(format!("{}: {e}", path.display())))?;
-        match &self.checked {
-            Some((identity, then)) if *then == now => Ok(identity.clone()),
-            before => {
-                let identity = identify(&self.config)?;
-                if before.as_ref().is_some_and(|(before, _)| *before != identity) {
-                    let why = format!("{} holds another model than when Galen started with it; start Galen again", path.display());
-                    return Err(LlmError::Unavailable(why));
-                }
-                self.checked = Some((identity.clone(), now));
-                Ok(identity)
-            }
+        match (&self.checked, &self.refused) {
+            (Some((identity, then)), _) if *then == now => return Ok(identity.clone()),
+            (_, Some((then, why))) if *then == now => return Err(why.clone()),
+            _ => {}
         }
+        let identity = identify(&self.config)?;
+        if self.checked.as_ref().is_some_and(|(before, _)| *before != identity) {
+            let why = format!("{} holds another model than when Galen started with it; start Galen again", path.display());
+            let why = LlmError::Unavailable(why);
+            self.refused = Some((now, why.clone()));
+            return Err(why);
+        }
+        self.checked = Some((identity.clone(), now));
+        Ok(identity)
     }
 
     async fn launch(&mut self) -> Result<(), LlmError> {

@@ -246,7 +246,10 @@ fn is_there(capture: &Capture, out: &Path, done: &str) -> Result<bool, Failure> 
     }
     let place = out.display();
     let other = || Failure::usage(format!("{place} is there already and holds something else; {done}: choose another place with --out"));
-    let there = file::read(out).map_err(|_| other())?;
+    let there = file::read(out).map_err(|error| match error.kind {
+        StoreErrorKind::Damaged | StoreErrorKind::NotACapture => other(),
+        _ => error.into(),
+    })?;
     // As it is when it is read again: a file holds its rows in the order of their times.
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let draft = tempfile::Builder::new().prefix(".galen-").tempfile_in(folder).map_err(|e| Failure::write(folder, &e))?.into_temp_path();

@@ -196,7 +196,7 @@ fn recordings(dir: &Path, teacher: &mut Teacher) -> Result<Vec<Result<Draft, Fai
             Half::Learn => dbsherlock::learnable(&recording, &teacher.table)
                 .map_or(Lesson::Undetected, |case| Lesson::Case(case, dbsherlock::SINGLE.to_owned())),
         };
-        teacher.note(&recording.content, &lesson);
+        teacher.note(&recording.content, &lesson, &[]);
         if recording.dataset == dbsherlock::SINGLE {
             drafts.push(Ok(Draft { file: dir.join(recording.case()), content: recording.content, lesson }));
         }
@@ -241,16 +241,19 @@ impl Teacher {
             self.named.entry(name.clone()).or_default().entry(content.clone()).or_insert_with(|| path.to_path_buf());
         }
         let lesson = self.lesson(&capture, path)?;
-        self.note(&content, &lesson);
+        let said = self.labels.get(name).map_or(capture.manifest.labels.as_slice(), std::slice::from_ref).to_vec();
+        self.note(&content, &lesson, &said);
         Ok(Draft { file: path.to_path_buf(), content, lesson })
     }
 
-    fn note(&mut self, content: &str, lesson: &Lesson) {
+    /// Takes note of what a recording is labelled with, `said` as it stands there: also one that teaches nothing contradicts its copies.
+    fn note(&mut self, content: &str, lesson: &Lesson, said: &[String]) {
         match lesson {
             Lesson::HeldBack => self.taught.hold_back(content),
             // A class of DBSherlock's and the causes that it stands for are one label.
             Lesson::Case(case, _) if case.causes.is_empty() => self.taught.label(content, std::slice::from_ref(&case.class)),
             Lesson::Case(case, _) => self.taught.label(content, &case.causes),
+            Lesson::Unlabelled if !said.is_empty() => self.taught.label(content, said),
             _ => {}
         }
     }

@@ -178,7 +178,7 @@ fn learnable(cases: Vec<Case>, catalog: &Catalog) -> Result<Lessons, Failure> {
             Err(failure) => lessons.leave_out(&failure),
         }
     }
-    let (all_tested, mut copies) = (drafts.is_empty(), 0);
+    let (all_tested, mut copies) = (drafts.is_empty() && lessons.left_out.count == 0, 0);
     for lesson in drafts.into_iter().filter(|lesson| lesson.causes.iter().any(|cause| cause != "healthy")) {
         match lesson.content.as_ref().map_or(Ok(true), |content| taught.teaches(content)) {
             Ok(true) => lessons.all.push(lesson),

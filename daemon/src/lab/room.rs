@@ -7,8 +7,8 @@ use tokio_postgres::error::{DbError, SqlState};
 
 /// What the system calls it, in a server's log.
 const NO_ROOM: &str = "No space left on device";
-/// What a server names where it is its shared memory (`/dev/shm`) that has none: the same words and SQLSTATE, and no disk.
-const SHARED_MEMORY: &str = "shared memory segment";
+/// What a server names where it is its shared memory (`/dev/shm`) or the system's semaphores that are used up: the same words, and no disk.
+const NO_DISK: [&str; 2] = ["shared memory segment", "semaphore"];
 
 /// True when an error comes from a disk without room: that of the captures, or that of a server.
 pub fn is_full(error: &anyhow::Error) -> bool {
@@ -22,18 +22,22 @@ pub fn is_full(error: &anyhow::Error) -> bool {
 
 /// True when a server said that its disk has no room (SQLSTATE 53100).
 pub fn is_servers(error: &anyhow::Error) -> bool {
-    let of_disk = |it: &DbError| *it.code() == SqlState::DISK_FULL && !it.message().contains(SHARED_MEMORY);
+    let of_disk = |it: &DbError| *it.code() == SqlState::DISK_FULL && of_a_disk(it.message());
     error.chain().any(|cause| cause.downcast_ref::<DbError>().is_some_and(of_disk))
 }
 
 /// True of a client's text of an error (`SQLSTATE: message`) that says so.
 pub fn says_full(error: &str) -> bool {
-    error.split(':').next() == Some(SqlState::DISK_FULL.code()) && !error.contains(SHARED_MEMORY)
+    error.split(':').next() == Some(SqlState::DISK_FULL.code()) && of_a_disk(error)
 }
 
 /// True of a server's log in which a line says so.
 pub fn logs_full(log: &str) -> bool {
-    log.lines().any(|line| line.contains(NO_ROOM) && !line.contains(SHARED_MEMORY))
+    log.lines().any(|line| line.contains(NO_ROOM) && of_a_disk(line))
+}
+
+fn of_a_disk(message: &str) -> bool {
+    !NO_DISK.iter().any(|other| message.contains(other))
 }
 
 /// An error that [`is_full`] knows, for what was told in words alone.
@@ -82,8 +86,8 @@ mod tests {
         assert!(!is_full(&cluster.blamed(other)));
         cluster.admin().await.unwrap().batch_execute(NO_MEMORY).await.unwrap();
         let memory = app.batch_execute("SELECT share_more()").await.context("the setup failed").unwrap_err();
-        assert!(format!("{memory:#}").contains(SHARED_MEMORY) && !is_full(&memory), "{memory:#}");
-        assert!(cluster.log_tail().contains(SHARED_MEMORY) && !is_full(&cluster.blamed(memory)));
+        assert!(format!("{memory:#}").contains(NO_DISK[0]) && !is_full(&memory), "{memory:#}");
+        assert!(cluster.log_tail().contains(NO_DISK[0]) && !is_full(&cluster.blamed(memory)));
 
         let work = vec![Work { weight: 1, sql: vec!["SELECT write_more()".to_owned()] }];
         let spec = ClientSpec { name: "app".to_owned(), count: 1, think_ms: (20, 20), per_second: None, reconnect: false, work };

@@ -269,6 +269,11 @@ impl OpenAiProvider {
             // Too long to follow here: then the server is believed, where it was told.
             Some(Fit::Unknown) if sent => Ok(answer),
             Some(Fit::Beginning) if !answer.finished => Ok(answer),
+            Some(_) if !sent => Err(LlmError::Server(format!(
+                "its answer does not obey the grammar, or is too long to tell; the dialect {:?} has no way to send such a one",
+                self.config.dialect
+            ))
+            .into()),
             Some(_) => Err(LlmError::Server(format!(
                 "its answer does not obey the grammar that was sent; does it take grammars, and is the dialect {:?} right?",
                 self.config.dialect

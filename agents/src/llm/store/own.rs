@@ -51,25 +51,23 @@ pub async fn add(file: &Path, name: Option<&str>, folder: &Path, progress: &dyn 
     let _claim = Claim::take(folder, &name)?.ok_or_else(busy)?;
     // Whoever had the claim before may have taken the name.
     free(&name, file, folder)?;
-    let place = folder.join(format!(".{name}.partial"));
-    let _draft = Draft(place.clone());
-    let mut partial = Partial::open(&place, "", false).await.map_err(|e| disk(&place, e))?;
-    partial.restart(None)?;
-    let total = from.metadata().map_err(input)?.len();
-    partial.room(total)?;
-    partial.append(&mut from, |done| progress.at(done, Some(total))).await.map_err(|e| match e {
-        AppendError::Read(error) => input(error),
-        AppendError::Write(error) => disk(&place, error),
-    })?;
-    let sealed = partial.seal().await.map_err(|e| disk(&place, e))?;
+    let target = folder.join(format!("{name}.gguf"));
+    let was_there = same(file, &target);
+    let (bytes, sha256) = if was_there {
+        let (bytes, path) = (from.metadata().map_err(input)?.len(), target.clone());
+        let read = tokio::task::spawn_blocking(move || registry::digest(&path)).await;
+        (bytes, read.map_err(|e| input(std::io::Error::other(e)))??)
+    } else {
+        copy(&mut from, file, &target, &name, progress).await?
+    };
     let model = Model {
         family: header.text("general.architecture").unwrap_or("unknown").to_owned(),
         kind: Kind::Chat,
         parameters: header.parameters(),
         quantisation: header.quantisation(),
         file: format!("{name}.gguf"),
-        bytes: Some(sealed.bytes),
-        sha256: Some(sealed.sha256.clone()),
+        bytes: Some(bytes),
+        sha256: Some(sha256.clone()),
         licence: header.text("general.license").unwrap_or("not stated").chars().filter(|c| !c.is_control()).take(80).collect(),
         context: u32::try_from(header.architecture_number("context_length").unwrap_or(0)).unwrap_or(u32::MAX),
         memory_mb: None,
@@ -81,9 +79,6 @@ pub async fn add(file: &Path, name: Option<&str>, folder: &Path, progress: &dyn 
         beside: Vec::new(),
         name,
     };
-    let target = model.path(folder);
-    let was_there = same(file, &target);
-    fs::rename(&place, &target).map_err(|e| disk(&target, e))?;
     if let Err(error) = enlist(&model, folder) {
         // A copy that no list knows would be in the way of the next attempt.
         if !was_there {
@@ -91,8 +86,26 @@ pub async fn add(file: &Path, name: Option<&str>, folder: &Path, progress: &dyn 
         }
         return Err(error);
     }
-    registry::remember(&target, &sealed.sha256);
+    registry::remember(&target, &sha256);
     Ok(Added { model })
+}
+
+/// Copies an open file into its place by way of a draft. Returns its bytes and its digest.
+async fn copy(from: &mut File, file: &Path, target: &Path, name: &str, progress: &dyn Progress) -> Result<(u64, String), PullError> {
+    let input = |error| PullError::Input { path: file.to_owned(), error };
+    let place = target.with_file_name(format!(".{name}.partial"));
+    let _draft = Draft(place.clone());
+    let mut partial = Partial::open(&place, "", false).await.map_err(|e| disk(&place, e))?;
+    partial.restart(None)?;
+    let total = from.metadata().map_err(input)?.len();
+    partial.room(total)?;
+    partial.append(from, |done| progress.at(done, Some(total))).await.map_err(|e| match e {
+        AppendError::Read(error) => input(error),
+        AppendError::Write(error) => disk(&place, error),
+    })?;
+    let sealed = partial.seal().await.map_err(|e| disk(&place, e))?;
+    fs::rename(&place, target).map_err(|e| disk(target, e))?;
+    Ok((sealed.bytes, sealed.sha256))
 }
 
 /// Refuses a name that is taken, and one whose file is there or is another model's.

@@ -103,7 +103,10 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     let wanted = suite.without_twins(usize::from(header.jobs), &known)?;
     let out = out.go_on(&header, &wanted)?;
     if out.again > 0 {
-        output::tell(&format!("{} finished cases are diagnosed again: their captures or answers have changed", out.again));
+        output::tell(&format!(
+            "{} finished cases are taken out of the file: their captures or answers have changed, or an earlier one is the same recording",
+            out.again
+        ));
     }
     let worker = Worker { runtime: Handle::current(), library, provider, options };
     let left_out = work(wanted, &worker, usize::from(header.jobs), out)?;
