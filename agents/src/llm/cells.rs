@@ -13,7 +13,8 @@ use llama_cpp_2::token::LlamaToken;
 use super::LlmError;
 use super::adapters::Adapters;
 use super::batched::{BRANCHES, Backend, Row, Seq, Sharing, sequences};
-use super::offload::Offload;
+use super::offload::{Cache, Offload};
+use super::prefault::{LARGE, at_most};
 
 /// A context and its batch.
 #[derive(Debug)]
@@ -42,8 +43,7 @@ impl<'m> Cells<'m> {
             .with_n_threads_batch(threads)
             .with_n_seq_max(u32::try_from(sequences(sharing(model))).unwrap_or(u32::MAX))
             .with_kv_unified(true);
-        let context = model
-            .new_context(backend, offload.context(params))
+        let context = at_most(filled(model, cells, offload), || model.new_context(backend, offload.context(params)))
             .map_err(|e| LlmError::Unavailable(format!("no context of {cells} tokens: {e}")))?;
         Ok(Self { context, batch: LlamaBatch::new(batch as usize, BRANCHES as i32 + 1) })
     }
@@ -62,6 +62,26 @@ impl Cells<'_> {
     pub fn adapt(&mut self, adapters: &mut Adapters, name: Option<&str>) -> Result<(), LlmError> {
         adapters.set(name, &mut self.context)
     }
+}
+
+/// Bytes of a token in the cache, about: keys and values of 16 bits.
+pub fn token_bytes(model: &LlamaModel) -> usize {
+    let head = usize::try_from(model.n_embd()).unwrap_or(0) / (model.n_head().max(1) as usize);
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    let stated = |key: &str| model.meta_val_str(&format!("{architecture}.attention.{key}")).ok()?.trim().parse::<usize>().ok();
+    let (key, value) = (stated("key_length").unwrap_or(head), stated("value_length").unwrap_or(head));
+    2 * (model.n_layer() as usize).saturating_mul(model.n_head_kv() as usize).saturating_mul(key.saturating_add(value))
+}
+
+/// Bytes that llama.cpp fills with zeros while it makes the context, at most, in allocations that are large: a row of logits for each
+/// sequence, and the cache. What it allocates then, for the steps of a computation, it does not touch. 0 where the cache's type is not
+/// the one that this reckons with.
+fn filled(model: &LlamaModel, cells: u32, offload: Offload) -> usize {
+    // What is smaller is not taken ahead, and would be taken of what is not filled.
+    let large = |bytes: usize| if bytes < LARGE { 0 } else { bytes };
+    let logits = sequences(sharing(model)).saturating_mul(usize::try_from(model.n_vocab()).unwrap_or(0)).saturating_mul(size_of::<f32>());
+    let cache = token_bytes(model).saturating_mul(cells as usize);
+    if offload.cache == Cache::F16 { large(logits).saturating_add(large(cache)) } else { 0 }
 }
 
 /// How far this model's prefixes may be shared.

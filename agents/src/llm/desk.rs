@@ -9,7 +9,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::adapters::Adapters;
 use super::batched::{Batched, Counts, Outcome, Request, Sizes, Work};
-use super::cells::{Cells, sharing};
+use super::cells::{Cells, sharing, token_bytes};
 use super::offload::Offload;
 use super::protocol::{Output, Task, Times};
 use super::reading::Reader;
@@ -37,15 +37,6 @@ pub struct Desk<'m> {
     refused: HashMap<u64, (Instant, LlmError)>,
     /// Sections that were left out of the prompts of requests at work.
     cuts: HashMap<u64, Vec<usize>>,
-}
-
-/// Bytes of a token in the cache, about: keys and values of 16 bits.
-fn token_bytes(model: &LlamaModel) -> usize {
-    let head = usize::try_from(model.n_embd()).unwrap_or(0) / (model.n_head().max(1) as usize);
-    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
-    let stated = |key: &str| model.meta_val_str(&format!("{architecture}.attention.{key}")).ok()?.trim().parse::<usize>().ok();
-    let (key, value) = (stated("key_length").unwrap_or(head), stated("value_length").unwrap_or(head));
-    2 * (model.n_layer() as usize).saturating_mul(model.n_head_kv() as usize).saturating_mul(key.saturating_add(value))
 }
 
 /// An answer, as it goes out.

@@ -1,5 +1,5 @@
-//! Memory for a model's weights, taken from the kernel ahead of llama.cpp: it fills them on one processor, page by page for the
-//! first time, and half of that time goes to the kernel, which another processor can be asked for meanwhile.
+//! Memory for a model's weights and its cache, taken from the kernel ahead of llama.cpp: it fills them on one processor, page by
+//! page for the first time, and half of that time goes to the kernel, which another processor can be asked for meanwhile.
 
 use std::fs;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Smallest allocation that is worth it, bytes.
-const LARGE: usize = 32 << 20;
+pub const LARGE: usize = 32 << 20;
 /// Bytes asked for at once: the end of loading waits for one at most.
 const STEP: usize = 8 << 20;
 /// How often new allocations are looked for.
@@ -19,14 +19,19 @@ const DRIVER: bool = cfg!(any(feature = "cuda", feature = "rocm", feature = "vul
 /// Does `work`, and meanwhile has every large allocation that it makes backed by memory. Where that fails nothing is lost:
 /// pages come when they are touched, as ever. For work that fills what it allocates: else memory is spent on nothing.
 pub fn ahead<T>(work: impl FnOnce() -> T) -> T {
-    if DRIVER {
+    at_most(usize::MAX, work)
+}
+
+/// As [`ahead`], for so many bytes: what is allocated beyond them may be larger than what the work fills.
+pub fn at_most<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if DRIVER || bytes < LARGE {
         return work();
     }
     // Before the work begins: what it allocates first is new too.
     let (ended, before) = (AtomicBool::new(false), large());
     std::thread::scope(|scope| {
         // Where no thread can be made it goes on without.
-        let _ = std::thread::Builder::new().name("galen-prefault".to_owned()).spawn_scoped(scope, || follow(before, &ended));
+        let _ = std::thread::Builder::new().name("galen-prefault".to_owned()).spawn_scoped(scope, || follow(before, bytes, &ended));
         let _end = End(&ended);
         work()
     })
@@ -41,21 +46,29 @@ impl Drop for End<'_> {
     }
 }
 
-fn follow(mut known: Vec<Range<usize>>, ended: &AtomicBool) {
-    while !ended.load(Ordering::Relaxed) {
-        for range in large() {
-            // The kernel joins neighbours: what is new may be the end of a known one. Where it is the beginning, all of it is asked for
-            // again, and what has its memory keeps it.
-            let had = known.iter().filter(|k| k.contains(&range.start)).map(|k| k.end).max().unwrap_or(range.start);
-            let mut steps = (had..range.end).step_by(STEP).map(|at| at..range.end.min(at + STEP));
+fn follow(mut known: Vec<Range<usize>>, mut left: usize, ended: &AtomicBool) {
+    while left > 0 && !ended.load(Ordering::Relaxed) {
+        for new in large().into_iter().flat_map(|range| beyond(range, &known)).collect::<Vec<_>>() {
+            let end = new.end.min(new.start.saturating_add(left));
+            left -= end - new.start;
+            let mut steps = (new.start..end).step_by(STEP).map(|at| at..end.min(at + STEP));
             // What fails once (an old kernel, memory that is gone again) is not tried again.
             let _ = steps.all(|step| !ended.load(Ordering::Relaxed) && populate(step));
-            if had < range.end {
-                known.push(range);
-            }
+            known.push(new);
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// What of a range is in no known one: the kernel joins an allocation to its neighbours, at either end.
+fn beyond(range: Range<usize>, known: &[Range<usize>]) -> Vec<Range<usize>> {
+    let without = |pieces: Vec<Range<usize>>, known: &Range<usize>| {
+        let around = |piece: Range<usize>| {
+            [piece.start..piece.end.min(known.start), piece.start.max(known.end)..piece.end].into_iter().filter(|p| !p.is_empty())
+        };
+        pieces.into_iter().flat_map(around).collect()
+    };
+    known.iter().fold(vec![range], without)
 }
 
 /// Addresses of the process's own large allocations.
@@ -110,6 +123,16 @@ mod tests {
         ] {
             assert_eq!(allocation(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_joined_to_known_memory_is_told_from_it() {
+        let all = |range, known: &[Range<usize>]| beyond(range, known);
+        assert_eq!(all(0..100, &[]), [0..100]);
+        assert_eq!(all(0..100, &[40..60]), [0..40, 60..100]);
+        assert_eq!(all(0..100, &[40..100, 0..10]), [10..40]);
+        assert_eq!(all(20..30, &[0..100]), Vec::<Range<usize>>::new());
+        assert_eq!(all(20..30, &[0..20, 30..100]), [20..30]);
     }
 
     #[test]
