@@ -181,6 +181,10 @@ impl EngineMetrics {
         }
         put("batches_total", "counter", counts.batches.to_string());
         put("batch_rows_total", "counter", counts.rows.to_string());
+        put("batch_rows_limit", "gauge", counts.rows_limit.to_string());
+        let most = counts.batches.saturating_mul(counts.rows_limit);
+        let full = if most == 0 { 0.0 } else { counts.rows as f64 / most as f64 };
+        put("batch_occupancy", "gauge", format!("{full:.4}"));
         put("model_seconds_total", "counter", seconds(counts.model_us));
         put("busy_seconds_total", "counter", seconds(counts.busy_us));
         put("prefixes_evicted_total", "counter", counts.evicted.to_string());
@@ -247,11 +251,12 @@ mod tests {
         metrics.engine(Counts { batches: 5, rows: 40, ..Counts::default() });
         metrics.stopped();
         metrics.restarted();
-        metrics.engine(Counts { batches: 1, rows: 2, cells: 7, ..Counts::default() });
+        metrics.engine(Counts { batches: 1, rows: 2, rows_limit: 14, cells: 7, ..Counts::default() });
         let text = metrics.prometheus();
         for line in [
             "galen_llm_batches_total 6",
             "galen_llm_batch_rows_total 42",
+            "galen_llm_batch_occupancy 0.5000",
             "galen_llm_cache_cells 7",
             "galen_llm_restarts_total 1",
             "galen_llm_requests_answered_total 1",

@@ -8,7 +8,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 pub use radix::{Seq, Sharing, Token};
@@ -175,6 +175,8 @@ pub struct Counts {
     pub evicted: u64,
     /// Requests that waited for another's prefix.
     pub waited: u64,
+    /// Most rows of a batch.
+    pub rows_limit: u64,
     /// Cells that hold something now.
     pub cells: u64,
     /// Cells there are.
@@ -229,7 +231,7 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             host_bytes: 0,
             too_long: usize::MAX,
             done: Vec::new(),
-            counts: Counts { cells_limit: sizes.cells as u64, ..Counts::default() },
+            counts: Counts { cells_limit: sizes.cells as u64, rows_limit: sizes.batch as u64, ..Counts::default() },
             largest: 0,
         }
     }
@@ -317,7 +319,8 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             }
             parts.push((place, start, rows.len()));
         }
-        for (place, run) in self.running.iter_mut().enumerate().filter(|(_, r)| r.stage == Stage::Prompt) {
+        for place in self.prompts() {
+            let Some(run) = self.running.get_mut(place) else { continue };
             let (start, before) = (rows.len(), run.length);
             run.prompt_rows(self.sizes.batch.saturating_sub(start), self.sharing, &mut rows);
             if rows.len() > start {
@@ -357,6 +360,20 @@ impl<B: Backend, P: Pick> Batched<B, P> {
             }
         }
         Ok(())
+    }
+
+    /// Places of the prompts that are on their way, those first whose incident has had the fewest tokens read of what runs: a long
+    /// prompt that came before fills the batches else, and a short one of another incident waits for all of it.
+    fn prompts(&self) -> Vec<usize> {
+        let mut read: BTreeMap<&str, usize> = BTreeMap::new();
+        for run in &self.running {
+            *read.entry(run.incident.as_str()).or_default() += run.length;
+        }
+        let prompt =
+            |(place, run): (usize, &Run<P>)| (run.stage == Stage::Prompt).then(|| (read.get(run.incident.as_str()).copied(), place));
+        let mut order: Vec<(Option<usize>, usize)> = self.running.iter().enumerate().filter_map(prompt).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, place)| place).collect()
     }
 
     fn finish(&mut self, place: usize, result: Result<Outcome, LlmError>) {

@@ -19,6 +19,7 @@ pub enum Stage {
 /// A running request.
 pub struct Run<P> {
     pub id: u64,
+    pub incident: String,
     pub seq: Seq,
     pub tokens: Vec<Token>,
     pub shared: usize,
@@ -63,6 +64,7 @@ impl<P: Pick> Run<P> {
         let usage = Usage { prompt_tokens: (length - reuse) as u64, reused_tokens: reuse as u64, generated_tokens: 0 };
         Self {
             id: request.id,
+            incident: request.incident,
             seq,
             shared: request.shared.min(length),
             tokens: request.tokens,

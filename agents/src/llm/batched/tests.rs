@@ -346,6 +346,22 @@ fn options_leave_room_for_answers_that_are_on_their_way() {
 }
 
 #[test]
+fn a_short_prompt_does_not_wait_for_the_long_ones_of_another_incident() {
+    let mut engine = engine(2_000, Sharing::Any, 0);
+    let ask = |id: u64, incident: &str, prompt: usize| {
+        let tokens = vec![1 + id as Token; prompt];
+        Request { incident: incident.to_owned(), ..request(id, tokens, 0, Asked::Score(vec![vec![1], vec![2]]).work()) }
+    };
+    (0..4).for_each(|id| engine.submit(ask(id, "loud", 320)));
+    assert!(engine.step(&mut |_| {}).is_empty());
+    engine.submit(ask(9, "quiet", 40));
+    // In turn with the others', two batches of 32 rows hold its prompt and its options, though 1,248 tokens came before it.
+    let soon: Vec<u64> = (0..3).flat_map(|_| engine.step(&mut |_| {})).map(|done| done.id).collect();
+    assert_eq!(soon, [9]);
+    assert_eq!(drain(&mut engine).len(), 4);
+}
+
+#[test]
 fn options_go_with_the_end_of_their_prompt_where_they_fit() {
     let batches = |sharing: Sharing, prompt: usize, options: usize| {
         let mut engine = engine(600, sharing, 0);
