@@ -1,6 +1,6 @@
 //! Builds what diagnoses need: the library of causes, documents and signals, and the model's provider.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,11 +151,17 @@ pub async fn chosen(config: &Config, name: &str, threads: u16, timeout_s: u64) -
         let connected = OpenAiProvider::connect(server).await.map_err(|error| Failure::model(error.to_string()))?;
         return Ok(Arc::new(connected));
     }
+    let model = named(config, name, threads, timeout_s);
+    start(&model, true).await.map_err(|error| Failure::model(error.to_string()))
+}
+
+/// The configuration's way of running a model, for another one.
+pub fn named(config: &Config, name: &str, threads: u16, timeout_s: u64) -> Model {
     let mut model = Model { name: name.to_owned(), threads, timeout_s, ..config.model.clone() };
     // Nothing here changes to an adapter, and those of another model do not load; a limit was set for the configured one.
     model.adapters.clear();
     model.memory_limit = model.memory_limit.filter(|limit| name == config.model.name || limit == "none");
-    start(&model, true).await.map_err(|error| Failure::model(error.to_string()))
+    model
 }
 
 /// The model that the configuration names. A server that is away is no reason to go without: it may come.
@@ -198,6 +204,18 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     let checked = path.clone();
     let verified = entry.clone();
     tokio::task::spawn_blocking(move || verified.verify(&checked)).await.map_err(|e| LlmError::Unavailable(e.to_string()))??;
+    let config = settings(model, path, exact).await?;
+    let provider = LocalProvider::start(config).await?;
+    tracing::info!(model = name, load_ms = provider.load_ms(), "model loaded");
+    Ok(Arc::new(provider))
+}
+
+/// How a file is run as some model: threads, memory, and what of it goes onto the GPU, which is planned and told here.
+///
+/// # Errors
+/// A setting that cannot be read, or a file whose header cannot.
+pub async fn settings(model: &Model, path: PathBuf, exact: bool) -> Result<LocalConfig, LlmError> {
+    let name = model.name.as_str();
     let mut config = LocalConfig::new(path)?;
     let bad = |key: &str, why: String| LlmError::Unavailable(format!("model.{key}: {why}"));
     let found = if GPU { devices::list(&config.exe, &config.exe_arguments).await? } else { Vec::new() };
@@ -229,9 +247,7 @@ async fn start(model: &Model, exact: bool) -> Result<Arc<dyn Provider>, LlmError
     config.threads = model.threads.max(1);
     config.exact = exact;
     config.request_timeout = Duration::from_secs(model.timeout_s);
-    let provider = LocalProvider::start(config).await?;
-    tracing::info!(model = name, load_ms = provider.load_ms(), "model loaded");
-    Ok(Arc::new(provider))
+    Ok(config)
 }
 
 /// The devices that llama.cpp spreads a model over: every card once, by the backend that lists it first; integrated GPUs where there

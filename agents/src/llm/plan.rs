@@ -58,6 +58,8 @@ struct Needs {
     cache: Vec<u64>,
     /// Scratch for a piece of tokens.
     scratch: u64,
+    /// Largest tensor of each layer, without experts, and of its experts.
+    largest: Vec<(u64, u64)>,
     /// More of it without flash attention.
     scores: u64,
     /// Whether keys and values come in whole blocks of eight bits.
@@ -119,9 +121,13 @@ impl Needs {
         let number = |key: &str| header.architecture_number(key);
         let count = usize::try_from(number("block_count").unwrap_or(0)).unwrap_or(0);
         let (mut layers, mut experts) = (vec![0_u64; count], vec![0_u64; count]);
-        let (mut input, mut output) = (0, 0);
+        let (mut input, mut output, mut largest) = (0, 0, vec![(0_u64, 0_u64); count]);
         for tensor in &header.tensors {
             let layer = tensor.layer().and_then(|l| usize::try_from(l).ok());
+            if let Some((dense, expert)) = layer.and_then(|layer| largest.get_mut(layer)) {
+                let largest = if tensor.name.contains("exps.") { expert } else { dense };
+                *largest = tensor.bytes.max(*largest);
+            }
             let place = match layer {
                 Some(layer) if tensor.name.contains("exps.") => experts.get_mut(layer),
                 Some(layer) => layers.get_mut(layer),
@@ -147,7 +153,7 @@ impl Needs {
         let rows = piece.min(context);
         let scratch = rows * 4 * (vocabulary + 4 * width + 2 * inner);
         let blocks = key % BLOCK == 0 && value % BLOCK == 0;
-        Self { layers, experts, output, input, cache, scratch, scores: rows * 4 * context * heads, blocks, gpus: 1 }
+        Self { layers, experts, output, input, cache, scratch, largest, scores: rows * 4 * context * heads, blocks, gpus: 1 }
     }
 
     /// Another context of the same model: its keys, values and scratch come on top, the weights are there once.
@@ -212,9 +218,22 @@ impl Needs {
         (weights, keys)
     }
 
+    /// Bytes of the largest tensor that stays in main memory. llama.cpp copies such, one at a time, to the GPU to multiply a long
+    /// prompt there (its `op_offload`).
+    fn visitor(&self, gpu_layers: u64, cpu_experts: u64) -> u64 {
+        let first = (self.layers.len() as u64 + 1).saturating_sub(gpu_layers);
+        let of = |(index, (dense, expert)): (u64, &(u64, u64))| match index {
+            _ if index < first => *dense.max(expert),
+            _ if index < cpu_experts => *expert,
+            _ => 0,
+        };
+        (0..).zip(&self.largest).map(of).max().unwrap_or(0)
+    }
+
     fn vram(&self, gpu_layers: u64, cpu_experts: u64, cache: Cache, flash_attention: bool) -> u64 {
         let (weights, keys) = self.on_gpu(gpu_layers, cpu_experts, cache);
-        weights + keys + (self.scratch + DRIVER + if flash_attention { 0 } else { self.scores }) * self.gpus
+        let visitor = self.visitor(gpu_layers, cpu_experts);
+        weights + keys + visitor + (self.scratch + DRIVER + if flash_attention { 0 } else { self.scores }) * self.gpus
     }
 }
 
@@ -360,12 +379,21 @@ mod tests {
         assert!(whole.whole && whole.cpu_experts == 0, "{whole:?}");
         let some = plan(&mixture(), 8 * GIB, 4_096);
         assert!(some.gpu_layers == 25 && (1..24).contains(&some.cpu_experts) && !some.whole, "{some:?}");
-        let tight = plan(&mixture(), 2 * GIB, 4_096);
+        let tight = plan(&mixture(), 5 * GIB / 2, 4_096);
         assert!(tight.gpu_layers == 25 && tight.cpu_experts > some.cpu_experts, "{tight:?}");
         let told = some.to_string();
         assert!(told.contains("the output and 24 of 24 layers") && told.contains("experts of the first"), "{told}");
         let offload = some.offload();
         assert_eq!(u64::from(offload.cpu_experts), some.cpu_experts);
+    }
+
+    #[test]
+    fn what_stays_in_main_memory_has_room_on_the_gpu_one_tensor_at_a_time() {
+        let (dense, mixture) = (Needs::of(&dense(), 4_096, PIECE), Needs::of(&mixture(), 4_096, PIECE));
+        assert_eq!([37, 36, 1].map(|layers| dense.visitor(layers, 0) >> 20), [0, 122, 122]);
+        assert_eq!([0, 1, 24].map(|away| mixture.visitor(25, away) >> 20), [0, 430, 430]);
+        let vram = |away| mixture.vram(25, away, Cache::F16, true);
+        assert_eq!((vram(0) - vram(1), (vram(1) - vram(2)) >> 20), (0, 430), "the first that leaves comes back for each prompt");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 mod show;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -14,26 +15,37 @@ use galen_agents::evaluation::density::{Density, LossLaw, Measured, ScoreLaw, de
 use galen_agents::evaluation::numeric::mean;
 use galen_agents::evaluation::question::{OPTIONS, Question, digest};
 use galen_agents::llm::registry::{Kind, Model, Registry};
-use galen_agents::llm::{GenerateRequest, LlmError, LocalConfig, LocalProvider, Prompt, Provider, ScoreRequest};
+use galen_agents::llm::{GenerateRequest, LlmError, LocalProvider, Prompt, Provider, ScoreRequest};
 
 use super::Global;
 use super::bench::questions::{Asker, collect};
 use super::bench::suite::Which;
+use crate::config;
 use crate::failure::{Failure, LeftOut};
-use crate::output;
+use crate::{engine, output};
 
-/// The capabilities that questions measure.
-const CAPABILITIES: [Capability; 2] = [Capability::RootCause, Capability::Faithfulness];
-/// Scores by chance in them: one of the options, and for or against.
-const CHANCE: [f64; 2] = [1.0 / OPTIONS as f64, 0.5];
+/// The capabilities that questions measure, with the scores by chance in them: one of the options, or one of two.
+const CAPABILITIES: [(Capability, f64); 7] = [
+    (Capability::RootCause, 1.0 / OPTIONS as f64),
+    (Capability::Localisation, 1.0 / OPTIONS as f64),
+    (Capability::Abstention, 0.5),
+    (Capability::Knowledge, 1.0 / OPTIONS as f64),
+    (Capability::Faithfulness, 0.5),
+    (Capability::Remedy, 1.0 / OPTIONS as f64),
+    (Capability::Robustness, 1.0 / OPTIONS as f64),
+];
 
 #[derive(Debug, Args)]
-#[command(after_help = "Questions come from labelled captures: which of four causes the evidence shows (root_cause), and whether a
-finding speaks for or against a cause (faithfulness). The loss is the mean negative log-probability of the right option,
+#[command(
+    after_help = "Questions come from labelled captures. Which of four: causes the evidence shows (root_cause; the same among findings
+about other causes: robustness), objects it points at (localisation, where an answer names the right one), descriptions
+(knowledge) and remedies (remedy) fit it. Which of two: something is wrong or nothing (abstention), a finding speaks for
+or against a cause (faithfulness). Detection, several causes and calibration are no questions for a model. The loss is the mean negative log-probability of the right option,
 prior removed and order permuted. The registry's models are the references of the law; quantisations made with
-`galen model quantize` are measured against it. A capture or a model that cannot be used costs a line and the exit code.
+`galen model quantize` are measured against it. Capabilities that these captures ask nothing about are left out. A capture or a model that cannot be used costs a line and the exit code.
 
-  galen model density --captures examples/captures --labels-from-names")]
+  galen model density --captures examples/captures --labels-from-names"
+)]
 pub struct DensityArgs {
     /// Labelled captures
     #[arg(long, default_value = "examples/captures", value_name = "DIR")]
@@ -60,6 +72,24 @@ pub struct DensityArgs {
 
 /// This release.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// A capability that questions are asked about.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    capability: Capability,
+    /// Score by chance.
+    chance: f64,
+    questions: usize,
+}
+
+impl Asked {
+    /// Those of some questions, in the order of [`CAPABILITIES`].
+    fn of(questions: &[Question]) -> Vec<Self> {
+        let count = |capability| questions.iter().filter(|q| q.capability == capability).count();
+        let all = CAPABILITIES.into_iter().map(|(capability, chance)| Self { capability, chance, questions: count(capability) });
+        all.filter(|asked| asked.questions > 0).collect()
+    }
+}
 
 /// A model file on this machine.
 struct Candidate {
@@ -93,9 +123,11 @@ struct Row {
     /// Version of Galen that measured; none in files of early releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<String>,
+    /// By capability, in the order of [`CAPABILITIES`].
     results: Vec<Measured>,
-    #[serde(skip)]
-    densities: Vec<Option<Density>>,
+    /// Standard errors of their losses over cases, nats; none in files of early releases.
+    #[serde(default)]
+    loss_errors: Vec<f64>,
 }
 
 /// Measures the ladder.
@@ -108,9 +140,19 @@ pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> 
     output::tell(&format!("{} questions over {} captures, {} models", questions.len(), captures(questions), candidates.len()));
     let questions_sha256 = digest(questions);
     comparable(&rows, questions.len(), &questions_sha256)?;
+    let asked = Asked::of(questions);
+    if let Some(other) = rows.iter().find(|r| r.results.len() != asked.len()) {
+        return Err(Failure::input(format!(
+            "{} has results in {} capabilities, here are {}",
+            other.model,
+            other.results.len(),
+            asked.len()
+        )));
+    }
     let mut failed = LeftOut::default();
+    let configured = global.load()?;
     for candidate in &candidates {
-        match one(candidate, questions, args.threads).await {
+        match one(candidate, questions, &asked, engine::named(&configured, &candidate.name, args.threads, 600)).await {
             Ok(row) => {
                 let row = Row { questions_sha256: Some(questions_sha256.clone()), ..row };
                 // At once: a ladder takes long, and what is measured is kept when it is interrupted.
@@ -130,10 +172,8 @@ pub async fn measure(global: &Global, args: DensityArgs) -> Result<(), Failure> 
         return Err(Failure::model("no model could be measured"));
     }
     rows.sort_by(|a, b| a.parameters.cmp(&b.parameters).then(b.file_bytes.cmp(&a.file_bytes)));
-    let laws: Vec<Result<LossLaw, String>> = (0..CAPABILITIES.len()).map(|at| fit_loss(&references(&rows, at))).collect();
-    place(&mut rows, &laws);
-    let scored: Vec<Result<ByScore, String>> = laws.iter().enumerate().map(|(at, law)| by_score(&rows, law, at)).collect();
-    show::show(global, &rows, &laws, &scored, args.need);
+    let fitted: Vec<Fitted> = asked.into_iter().enumerate().map(|(at, asked)| Fitted::of(asked, &rows, at)).collect();
+    show::show(global, &rows, &fitted, args.need);
     // Of a model that cannot be measured and a capture that cannot be used, the model is the graver.
     failed.end(candidates.len(), "models could not be measured").and(collected.end())
 }
@@ -202,7 +242,7 @@ fn is_laws(line: &str) -> bool {
 }
 
 fn captures(questions: &[Question]) -> usize {
-    questions.iter().map(|q| q.case.as_str()).collect::<std::collections::BTreeSet<_>>().len()
+    questions.iter().map(|q| q.case.as_str()).collect::<BTreeSet<_>>().len()
 }
 
 /// Files of the registry, and quantisations beside them: `NAME.TYPE.gguf`.
@@ -244,25 +284,22 @@ fn quantised(folder: &Path, model: &Model) -> Vec<Candidate> {
     found
 }
 
-async fn one(candidate: &Candidate, questions: &[Question], threads: u16) -> Result<Row, LlmError> {
-    let mut config = LocalConfig::new(candidate.path.clone())?;
-    config.threads = threads.max(1);
-    config.request_timeout = Duration::from_secs(600);
-    let provider = LocalProvider::start(config).await?;
+async fn one(candidate: &Candidate, questions: &[Question], asked: &[Asked], model: config::Model) -> Result<Row, LlmError> {
+    let provider = LocalProvider::start(engine::settings(&model, candidate.path.clone(), true).await?).await?;
     let (prefill_tps, decode_tps) = speed(&provider).await?;
     let mut asker = Asker::new(&provider);
-    let mut answers: Vec<(Capability, f64, bool)> = Vec::new();
+    let mut answers: Vec<Answered<'_>> = Vec::new();
     for question in questions {
         let p = asker.ask(question).await?;
         let right = p.get(question.right).copied().unwrap_or(0.0);
         let hit = p.iter().enumerate().all(|(i, other)| i == question.right || *other < right);
-        answers.push((question.capability, -right.max(1e-12).ln(), hit));
+        answers.push(Answered { question, loss: -right.max(1e-12).ln(), hit });
     }
-    let result = |capability: &Capability| {
-        let of = |value: fn(&(Capability, f64, bool)) -> f64| {
-            mean(&answers.iter().filter(|a| a.0 == *capability).map(value).collect::<Vec<_>>())
-        };
-        let (loss, score) = (of(|a| a.1), of(|a| f64::from(u8::from(a.2))));
+    let of = |asked: &Asked| answers.iter().filter(|a| a.question.capability == asked.capability).collect::<Vec<_>>();
+    let result = |asked: &Asked| {
+        let answers = of(asked);
+        let loss = mean(&answers.iter().map(|a| a.loss).collect::<Vec<_>>());
+        let score = mean(&answers.iter().map(|a| f64::from(u8::from(a.hit))).collect::<Vec<_>>());
         Measured { model: candidate.name.clone(), parameters: candidate.parameters as f64, loss, score }
     };
     output::tell(&format!("{}: measured", candidate.name));
@@ -279,9 +316,30 @@ async fn one(candidate: &Candidate, questions: &[Question], threads: u16) -> Res
         questions_sha256: None,
         model_sha256: Some(provider.identity().sha256.clone()),
         release: Some(RELEASE.to_owned()),
-        results: CAPABILITIES.iter().map(result).collect(),
-        densities: Vec::new(),
+        results: asked.iter().map(result).collect(),
+        loss_errors: asked.iter().map(|asked| clustered_error(&of(asked))).collect(),
     })
+}
+
+/// A question and what a model made of it.
+struct Answered<'q> {
+    question: &'q Question,
+    /// Negative log-probability of the right option, nats.
+    loss: f64,
+    hit: bool,
+}
+
+/// Standard error of a mean loss, nats, where the answers about one case are not independent: from the sums of the deviations by
+/// case (Liang and Zeger 1986, with the correction for few clusters). 0 for a single case.
+fn clustered_error(answers: &[&Answered<'_>]) -> f64 {
+    let centre = mean(&answers.iter().map(|a| a.loss).collect::<Vec<_>>());
+    let mut cases: BTreeMap<&str, f64> = BTreeMap::new();
+    for answer in answers {
+        *cases.entry(answer.question.case.as_str()).or_default() += answer.loss - centre;
+    }
+    let clusters = cases.len() as f64;
+    let squares: f64 = cases.values().map(|sum| sum * sum).sum();
+    if cases.len() < 2 { 0.0 } else { (squares * clusters / (clusters - 1.0)).sqrt() / answers.len() as f64 }
 }
 
 /// Tokens a second read and written: medians of three, each with a prompt that was not seen before.
@@ -339,11 +397,15 @@ fn span(rows: &[Row]) -> (f64, f64) {
     (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max))
 }
 
-fn place(rows: &mut [Row], laws: &[Result<LossLaw, String>]) {
-    let span = span(rows);
-    for row in rows {
-        row.densities = laws.iter().zip(&row.results).map(|(law, m)| law.as_ref().ok().map(|law| density(law, span, m))).collect();
-    }
+/// What the models' results in one capability come to.
+#[derive(Debug)]
+struct Fitted {
+    asked: Asked,
+    /// The law over sizes, or why there is none.
+    law: Result<LossLaw, String>,
+    /// Densities of all models by their losses; empty without a law.
+    densities: Vec<Density>,
+    by_score: Result<ByScore, String>,
 }
 
 /// Densities by the score in one capability.
@@ -353,13 +415,23 @@ struct ByScore {
     densities: Vec<Density>,
 }
 
+impl Fitted {
+    /// Fits the results of this place in each row.
+    fn of(asked: Asked, rows: &[Row], at: usize) -> Self {
+        let law = fit_loss(&references(rows, at));
+        let by_score = law.as_ref().map_err(Clone::clone).and_then(|law| by_score(rows, law, asked.chance, at));
+        let results = rows.iter().filter_map(|r| r.results.get(at));
+        let densities = law.as_ref().map_or_else(|_| Vec::new(), |law| results.map(|m| density(law, span(rows), m)).collect());
+        Self { asked, law, densities, by_score }
+    }
+}
+
 /// Densities of all models by their scores.
 ///
 /// # Errors
-/// One line: there is no law over sizes, or none over scores.
-fn by_score(rows: &[Row], law: &Result<LossLaw, String>, at: usize) -> Result<ByScore, String> {
-    let law = law.as_ref().map_err(Clone::clone)?;
-    let scores = fit_score(&references(rows, at), CHANCE.get(at).copied().unwrap_or(0.0))?;
+/// One line: there is no law over scores.
+fn by_score(rows: &[Row], law: &LossLaw, chance: f64, at: usize) -> Result<ByScore, String> {
+    let scores = fit_score(&references(rows, at), chance)?;
     let results = rows.iter().filter_map(|r| r.results.get(at));
     let densities = results.map(|m| density_by_score(law, &scores, span(rows), m)).collect();
     Ok(ByScore { law: scores, densities })
@@ -385,7 +457,7 @@ mod tests {
             model_sha256: None,
             release: Some(RELEASE.into()),
             results: vec![result.clone(), result],
-            densities: Vec::new(),
+            loss_errors: vec![0.1, 0.1],
         }
     }
 
@@ -441,12 +513,39 @@ mod tests {
             row
         };
         let rows = [sized(100_000_000, 1.3, 0.4), sized(1_000_000_000, 1.0, 0.8)];
-        let law = fit_loss(&references(&rows, 0));
-        let told = by_score(&rows, &law, 0).unwrap();
-        let sizes: Vec<f64> = told.densities.iter().filter_map(|d| d.density).collect();
-        assert!(sizes.len() == 2 && sizes.iter().all(|d| (d - 1.0).abs() < 0.01), "{sizes:?}");
+        let asked = Asked { capability: Capability::RootCause, chance: 0.25, questions: 10 };
+        let fitted = Fitted::of(asked, &rows, 0);
+        let told = fitted.by_score.unwrap();
+        let sizes: Vec<f64> = told.densities.iter().chain(&fitted.densities).filter_map(|d| d.density).collect();
+        assert!(sizes.len() == 4 && sizes.iter().all(|d| (d - 1.0).abs() < 0.01), "{sizes:?}");
         let chance = [sized(100_000_000, 1.3, 0.2), sized(1_000_000_000, 1.0, 0.25)];
-        assert!(by_score(&chance, &law, 0).unwrap_err().contains("above chance"));
-        assert_eq!(by_score(&rows, &Err("no law".into()), 0).unwrap_err(), "no law");
+        assert!(Fitted::of(asked, &chance, 0).by_score.unwrap_err().contains("above chance"));
+        let rising = [sized(100_000_000, 1.0, 0.8), sized(1_000_000_000, 1.3, 0.4)];
+        let fitted = Fitted::of(asked, &rising, 0);
+        assert!(fitted.densities.is_empty() && fitted.by_score.unwrap_err() == fitted.law.unwrap_err());
+    }
+
+    fn question(case: &str, capability: Capability) -> Question {
+        let text = String::new;
+        Question { case: case.into(), capability, shared: text(), text: text(), options: Vec::new(), right: 0 }
+    }
+
+    #[test]
+    fn capabilities_without_a_question_are_left_out() {
+        let questions = [Capability::Remedy, Capability::RootCause, Capability::Remedy].map(|c| question("a", c));
+        let asked: Vec<_> = Asked::of(&questions).iter().map(|a| (a.capability.word(), a.questions)).collect();
+        assert_eq!(asked, [("root_cause", 1), ("remedy", 2)]);
+    }
+
+    #[test]
+    fn answers_of_one_case_count_as_one_in_the_error() {
+        let questions = ["a", "b", "c", "d"].map(|case| question(case, Capability::Remedy));
+        let answer = |at: usize, loss| Answered { question: &questions[at], loss, hit: true };
+        let apart = [answer(0, 1.0), answer(1, 2.0), answer(2, 1.0), answer(3, 2.0)];
+        // The plain standard error: a spread of 0.577 over the root of four.
+        assert!((clustered_error(&apart.iter().collect::<Vec<_>>()) - 0.288_675).abs() < 1e-6);
+        let twice: Vec<&Answered<'_>> = apart.iter().chain(&apart).collect();
+        assert!((clustered_error(&twice) - 0.288_675).abs() < 1e-6, "asking twice makes nothing surer");
+        assert!(clustered_error(&[&apart[0], &apart[0]]).abs() < 1e-12);
     }
 }

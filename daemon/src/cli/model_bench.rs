@@ -11,8 +11,9 @@ use galen_agents::llm::registry::Registry;
 use galen_agents::llm::{GenerateRequest, Generated, LlmError, LocalConfig, LocalProvider, Prompt, Provider, ScoreRequest, Usage};
 
 use super::Global;
+use crate::config::Config;
 use crate::failure::Failure;
-use crate::output;
+use crate::{engine, output};
 
 /// Requests of the comparison with separate calls.
 const REQUESTS: usize = 24;
@@ -156,11 +157,9 @@ fn said(what: &str) {
     output::tell(&format!("measuring: {what}"));
 }
 
-async fn measure(args: &BenchArgs, path: std::path::PathBuf) -> Result<Figures, LlmError> {
+async fn measure(args: &BenchArgs, configured: &Config, path: std::path::PathBuf) -> Result<Figures, LlmError> {
     said("loading");
-    let mut config = LocalConfig::new(path)?;
-    (config.exact, config.threads) = (false, args.threads.max(1));
-    config.request_timeout = std::time::Duration::from_secs(900);
+    let config = engine::settings(&engine::named(configured, &args.model, args.threads, 900), path, false).await?;
     let mut bench = Bench { provider: Arc::new(LocalProvider::start(config.clone()).await?), config, line: 1_000 };
     let (_, hundred) = bench.timed(vec![generate(&text(900, 100), "", 1, &Held::Free)]).await?;
     bench.line = usize::try_from(hundred.prompt_tokens).unwrap_or(1_000);
@@ -279,7 +278,7 @@ pub async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
     let failed = |e: LlmError| Failure::model(e.to_string());
     let folder = global.models_dir()?;
     let path = Registry::load(&folder).and_then(|registry| Ok(registry.chat(&args.model)?.path(&folder))).map_err(failed)?;
-    let figures = measure(&args, path).await.map_err(failed)?;
+    let figures = measure(&args, &global.load()?, path).await.map_err(failed)?;
     if global.json {
         output::line(&serde_json::Value::Object(figures).to_string());
         return Ok(());

@@ -1,11 +1,13 @@
 //! Typed questions over labelled captures put to a model: the right option's probability, its prior removed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use galen_agents::driver::{Options, diagnose};
-use galen_agents::evaluation::question::{Question, questions};
+use galen_agents::evaluation::question::{Known, Question, questions};
 use galen_agents::llm::{LlmError, Prior, Provider, ballot, prior};
+use galen_tools::capture::Capture;
+use galen_tools::model::{Culprit, CulpritKind};
 use galen_tools::probe::Recorded;
 use galen_tools::store::file;
 
@@ -71,7 +73,8 @@ pub async fn collect(global: &Global, paths: &[PathBuf], labels_from_names: bool
                         continue;
                     }
                     let diagnosis = diagnose(&capture, &library, &Recorded(&capture), None, &options, &|_| {}).await;
-                    all.questions.extend(questions(&case.id, &diagnosis, &right.causes, &library.catalog));
+                    let known = Known { case: &case.id, labels: &right.causes, culprits: &right.culprits, objects: &objects(&capture) };
+                    all.questions.extend(questions(known, &diagnosis, &library.catalog));
                 }
             }
         }
@@ -80,6 +83,17 @@ pub async fn collect(global: &Global, paths: &[PathBuf], labels_from_names: bool
         return Err(Failure::input("none of these captures gives a question: they need labels whose causes were tested"));
     }
     Ok(all)
+}
+
+/// What a diagnosis of a capture could point at: its tables, indexes and statements, each once.
+fn objects(capture: &Capture) -> Vec<Culprit> {
+    let names = |kind, names: BTreeSet<&String>| {
+        names.into_iter().map(move |name| Culprit { kind, id: name.clone(), text: String::new() }).collect::<Vec<_>>()
+    };
+    let mut all = names(CulpritKind::Table, capture.tables.iter().map(|t| &t.table).collect());
+    all.extend(names(CulpritKind::Index, capture.indexes.iter().map(|i| &i.index).collect()));
+    all.extend(capture.texts.iter().map(|(id, text)| Culprit { kind: CulpritKind::Query, id: id.to_string(), text: text.clone() }));
+    all
 }
 
 /// Asks questions of one model; what it answers to the same options when told nothing is asked once.
