@@ -1,8 +1,11 @@
 //! The command line as people meet it: help, exit codes, bad input, replay that repeats itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use crate::support::{galen, lines, repository, run, signal};
 
@@ -179,6 +182,9 @@ fn reports_of_two_runs_are_compared_by_capture() {
     let without = {
         let (code, out, error) = run(&["replay", "--no-model", "--no-knowledge", "--json", captures.to_str().unwrap()]);
         assert_eq!(code, 0, "{error}");
+        let (code, text, error) = run(&["report", "diff", &before, &write("plain.jsonl", &out)]);
+        // The healthy one cites nothing.
+        assert!(code == 0 && text.ends_with("8 differ, 1 say the same\n"), "{text}{error}");
         let mut reports = lines(&out);
         reports[0]["root_causes"][0]["probability"] = 0.51.into();
         reports.pop();
@@ -193,6 +199,60 @@ fn reports_of_two_runs_are_compared_by_capture() {
     assert_eq!((code, error.lines().count()), (5, 1), "{error}");
     let (code, _, error) = run(&["report", "diff", &before, &write("empty", "")]);
     assert_eq!((code, error.contains("replay --json")), (5, true), "{error}");
+}
+
+#[test]
+fn no_difference_between_two_reports_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let capture = repository("examples/captures/missing_index.galen");
+    let (code, out, error) = run(&["replay", "--no-model", "--json", capture.to_str().unwrap()]);
+    assert_eq!(code, 0, "{error}");
+    let report = lines(&out).remove(0);
+    let mut places = BTreeMap::new();
+    leaves(&report, String::new(), String::new(), &mut places);
+    // What differs from run to run, ids that others shift, and words of which there are few, so that another one is no report.
+    let other = |kind: &str| {
+        kind == "/capture" || kind.ends_with("_ms") || ["/evidence/*/id", "/knowledge/*/id"].contains(&kind) || {
+            ["/status", "/verdict", "/kind"].iter().any(|end| kind.ends_with(end))
+        }
+    };
+    places.retain(|kind, _| !other(kind));
+    assert!(places.len() > 60, "{places:?}");
+    let (mut before, mut after) = (String::new(), String::new());
+    for (kind, place) in &places {
+        let mut copy = report.clone();
+        copy["capture"] = kind.as_str().into();
+        before += &format!("{copy}\n");
+        let leaf = copy.pointer_mut(place).unwrap();
+        *leaf = match &*leaf {
+            Value::Number(number) if number.is_u64() => (number.as_u64().unwrap() + 1).into(),
+            Value::Number(number) => (number.as_f64().unwrap() * 0.5 + 0.25).into(),
+            Value::Bool(told) => (!told).into(),
+            text => format!("{} and more", text.as_str().unwrap()).into(),
+        };
+        after += &format!("{copy}\n");
+    }
+    let [a, b] = [("a.jsonl", before), ("b.jsonl", after)].map(|(name, text)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let (code, out, error) = run(&["report", "diff", &a, &b, "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let told: BTreeSet<String> =
+        lines(&out).iter().filter(|t| t["changes"][0].is_object()).map(|t| t["capture"].as_str().unwrap().to_owned()).collect();
+    let silent: Vec<&String> = places.keys().filter(|kind| !told.contains(*kind)).collect();
+    assert!(silent.is_empty(), "{silent:?}");
+}
+
+/// The first value of each kind in a report: a pointer to it, by the pointer without its places in lists.
+fn leaves(value: &Value, kind: String, place: String, found: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(key, v)| leaves(v, format!("{kind}/{key}"), format!("{place}/{key}"), found)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(at, v)| leaves(v, format!("{kind}/*"), format!("{place}/{at}"), found)),
+        Value::Null => {}
+        _ => drop(found.entry(kind).or_insert(place)),
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Report, RootCause};
+use crate::evaluation::measured::digest;
 
 /// One difference. A side that is absent was not in that report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +48,9 @@ pub fn diff(before: &Report, after: &Report) -> Vec<Change> {
         let (tree, bill) = (r.tree, &r.bill);
         format!("{} nodes, {} tests, {} prompt tokens, {} generated", tree.nodes, tree.tests, bill.prompt_tokens, bill.generated_tokens)
     };
+    let (mut first, mut second) = (rest(before), rest(after));
+    without_what_one_lacks(&mut first, &mut second);
+    changes.maps("", &first, &second);
     changes.pair("cost", &cost(before), &cost(after));
     changes.0
 }
@@ -110,6 +114,100 @@ fn facts(report: &Report) -> BTreeMap<String, String> {
         }
     }
     all
+}
+
+/// Everything else that a report says, by where it stands, so that no difference is passed over: `root_causes
+/// missing_index: remedies Build the index again: lock`. What is told above in words of its own is left out, and what differs
+/// from run to run.
+fn rest(report: &Report) -> BTreeMap<String, String> {
+    let mut whole = serde_json::to_value(report).unwrap_or_default();
+    for key in ["status", "model", "model_note", "window", "headline", "consequences", "missing", "tree"] {
+        let _ = whole.as_object_mut().map(|fields| fields.remove(key));
+    }
+    for (list, keys) in [
+        ("summary", &["text"][..]),
+        ("root_causes", &["probability"]),
+        ("ruled_out", &["reason"]),
+        ("evidence", &["id", "facts", "no_data", "cost_ms"]),
+    ] {
+        for item in whole.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            keys.iter().for_each(|key| drop(item.as_object_mut().map(|fields| fields.remove(*key))));
+        }
+    }
+    // Probes are measured in milliseconds, and of a replay they are those of the recording: runs and failures are told.
+    if let Some(bill) = whole.get_mut("bill").and_then(Value::as_object_mut) {
+        bill.retain(|key, _| key == "probes");
+        for probe in bill.get_mut("probes").and_then(Value::as_array_mut).into_iter().flatten() {
+            let _ = probe.as_object_mut().map(|fields| fields.retain(|key, _| !key.ends_with("_ms")));
+        }
+    }
+    let tools = report.evidence.iter().map(|e| (e.id.clone(), e.observation.tool.clone()));
+    let sources = report.knowledge.iter().map(|k| (k.id.clone(), k.title.clone()));
+    let meant = tools.chain(sources).collect();
+    let mut all = BTreeMap::new();
+    leaves("", &whole, &meant, &mut all);
+    all
+}
+
+/// Of what only one report has, only that it has it; of root causes and what was ruled out that is told before.
+fn without_what_one_lacks(first: &mut BTreeMap<String, String>, second: &mut BTreeMap<String, String>) {
+    let items =
+        |of: &BTreeMap<String, String>| -> BTreeSet<String> { of.iter().filter(|(_, v)| *v == THERE).map(|(k, _)| k.clone()).collect() };
+    let (one, other) = (items(first), items(second));
+    for item in one.symmetric_difference(&other) {
+        let told = item.starts_with("root_causes ") || item.starts_with("ruled_out ");
+        let below = format!("{item}: ");
+        for side in [&mut *first, &mut *second] {
+            side.retain(|place, _| !place.starts_with(&below) && !(told && place == item));
+        }
+    }
+}
+
+/// Stands for an item as such.
+const THERE: &str = "there";
+/// Items of a list that are written out.
+const LONG: usize = 12;
+/// What an item of a list is called by; the first that it has. Sentences have no name but themselves.
+const NAMES: [&str; 8] = ["cause", "expert", "title", "tool", "probe", "signal", "text", "id"];
+
+/// Puts each value below `value` into `all` by its path. Items of a list are found by their names and not by their places, ids of
+/// evidence and knowledge by what is `meant` by them.
+fn leaves(path: &str, value: &Value, meant: &BTreeMap<String, String>, all: &mut BTreeMap<String, String>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}: {name}") };
+    let plain = |value: &Value| {
+        value.as_str().map_or_else(|| value.to_string(), |text| meant.get(text).cloned().unwrap_or_else(|| text.to_owned()))
+    };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(key, field)| leaves(&below(key), field, meant, all)),
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+            for item in items {
+                let name = NAMES.iter().find_map(|key| item.get(key).map(&plain)).unwrap_or_default();
+                let count = taken.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
+                let name = if *count > 1 { format!("{name} ({count})") } else { name };
+                // An item may hold nothing but its name: that it is there counts.
+                all.insert(format!("{path} {name}"), THERE.to_owned());
+                leaves(&format!("{path} {name}"), item, meant, all);
+            }
+        }
+        Value::Array(items) if items.is_empty() => {}
+        Value::Array(items) => {
+            let mut words: Vec<String> = items.iter().map(plain).collect();
+            // The order of what is cited follows from the ids.
+            if items.iter().all(|item| item.as_str().is_some_and(|id| meant.contains_key(id))) {
+                words.sort();
+            }
+            // The values of a chart would fill the screen.
+            let told = if words.len() > LONG {
+                let digest = digest(words.iter().map(|word| word.as_bytes()));
+                format!("{} values, SHA-256 {}", words.len(), digest.get(..12).unwrap_or_default())
+            } else {
+                words.join(", ")
+            };
+            all.insert(path.to_owned(), told);
+        }
+        _ => drop(all.insert(path.to_owned(), plain(value))),
+    }
 }
 
 #[cfg(test)]
