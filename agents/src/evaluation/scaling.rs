@@ -78,17 +78,20 @@ fn variance_of_ordinate(pass: &PassRate) -> f64 {
     pass.variance / (slope * slope)
 }
 
-/// Fits on all but the largest model and foretells that one.
+/// Fits on the models below the largest size and foretells the largest, the last of several of that size.
 ///
 /// # Errors
-/// As [`fit`], and when there are fewer than three models.
+/// As [`fit`], and when there are fewer than two smaller sizes.
 pub fn predict_largest(points: &[Point]) -> Result<Prediction, String> {
     let mut sorted: Vec<&Point> = points.iter().collect();
     sorted.sort_by(|a, b| a.parameters.total_cmp(&b.parameters));
-    let Some((largest, smaller)) = sorted.split_last().filter(|(_, rest)| rest.len() >= 2) else {
-        return Err(format!("a prediction needs three models of different size, not {}", points.len()));
-    };
-    let smaller: Vec<Point> = smaller.iter().map(|p| (*p).clone()).collect();
+    let Some(largest) = sorted.last() else { return Err("a prediction needs models".to_owned()) };
+    // What has the size that is foretold must not be learnt from.
+    let smaller: Vec<Point> = sorted.iter().filter(|p| p.parameters < largest.parameters).map(|p| (*p).clone()).collect();
+    let sizes = smaller.chunk_by(|a, b| a.parameters.to_bits() == b.parameters.to_bits()).count();
+    if sizes < 2 {
+        return Err(format!("a prediction needs models of two sizes below the largest; there are {sizes}"));
+    }
     let law = fit(&smaller)?;
     let (predicted, measured) = (law.rate(largest.parameters), largest.pass.rate);
     Ok(Prediction { law, model: largest.model.clone(), predicted, measured, error: predicted - measured })
@@ -127,8 +130,19 @@ mod tests {
     }
 
     #[test]
+    fn the_size_that_is_foretold_is_not_learnt_from() {
+        let truth = Law { a: 0.3, c: 900.0 };
+        let mut family: Vec<Point> = [1e7, 1e8, 2e9].iter().map(|n| point(*n, truth.rate(*n))).collect();
+        let alone = predict_largest(&family).unwrap();
+        family.insert(0, point(2e9, 0.99));
+        assert!((predict_largest(&family).unwrap().predicted - alone.predicted).abs() < 1e-12);
+        let twins = [point(1e8, 0.1), point(2e9, 0.2), point(2e9, 0.3)];
+        assert!(predict_largest(&twins).unwrap_err().contains("there are 1"));
+    }
+
+    #[test]
     fn too_few_models_are_an_error() {
-        assert!(predict_largest(&[point(1.0, 0.5), point(2.0, 0.6)]).unwrap_err().contains("not 2"));
+        assert!(predict_largest(&[point(1.0, 0.5), point(2.0, 0.6)]).unwrap_err().contains("there are 1"));
         assert!(fit(&[point(1.0, 0.0), point(2.0, 1.0)]).is_err());
     }
 }

@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use galen_agents::evaluation::Capability;
 use galen_agents::evaluation::numeric::Random;
 use galen_agents::evaluation::pass_until::{PassRate, Rule, draw, estimate, pooled, shares};
 use galen_agents::evaluation::question::{Question, digest};
-use galen_agents::evaluation::scaling::{Point, fit, predict_largest};
+use galen_agents::evaluation::scaling::{Point, Prediction, fit, predict_largest};
 use galen_agents::llm::registry::Registry;
 
 use super::questions::{Asker, collect};
@@ -81,9 +81,16 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
     let mut by_case: Vec<Vec<Point>> = vec![Vec::new(); questions.len()];
     for name in &args.model {
         let parameters = registry.find(name).map_err(|e| Failure::model(e.to_string()))?.parameters as f64;
-        let sampled = sample(global, name, questions, rule, &args).await?;
+        let (model_sha256, sampled) = sample(global, name, questions, rule, &args).await?;
         let Some(pass) = pooled(&sampled.iter().map(|s| s.pass).collect::<Vec<_>>()) else { continue };
-        tell(global, name, &sampled, &pass, &questions_sha256);
+        tell(
+            global,
+            name,
+            &sampled,
+            &pass,
+            &json!({"questions_sha256": questions_sha256, "model_sha256": model_sha256, "release": env!("CARGO_PKG_VERSION"),
+            "half": args.half.word(), "seed": args.seed, "passes": args.passes, "budget": args.budget, "temperature": args.temperature}),
+        );
         for (case, s) in by_case.iter_mut().zip(&sampled) {
             case.push(Point { model: name.clone(), parameters, pass: s.pass });
         }
@@ -93,7 +100,14 @@ pub async fn pass_until(global: &Global, args: PassUntilArgs) -> Result<(), Fail
     collected.end()
 }
 
-async fn sample(global: &Global, name: &str, questions: &[Question], rule: Rule, args: &PassUntilArgs) -> Result<Vec<Sampled>, Failure> {
+/// The digest of the model's file, and what was drawn on each question.
+async fn sample(
+    global: &Global,
+    name: &str,
+    questions: &[Question],
+    rule: Rule,
+    args: &PassUntilArgs,
+) -> Result<(String, Vec<Sampled>), Failure> {
     let provider = engine::chosen(&global.load()?, name, 2, 300).await?;
     let mut asker = Asker::new(provider.as_ref());
     let mut sampled = Vec::new();
@@ -110,10 +124,10 @@ async fn sample(global: &Global, name: &str, questions: &[Question], rule: Rule,
             exact: shares(&logs, args.temperature).get(question.right).copied().unwrap_or(0.0),
         });
     }
-    Ok(sampled)
+    Ok((provider.identity().sha256.clone(), sampled))
 }
 
-fn tell(global: &Global, name: &str, sampled: &[Sampled], pass: &PassRate, questions_sha256: &str) {
+fn tell(global: &Global, name: &str, sampled: &[Sampled], pass: &PassRate, pins: &Value) {
     let samples: u64 = sampled.iter().map(|s| s.samples).sum();
     let exact = sampled.iter().map(|s| s.exact).sum::<f64>() / sampled.len().max(1) as f64;
     let censored = sampled.iter().filter(|s| s.pass.censored).count();
@@ -121,15 +135,10 @@ fn tell(global: &Global, name: &str, sampled: &[Sampled], pass: &PassRate, quest
         for s in sampled {
             output::line(&json!({"model": name, "case": s.case, "pass": s.pass, "samples": s.samples, "exact": s.exact}).to_string());
         }
-        let whole = json!({
-            "model": name,
-            "cases": sampled.len(),
-            "pass": pass,
-            "samples": samples,
-            "exact": exact,
-            "questions_sha256": questions_sha256,
-            "release": env!("CARGO_PKG_VERSION"),
-        });
+        let mut whole = json!({"model": name, "cases": sampled.len(), "pass": pass, "samples": samples, "exact": exact});
+        for (key, pin) in pins.as_object().into_iter().flatten() {
+            whole[key] = pin.clone();
+        }
         output::line(&whole.to_string());
         return;
     }
@@ -152,6 +161,29 @@ fn rate(pass: &PassRate) -> String {
     }
 }
 
+/// What the laws of single cases foretell, on average.
+#[derive(Debug, PartialEq)]
+struct ByCases {
+    /// Cases that have a law: rates of two smaller sizes between 0 and 1.
+    cases: usize,
+    predicted: f64,
+    /// The largest model's mean rate on the same cases.
+    measured: f64,
+}
+
+impl ByCases {
+    fn error(&self) -> f64 {
+        self.predicted - self.measured
+    }
+}
+
+/// None where no case has a law of its own.
+fn by_cases(by_case: &[Vec<Point>]) -> Option<ByCases> {
+    let told: Vec<Prediction> = by_case.iter().filter_map(|case| predict_largest(case).ok()).collect();
+    let mean = |value: fn(&Prediction) -> f64| told.iter().map(value).sum::<f64>() / told.len() as f64;
+    (!told.is_empty()).then(|| ByCases { cases: told.len(), predicted: mean(|p| p.predicted), measured: mean(|p| p.measured) })
+}
+
 /// The task-scaling law over the models' mean rates, and over each case's own (averaged afterwards).
 fn foretell(global: &Global, points: &[Point], by_case: &[Vec<Point>]) {
     if points.len() < 2 {
@@ -159,24 +191,33 @@ fn foretell(global: &Global, points: &[Point], by_case: &[Vec<Point>]) {
     }
     let line = match predict_largest(points) {
         Ok(told) => {
-            // A case whose rates have no place on a line keeps the mean of its smaller models.
-            let of_case = |case: &Vec<Point>| predict_largest(case).ok().map(|p| p.predicted);
-            let cases: Vec<f64> = by_case.iter().filter_map(of_case).collect();
-            let mean = cases.iter().sum::<f64>() / cases.len().max(1) as f64;
+            let cases = by_cases(by_case);
             if global.json {
-                json!({"scaling": told, "by_case": {"cases": cases.len(), "predicted": mean, "error": mean - told.measured}}).to_string()
+                let by_case =
+                    cases.map(|c| json!({"cases": c.cases, "predicted": c.predicted, "measured": c.measured, "error": c.error()}));
+                json!({"scaling": told, "by_case": by_case}).to_string()
             } else {
+                let cases = cases.map_or_else(
+                    || "case by case: none, no case has two smaller sizes with rates between 0 and 1".to_owned(),
+                    |c| {
+                        format!(
+                            "case by case {:.4}, measured {:.4} on these {} cases: error {:+.4}",
+                            c.predicted,
+                            c.measured,
+                            c.cases,
+                            c.error()
+                        )
+                    },
+                );
                 format!(
-                    "scaling: rate = exp(-{:.3} N^-{:.4}) fitted on the smaller models foretells {:.4} for {}, measured {:.4}: error {:+.4} ({:+.1} %); case by case {mean:.4}, error {:+.4} over {} cases",
+                    "scaling: rate = exp(-{:.3} N^-{:.4}) fitted on the smaller models foretells {:.4} for {}, measured {:.4}: error {:+.4} ({:+.1} %); {cases}",
                     told.law.c,
                     told.law.a,
                     told.predicted,
                     told.model,
                     told.measured,
                     told.error,
-                    100.0 * told.error / told.measured.max(1e-12),
-                    mean - told.measured,
-                    cases.len()
+                    100.0 * told.error / told.measured.max(1e-12)
                 )
             }
         }
@@ -188,4 +229,22 @@ fn foretell(global: &Global, points: &[Point], by_case: &[Vec<Point>]) {
         },
     };
     output::line(&line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_without_a_law_are_in_neither_mean() {
+        let point = |parameters: f64, rate: f64| {
+            let pass = PassRate { rate, variance: 0.0, low: rate, high: rate, censored: false };
+            Point { model: parameters.to_string(), parameters, pass }
+        };
+        let flat = vec![point(1e8, 0.2), point(2e8, 0.2), point(1e9, 0.4)];
+        let lost = vec![point(1e8, 0.0), point(2e8, 0.2), point(1e9, 0.9)];
+        let told = by_cases(&[flat, lost.clone()]).unwrap();
+        assert!(told.cases == 1 && (told.predicted - 0.2).abs() < 1e-9 && (told.measured - 0.4).abs() < 1e-9, "{told:?}");
+        assert_eq!(by_cases(&[lost]), None);
+    }
 }
