@@ -62,6 +62,7 @@ fn what_would_change_somebodys_server_for_good_is_refused_before_it_is_asked() {
         ("missing_index_and_harmless_change", "ALTER SYSTEM"),
         ("spill_and_inserts", "ALTER SYSTEM"),
         ("cpu_contention", "busy processes"),
+        ("network_congestion", "network of its own"),
         ("replication_lag", "standby"),
     ] {
         let (code, _, error) = run(&["lab", "run", name, "--dsn", dsn, "--i-own-this-server"]);

@@ -19,6 +19,7 @@ use super::{Global, duration};
 use crate::failure::Failure;
 use crate::lab::batch::{self, Case, Step};
 use crate::lab::check::{self, Checked, Standing};
+use crate::lab::network;
 use crate::lab::suite::Suite;
 use crate::lab::{self, Cluster, Folder, Otherwise, Parameters, Phase, Phases, Recorded, Run, Scenario};
 use crate::signals::Signals;
@@ -211,6 +212,8 @@ async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     scenario.fault.script(&parameters).map_err(usage)?;
     if args.dsn.is_some() {
         scenario.may_be_adopted(&parameters).map_err(usage)?;
+    } else if scenario.narrows_network(&parameters) {
+        network::enter().map_err(lab_failure)?;
     }
     let folder = args.out.as_deref().map(Folder::open).transpose().map_err(usage)?;
     let plan = args.shape.run(parameters, args.shape.seed);
@@ -323,6 +326,12 @@ fn lab_failure(error: anyhow::Error) -> Failure {
 
 async fn record(global: &Global, args: RecordArgs) -> Result<(), Failure> {
     let cases = cases(&args)?;
+    if cases.iter().any(Case::narrows_network) {
+        network::enter().map_err(lab_failure)?;
+        if network::entered() {
+            output::tell("this batch has a network of its own; cases that narrow it come last, one server at a time");
+        }
+    }
     // Asked for a server that is not here, nothing may pass for recorded on it.
     batch::server(args.shape.server_bin.as_deref()).map_err(usage)?;
     let folder = Folder::open(&args.out).map_err(usage)?;

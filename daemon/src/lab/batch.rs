@@ -70,7 +70,8 @@ pub async fn fresh(scenario: &Scenario, run: &Run, bin_dir: Option<PathBuf>, on_
     recorded
 }
 
-/// Records every case that is not finished yet, at most `jobs` at a time. Dropping the future stops all servers.
+/// Records every case that is not finished yet, at most `jobs` at a time; those that narrow the network come last, one by one.
+/// Dropping the future stops all servers.
 ///
 /// # Errors
 /// [`Otherwise`](super::folder::Otherwise) where a finished case was recorded with something else; nothing is recorded then. A
@@ -89,16 +90,11 @@ pub async fn run(
         outcome.kept += 1;
         tell(Step::Kept(name));
     }
-    let mut work = stream::iter(open)
-        .map(|case| {
-            let bin_dir = bin_dir.clone();
-            async move {
-                let began = Instant::now();
-                let recorded = fresh(&case.scenario, &case.run, bin_dir, |phase| tell(Step::Phase(&case.name, phase))).await;
-                (case, began, recorded)
-            }
-        })
-        .buffer_unordered(jobs.max(1));
+    // All servers share one loopback: while it is narrow there may be no other.
+    let (alone, beside): (Vec<&Case>, Vec<&Case>) = open.into_iter().partition(|case| case.narrows_network());
+    let beside = stream::iter(beside).map(|case| attempt(case, bin_dir.clone(), tell)).buffer_unordered(jobs.max(1));
+    let alone = stream::iter(alone).map(|case| attempt(case, bin_dir.clone(), tell)).buffer_unordered(1);
+    let mut work = beside.chain(alone);
     while let Some((case, began, recorded)) = work.next().await {
         match recorded.and_then(|it| folder.save(&case.name, &it.capture, &it.answer)) {
             Ok(_) => {
@@ -121,6 +117,13 @@ pub async fn run(
         }
     }
     Ok(outcome)
+}
+
+/// Records a case; returns it with when that began and what became of it.
+async fn attempt<'c>(case: &'c Case, bin_dir: Option<PathBuf>, tell: &dyn Fn(Step<'_>)) -> (&'c Case, Instant, anyhow::Result<Recorded>) {
+    let began = Instant::now();
+    let recorded = fresh(&case.scenario, &case.run, bin_dir, |phase| tell(Step::Phase(&case.name, phase))).await;
+    (case, began, recorded)
 }
 
 /// `server_version_num` of the server that a batch would run on; none where there is no server, or it does not say.
@@ -152,6 +155,11 @@ fn finished<'c>(folder: &Folder, cases: &'c [Case], bin_dir: Option<&Path>) -> a
 }
 
 impl Case {
+    /// True when its network has to be one of its own.
+    pub fn narrows_network(&self) -> bool {
+        self.scenario.narrows_network(&self.run.parameters)
+    }
+
     /// What the answer of this case says when it is recorded now; what is not known of the server is left out.
     fn asked(&self, version: Option<i32>) -> Value {
         let (fault, mut parameters) = (&self.scenario.fault, self.scenario.fault.parameters.clone());

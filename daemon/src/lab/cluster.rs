@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use super::binaries;
 use super::guard::Guard;
+use super::network;
 use super::room;
 use super::volume::Volume;
 
@@ -28,6 +29,8 @@ pub struct ClusterOptions {
     pub volume_mb: u32,
     /// Transaction id that it begins with; 0 for a new server's.
     pub next_xid: u32,
+    /// Loopback will be narrowed: this process has to have one of its own.
+    pub own_network: bool,
     /// Statement statistics are installed.
     pub statements: bool,
     /// The collector's role may see the sessions of others.
@@ -37,7 +40,17 @@ pub struct ClusterOptions {
 impl Default for ClusterOptions {
     fn default() -> Self {
         let database = "shop".to_owned();
-        Self { bin_dir: None, database, settings: Vec::new(), standby: false, volume_mb: 0, next_xid: 0, statements: true, monitor: true }
+        Self {
+            bin_dir: None,
+            database,
+            settings: Vec::new(),
+            standby: false,
+            volume_mb: 0,
+            next_xid: 0,
+            own_network: false,
+            statements: true,
+            monitor: true,
+        }
     }
 }
 
@@ -100,6 +113,9 @@ impl Cluster {
     /// Makes and starts a cluster. Fails with one line that says what to do.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Cluster> {
         let bin_dir = binaries::find_bin_dir(options.bin_dir.as_deref())?;
+        if options.own_network {
+            network::prepare()?;
+        }
         let mut attempt = 1;
         loop {
             match Cluster::try_start(&bin_dir, &options).await {
@@ -441,6 +457,13 @@ mod tests {
         assert!(setting_line("work_mem", "1MB'\nfsync = 'off").is_err());
         assert!(setting_line("work mem", "1MB").is_err());
         assert_eq!(setting_line("log_line_prefix", "it's").unwrap(), "log_line_prefix = 'it''s'\n");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_needs_a_network_of_its_own_is_refused_where_there_is_none() {
+        let options = ClusterOptions { own_network: true, ..ClusterOptions::default() };
+        let error = Cluster::start(options).await.err().unwrap().to_string();
+        assert!(error.starts_with("a network of its own ") && error.lines().count() == 1, "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use super::busy::Busy;
 use super::cluster::Cluster;
 use super::load::{Load, LoadReport};
+use super::network::{Bottleneck, Narrowed};
 use super::process::Processes;
 use super::scenario::{Fault, Scenario};
 use super::script::{Parameters, Script};
@@ -55,6 +56,7 @@ pub struct RunningFault {
     load: Load,
     busy: Busy,
     processes: Processes,
+    network: Option<Narrowed>,
 }
 
 impl Fault {
@@ -71,7 +73,9 @@ impl Fault {
         let processes = Processes::start(cluster, &script.processes)?;
         // Other numbers than the steady load's.
         let load = Load::start(&cluster.dsn_app(), &script.clients, seed ^ 0x5eed_0fa0)?;
-        Ok(RunningFault { admin, script, load, busy, processes })
+        // Last: the setup is not to be slow because of it.
+        let network = script.network.as_ref().map(Bottleneck::begin).transpose()?;
+        Ok(RunningFault { admin, script, load, busy, processes, network })
     }
 
     /// Runs the teardown of a fault that was not stopped, as far as the server lets it.
@@ -97,6 +101,8 @@ impl RunningFault {
 
     /// As [`stop`](Self::stop), for whoever needs the report of a fault that could not be taken out as well.
     pub(super) async fn take_out(self, cluster: &Cluster) -> (LoadReport, anyhow::Result<()>) {
+        // First: goodbyes and the teardown go through it as well.
+        drop(self.network);
         let report = self.load.stop().await;
         drop((self.busy, self.processes));
         // A crash took the connection with it.

@@ -17,6 +17,7 @@ mod folder;
 mod guard;
 mod left_out;
 mod load;
+pub mod network;
 mod process;
 mod room;
 mod run;

@@ -136,10 +136,16 @@ impl Scenario {
             standby: script.server.standby,
             volume_mb: script.server.volume_mb,
             next_xid: script.server.next_xid,
+            own_network: script.network.is_some(),
             statements: !script.without.contains(&Without::PgStatStatements),
             monitor: !script.without.contains(&Without::PgMonitor),
             ..ClusterOptions::default()
         })
+    }
+
+    /// True when it narrows the network: server, clients and collector are then to be in one of their own.
+    pub fn narrows_network(&self, parameters: &Parameters) -> bool {
+        self.fault.script(parameters).is_ok_and(|script| script.network.is_some())
     }
 
     /// SHA-256, in hexadecimal digits, of what happens in it: tables, steady load, the fault and those it includes. Parameters
@@ -286,6 +292,17 @@ mod tests {
         assert!(error.contains("cleints") && error.contains("clients"), "{error}");
         assert_eq!(Scenario::load("shop/missing_index").unwrap().fault.name, "missing_index");
         assert!(Scenario::load("no_such").unwrap_err().to_string().contains("missing_index"));
+    }
+
+    #[test]
+    fn only_what_narrows_the_network_asks_for_one_of_its_own() {
+        let given = Parameters::from([("rate_kbit".to_owned(), 9000)]);
+        let narrow = Scenario::load("network_congestion").unwrap();
+        assert!(narrow.narrows_network(&given) && narrow.options(&given).unwrap().own_network);
+        assert_eq!(narrow.fault.script(&given).unwrap().network.map(|it| it.rate_kbit), Some(9000));
+        assert!(narrow.fault.script(&BTreeMap::from([("rate_kbit".to_owned(), 0)])).is_err());
+        let wide = Scenario::load("missing_index").unwrap();
+        assert!(!wide.narrows_network(&Parameters::new()) && !wide.options(&Parameters::new()).unwrap().own_network);
     }
 
     #[test]

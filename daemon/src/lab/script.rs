@@ -6,6 +6,7 @@ use anyhow::bail;
 use serde::Deserialize;
 
 use super::load::ClientSpec;
+use super::network::Bottleneck;
 use super::process::ProcessSpec;
 
 /// Values of a fault's parameters by name.
@@ -35,6 +36,8 @@ pub struct Script {
     pub busy: u32,
     /// Other processes on the host, with the server's user and environment.
     pub processes: Vec<ProcessSpec>,
+    /// A narrow network (needs root: server, clients and collector get one of their own).
+    pub network: Option<Bottleneck>,
     /// Statements as superuser after the clients have stopped.
     pub teardown: Vec<String>,
     /// The same on the standby.
@@ -70,10 +73,12 @@ impl Script {
     pub fn read(body: &toml::Table, parameters: &Parameters) -> anyhow::Result<Script> {
         let mut body = toml::Value::Table(body.clone());
         fill(&mut body, parameters)?;
-        Ok(body.try_into()?)
+        let script: Script = body.try_into()?;
+        script.network.as_ref().map_or(Ok(()), Bottleneck::check)?;
+        Ok(script)
     }
 
-    /// Adds what another script does. Both setups run before any client; later settings win.
+    /// Adds what another script does. Both setups run before any client; later settings and networks win.
     pub fn join(&mut self, other: Script) {
         self.server.settings.extend(other.server.settings);
         self.server.standby |= other.server.standby;
@@ -88,6 +93,7 @@ impl Script {
         self.clients.extend(other.clients);
         self.busy += other.busy;
         self.processes.extend(other.processes);
+        self.network = other.network.or(self.network);
         self.teardown.extend(other.teardown);
         self.teardown_standby.extend(other.teardown_standby);
     }
@@ -98,6 +104,7 @@ impl Script {
             script if script.server != Server::default() => Some("settings, a volume or a standby from the beginning"),
             script if !script.processes.is_empty() || !script.usual_processes.is_empty() => Some("processes on the server's host"),
             script if !script.without.is_empty() => Some("a collector that may see less"),
+            script if script.network.is_some() => Some("a network of its own"),
             script if script.busy > 0 => Some("busy processes on the server's host"),
             script if script.alters_system() => Some("settings of the whole server (ALTER SYSTEM), where the owner's own would be lost"),
             _ => None,
@@ -159,6 +166,18 @@ mod tests {
         assert_eq!(one.without, [Without::PgMonitor]);
         assert!(one.needs_own_server().is_some());
         assert!(script("setpu = ['a']").is_err());
+    }
+
+    #[test]
+    fn a_network_is_read_with_parameters_joined_and_needs_a_server_of_ones_own() {
+        let mut one = script("[network]\nrate_kbit = '${n}'\nqueue_bytes = 9000").unwrap();
+        assert_eq!(one.network.map(|it| (it.rate_kbit, it.burst_bytes, it.queue_bytes)), Some((7, 5_000, 9_000)));
+        assert!(one.needs_own_server().unwrap().contains("network"));
+        one.join(script("busy = 1").unwrap());
+        assert_eq!(one.network.map(|it| it.rate_kbit), Some(7));
+        one.join(script("[network]\nrate_kbit = 8").unwrap());
+        assert_eq!(one.network.map(|it| it.rate_kbit), Some(8));
+        assert!(script("[network]\nrate_kbit = 0").unwrap_err().to_string().contains("rate_kbit = 0"));
     }
 
     #[test]

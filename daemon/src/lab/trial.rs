@@ -301,7 +301,7 @@ async fn a_server_that_was_handed_over_is_left_as_it_was() {
     assert_eq!(look().await, before);
     // What the owner has set in this way would be reset by the teardown.
     owner.batch_execute("ALTER SYSTEM SET work_mem = '7MB'").await.unwrap();
-    for heavy in ["replication_lag", "work_mem_spill", "spill_and_inserts", "cpu_contention"] {
+    for heavy in ["replication_lag", "work_mem_spill", "spill_and_inserts", "cpu_contention", "network_congestion"] {
         let heavy = Scenario::load(heavy).unwrap();
         let error = Cluster::adopt(&dsn, &heavy, &Parameters::new()).await.err().unwrap().to_string();
         assert!(error.contains("private server"), "{error}");
