@@ -158,7 +158,7 @@ fn without_what_one_lacks(first: &mut BTreeMap<String, String>, second: &mut BTr
         let told = item.starts_with("root_causes ") || item.starts_with("ruled_out ");
         let below = format!("{item}: ");
         for side in [&mut *first, &mut *second] {
-            side.retain(|place, _| !place.starts_with(&below) && !(told && place == item));
+            side.retain(|place, _| !(place.starts_with(&below) || told && place == item));
         }
     }
 }
