@@ -127,12 +127,15 @@ mod tests {
 
     #[test]
     fn what_is_joined_to_known_memory_is_told_from_it() {
-        let all = |range, known: &[Range<usize>]| beyond(range, known);
-        assert_eq!(all(0..100, &[]), [0..100]);
-        assert_eq!(all(0..100, &[40..60]), [0..40, 60..100]);
-        assert_eq!(all(0..100, &[40..100, 0..10]), [10..40]);
-        assert_eq!(all(20..30, &[0..100]), Vec::<Range<usize>>::new());
-        assert_eq!(all(20..30, &[0..20, 30..100]), [20..30]);
+        let all = |(start, end): (usize, usize), known: &[(usize, usize)]| {
+            let known: Vec<Range<usize>> = known.iter().map(|k| k.0..k.1).collect();
+            beyond(start..end, &known).into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(all((0, 100), &[]), [(0, 100)]);
+        assert_eq!(all((0, 100), &[(40, 60)]), [(0, 40), (60, 100)]);
+        assert_eq!(all((0, 100), &[(40, 100), (0, 10)]), [(10, 40)]);
+        assert_eq!(all((20, 30), &[(0, 100)]), []);
+        assert_eq!(all((20, 30), &[(0, 20), (30, 100)]), [(20, 30)]);
     }
 
     #[test]
