@@ -226,7 +226,7 @@ fn no_difference_between_two_reports_is_passed_over() {
         let leaf = copy.pointer_mut(place).unwrap();
         *leaf = match &*leaf {
             Value::Number(number) if number.is_u64() => (number.as_u64().unwrap() + 1).into(),
-            Value::Number(number) => (number.as_f64().unwrap() * 0.5 + 0.25).into(),
+            Value::Number(number) => (number.as_f64().unwrap() + 1.0).into(),
             Value::Bool(told) => (!told).into(),
             text => format!("{} and more", text.as_str().unwrap()).into(),
         };

@@ -131,7 +131,10 @@ impl Candidates<'_> {
         let options: Vec<String> = self.nodes.iter().map(option).collect::<Option<_>>()?;
         let mut lines = evidence(diagnosis, &self.nodes);
         if matches!(asked, Asked::CauseInNoise) {
-            lines = interleaved(&others(diagnosis, &self.nodes, &lines), &lines);
+            let beside = others(diagnosis, &self.nodes, &lines);
+            // Without any it would be the plain question again.
+            beside.first()?;
+            lines = interleaved(&beside, &lines);
         }
         (options.iter().collect::<BTreeSet<_>>().len() == OPTIONS).then(|| Question {
             case: known.case.to_owned(),
@@ -188,7 +191,7 @@ fn described(object: &Culprit) -> String {
     }
 }
 
-/// Whether some findings show that something is wrong: those that support the right cause, or as many that refute others.
+/// Whether some findings show that something is wrong: some that support the right cause, or some that refute others.
 fn anything_wrong(known: Known<'_>, diagnosis: &Diagnosis, state: &str) -> Option<Question> {
     let right = |node: &TreeNode| {
         let parent = diagnosis.tree.iter().find(|n| Some(n.id) == node.parent);

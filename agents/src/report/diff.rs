@@ -35,6 +35,7 @@ pub fn diff(before: &Report, after: &Report) -> Vec<Change> {
     changes.pair("headline", &before.headline, &after.headline);
     changes.maps("root cause ", &ranked(before), &ranked(after));
     changes.maps("", &details(before), &details(after));
+    changes.orders(before, after);
     let follows = |r: &Report| r.consequences.iter().map(|c| (c.cause.clone(), format!("of {}: {}", c.of, c.reason))).collect();
     changes.maps("consequence ", &follows(before), &follows(after));
     let refuted = |r: &Report| r.ruled_out.iter().map(|c| (c.cause.clone(), c.reason.clone())).collect();
@@ -66,6 +67,21 @@ impl Changes {
         }
     }
 
+    /// Culprits and remedies that both have, in another order: the first counts most.
+    fn orders(&mut self, before: &Report, after: &Report) {
+        for old in &before.root_causes {
+            let Some(new) = after.root_causes.iter().find(|new| new.cause == old.cause) else { continue };
+            let culprits = |cause: &RootCause| cause.culprits.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
+            let remedies = |cause: &RootCause| cause.remedies.iter().map(|r| r.title.clone()).collect::<Vec<_>>();
+            for (what, one, other) in [("culprits", culprits(old), culprits(new)), ("remedies", remedies(old), remedies(new))] {
+                let sorted = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+                if sorted(&one) == sorted(&other) {
+                    self.pair(&format!("order of {}'s {what}", old.cause), &one.join(", "), &other.join(", "));
+                }
+            }
+        }
+    }
+
     fn maps(&mut self, prefix: &str, before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
         let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
         for key in keys {
@@ -75,6 +91,19 @@ impl Changes {
             }
         }
     }
+}
+
+/// Tools of the evidence, in its order; a second piece of one tool has a number.
+fn tools(report: &Report) -> Vec<String> {
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    let named = |tool: &'_ str, count: usize| if count > 1 { format!("{tool} ({count})") } else { tool.to_owned() };
+    let mut all = Vec::new();
+    for evidence in &report.evidence {
+        let tool = evidence.observation.tool.as_str();
+        let count = taken.entry(tool).and_modify(|count| *count += 1).or_insert(1);
+        all.push(named(tool, *count));
+    }
+    all
 }
 
 fn word(status: super::Status) -> String {
@@ -103,14 +132,14 @@ fn details(report: &Report) -> BTreeMap<String, String> {
 
 fn facts(report: &Report) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
-    for evidence in &report.evidence {
+    for (evidence, tool) in report.evidence.iter().zip(tools(report)) {
         let observation = &evidence.observation;
         if let Some(why) = &observation.no_data {
-            all.insert(format!("{} without data", observation.tool), why.clone());
+            all.insert(format!("{tool} without data"), why.clone());
         }
         for (name, value) in &observation.facts {
             let text = value.as_str().map_or_else(|| Value::to_string(value), str::to_owned);
-            all.insert(format!("{}.{name}", observation.tool), text);
+            all.insert(format!("{tool}.{name}"), text);
         }
     }
     all
@@ -134,6 +163,12 @@ fn rest(report: &Report) -> BTreeMap<String, String> {
             keys.iter().for_each(|key| drop(item.as_object_mut().map(|fields| fields.remove(*key))));
         }
     }
+    for cause in whole.get_mut("root_causes").and_then(Value::as_array_mut).into_iter().flatten() {
+        let _ = cause.as_object_mut().map(|fields| fields.remove("culprits"));
+        for remedy in cause.get_mut("remedies").and_then(Value::as_array_mut).into_iter().flatten() {
+            let _ = remedy.as_object_mut().map(|fields| fields.retain(|key, _| key != "sql" && key != "effect"));
+        }
+    }
     // Probes are measured in milliseconds, and of a replay they are those of the recording: runs and failures are told.
     if let Some(bill) = whole.get_mut("bill").and_then(Value::as_object_mut) {
         bill.retain(|key, _| key == "probes");
@@ -141,7 +176,7 @@ fn rest(report: &Report) -> BTreeMap<String, String> {
             let _ = probe.as_object_mut().map(|fields| fields.retain(|key, _| !key.ends_with("_ms")));
         }
     }
-    let tools = report.evidence.iter().map(|e| (e.id.clone(), e.observation.tool.clone()));
+    let tools = report.evidence.iter().map(|e| e.id.clone()).zip(tools(report));
     let sources = report.knowledge.iter().map(|k| (k.id.clone(), k.title.clone()));
     let meant = tools.chain(sources).collect();
     let mut all = BTreeMap::new();
@@ -155,7 +190,9 @@ fn without_what_one_lacks(first: &mut BTreeMap<String, String>, second: &mut BTr
         |of: &BTreeMap<String, String>| -> BTreeSet<String> { of.iter().filter(|(_, v)| *v == THERE).map(|(k, _)| k.clone()).collect() };
     let (one, other) = (items(first), items(second));
     for item in one.symmetric_difference(&other) {
-        let told = item.starts_with("root_causes ") || item.starts_with("ruled_out ");
+        // Causes have ids, in which there is no such mark; what stands below them is told nowhere else, but for remedies.
+        let cause = (item.starts_with("root_causes ") || item.starts_with("ruled_out ")) && !item.contains(": ");
+        let told = cause || item.contains(": remedies ");
         let below = format!("{item}: ");
         for side in [&mut *first, &mut *second] {
             side.retain(|place, _| !(place.starts_with(&below) || told && place == item));
@@ -182,7 +219,7 @@ fn leaves(path: &str, value: &Value, meant: &BTreeMap<String, String>, all: &mut
         Value::Array(items) if items.iter().any(Value::is_object) => {
             let mut taken: BTreeMap<String, usize> = BTreeMap::new();
             for item in items {
-                let name = NAMES.iter().find_map(|key| item.get(key).map(&plain)).unwrap_or_default();
+                let name = NAMES.iter().find_map(|key| item.get(key).map(&plain).filter(|name| !name.is_empty())).unwrap_or_default();
                 let count = taken.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
                 let name = if *count > 1 { format!("{name} ({count})") } else { name };
                 // An item may hold nothing but its name: that it is there counts.
@@ -245,6 +282,21 @@ mod tests {
         b.evidence = vec![scans("E7", 6.0)];
         let only = Change { what: "table_scans.rows".into(), before: Some("5.0".into()), after: Some("6.0".into()) };
         assert_eq!(diff(&a, &b), [only]);
+    }
+
+    #[test]
+    fn what_stands_below_a_cause_that_both_have_is_told_once() {
+        use crate::report::Claim;
+        use galen_tools::model::{Culprit, CulpritKind};
+        let (mut a, mut b) = (report(0.9), report(0.9));
+        let culprit = |id: &str| Culprit { kind: CulpritKind::Table, id: id.into(), text: String::new() };
+        a.root_causes[0].claims = vec![Claim { text: "One: two.".into(), ..Claim::default() }];
+        b.root_causes[0].claims = vec![Claim { text: "One: three.".into(), ..Claim::default() }];
+        a.root_causes[0].culprits = vec![culprit("x"), culprit("y")];
+        b.root_causes[0].culprits = vec![culprit("y"), culprit("x")];
+        let told: Vec<String> = diff(&a, &b).into_iter().map(|c| c.what).collect();
+        let claim = |text: &str| format!("root_causes missing_index: claims {text}");
+        assert_eq!(told, ["order of missing_index's culprits".to_owned(), claim("One: three."), claim("One: two.")]);
     }
 
     #[test]

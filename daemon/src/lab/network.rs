@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
 use serde::Deserialize;
 
@@ -87,16 +87,22 @@ impl Drop for Narrowed {
 /// The program cannot be started again, or loopback does not come up.
 pub fn enter() -> anyhow::Result<()> {
     if entered() {
-        return run("ip", "link set lo up");
+        return Ok(());
     }
     if obstacle().is_some() {
         return Ok(());
     }
     let left = mark(std::process::id(), &namespace().context("cannot read /proc/self/ns/net")?);
+    let outside = std::fs::File::open("/proc/self/ns/net").context("cannot open /proc/self/ns/net")?;
     // Only this thread moves; beginning anew leaves no other.
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         tracing::debug!(%error, "no network namespace");
         return Ok(());
+    }
+    // Where this may not be configured (CAP_NET_ADMIN) it is no use, and the other cases of a batch go on outside.
+    if let Err(error) = run("ip", "link set lo up") {
+        tracing::debug!(%error, "a network namespace without loopback");
+        return setns(outside, CloneFlags::CLONE_NEWNET).context("cannot go back to the machine's network");
     }
     let mut arguments = std::env::args_os();
     let mut again = Command::new("/proc/self/exe");
@@ -223,7 +229,8 @@ mod tests {
             return eprintln!("skipped: {why}");
         }
         let inside = |script: &str| Command::new("unshare").args(["-n", "sh", "-ec", script]).output();
-        if !inside("true").is_ok_and(|output| output.status.success()) {
+        let up = format!("{} link set lo up", program("ip").unwrap().display());
+        if !inside(&up).is_ok_and(|output| output.status.success()) {
             return eprintln!("skipped: this machine lets nobody have a network namespace");
         }
         let (ip, tc) = (program("ip").unwrap(), program("tc").unwrap());

@@ -362,16 +362,19 @@ impl<B: Backend, P: Pick> Batched<B, P> {
         Ok(())
     }
 
-    /// Places of the prompts that are on their way, those first whose incident has had the fewest tokens read of what runs: a long
-    /// prompt that came before fills the batches else, and a short one of another incident waits for all of it.
+    /// Places of the prompts that are on their way. In every second batch those go first whose incident has had the fewest tokens read
+    /// of what runs: a long prompt that came before fills all batches else, and a short one of another incident waits for it. In the
+    /// batches between the oldest goes first, so that it comes to its end however many come after it.
     fn prompts(&self) -> Vec<usize> {
-        let mut read: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut read: BTreeMap<&str, u64> = BTreeMap::new();
         for run in &self.running {
-            *read.entry(run.incident.as_str()).or_default() += run.length;
+            *read.entry(run.incident.as_str()).or_default() += run.spent().prompt_tokens;
         }
-        let prompt =
-            |(place, run): (usize, &Run<P>)| (run.stage == Stage::Prompt).then(|| (read.get(run.incident.as_str()).copied(), place));
-        let mut order: Vec<(Option<usize>, usize)> = self.running.iter().enumerate().filter_map(prompt).collect();
+        let fair = self.counts.batches.is_multiple_of(2);
+        let prompt = |(place, run): (usize, &Run<P>)| {
+            (run.stage == Stage::Prompt).then(|| (read.get(run.incident.as_str()).copied().filter(|_| fair), place))
+        };
+        let mut order: Vec<(Option<u64>, usize)> = self.running.iter().enumerate().filter_map(prompt).collect();
         order.sort_unstable();
         order.into_iter().map(|(_, place)| place).collect()
     }

@@ -355,8 +355,8 @@ fn a_short_prompt_does_not_wait_for_the_long_ones_of_another_incident() {
     (0..4).for_each(|id| engine.submit(ask(id, "loud", 320)));
     assert!(engine.step(&mut |_| {}).is_empty());
     engine.submit(ask(9, "quiet", 40));
-    // In turn with the others', two batches of 32 rows hold its prompt and its options, though 1,248 tokens came before it.
-    let soon: Vec<u64> = (0..3).flat_map(|_| engine.step(&mut |_| {})).map(|done| done.id).collect();
+    // In turn with the oldest, two batches of 32 rows hold its prompt and its options, though 1,248 tokens came before it.
+    let soon: Vec<u64> = (0..4).flat_map(|_| engine.step(&mut |_| {})).map(|done| done.id).collect();
     assert_eq!(soon, [9]);
     assert_eq!(drain(&mut engine).len(), 4);
 }

@@ -102,7 +102,7 @@ fn show_capability(rows: &[Row], fitted: &Fitted, at: usize) {
     output::line(&format!("  {:<26} {:>15} {:>6}  {:<24} density by score", "model", "loss, nats", "score", "density"));
     for (place, row) in rows.iter().enumerate() {
         let Some(result) = row.results.get(at) else { continue };
-        let error = row.loss_errors.get(at).map(|error| format!(" ± {error:.3}")).unwrap_or_default();
+        let error = row.loss_errors.get(at).filter(|error| **error > 0.0).map(|error| format!(" ± {error:.3}")).unwrap_or_default();
         let by_score = fitted.by_score.as_ref().ok().and_then(|by| by.densities.get(place));
         output::line(&format!(
             "  {:<26} {:>15} {:>6.2}  {:<24} {}",
