@@ -111,6 +111,7 @@ pub fn table_scans(scene: &Scene<'_>) -> Observation {
     sheet.put_pair("rows_read_per_s", Some(now.rows_read / now.seconds), base.map(|b| b.rows_read / b.seconds), Some(FEW_ROWS));
     if base.is_none() {
         sheet.put("rows_read_per_s_ratio", at_least(scene, now.rows_read / now.seconds));
+        sheet.put("seq_tup_read_per_s_ratio", at_least(scene, now.seq_rows / now.seconds));
     }
     let sequential = now.seq_rows > 0.5 * now.rows_read;
     sheet.put("access", if sequential { "sequential scans" } else { "index scans that filter most rows away" });
@@ -276,12 +277,13 @@ mod tests {
 
     #[test]
     fn a_rise_is_seen_where_the_table_was_sampled_once_before_it() {
-        let ratio = |first: i64, returned_before: f64| {
+        let ratios = |first: i64, returned_before: f64, by_index: f64| {
             let sample = |s: i64| TableSample {
                 at: s * 1000,
                 table: "public.products".into(),
                 seq_scan: (s - 30).max(0) as f64 * 40.0,
-                seq_tup_read: (s - 30).max(0) as f64 * 8_000_000.0,
+                seq_tup_read: (s - 30).max(0) as f64 * 8_000_000.0 * (1.0 - by_index),
+                idx_tup_fetch: (s - 30).max(0) as f64 * 8_000_000.0 * by_index,
                 n_live_tup: 200_000.0,
                 ..TableSample::default()
             };
@@ -294,11 +296,18 @@ mod tests {
             let window = |start: i64, end: i64| Some(crate::model::Window { start: start * 1000, end: end * 1000 });
             let detection = Detection { window: window(30, 60), baseline: window(0, 29), ..Detection::default() };
             let facts = table_scans(&Scene { capture: &capture, detection: &detection, prober: &Recorded(&capture) }).facts;
-            (facts.get("rows_read_per_s_ratio").and_then(|r| r.as_f64()), facts.contains_key("rows_read_per_s_base"))
+            let ratio = |name: &str| facts.get(name).and_then(|r| r.as_f64());
+            (ratio("rows_read_per_s_ratio"), ratio("seq_tup_read_per_s_ratio"), facts.contains_key("rows_read_per_s_base"))
+        };
+        let ratio = |first: i64, returned_before: f64| {
+            let (all, sequential, base) = ratios(first, returned_before, 0.0);
+            assert_eq!(all, sequential, "it reads in no other way");
+            (all, base)
         };
         assert_eq!(ratio(0, 700.0), (Some(1000.0), true), "its own baseline");
         assert_eq!(ratio(20, 700.0), (Some(1000.0), false), "the whole database read less");
         assert_eq!(ratio(20, 6_000_000.0), (None, false), "others may have read it all, or nobody: not known");
+        assert_eq!(ratios(20, 700.0, 0.9999).1, None, "800 rows a second of them are no rise");
     }
 
     #[test]
