@@ -162,8 +162,10 @@ pub async fn diagnose(
     // The live detector watched for longer than the capture reaches back, and saw bursts that a median passes over.
     let noticed = capture.alerts.iter().filter(|a| a.source == "detector").map(|a| a.starts_at).min();
     if let Some(began) = noticed.filter(|_| detection.window.is_none()) {
-        let (quiet, beside) = (detection.quiet.take(), std::mem::take(&mut detection.beside));
-        detection = Detection { quiet, beside, ..detect::detect_since(capture, &library.signals, &options.detect, began) };
+        let since = detect::detect_since(capture, &library.signals, &options.detect, began);
+        // Why the whole kept quiet is no matter where this stretch did not.
+        let (quiet, beside) = if since.abnormal.is_empty() { (detection.quiet, detection.beside) } else { Default::default() };
+        detection = Detection { quiet, beside, ..since };
     }
     // Whoever raised the alert, Galen's own detector included, is owed a search.
     // A crash may be over so fast that no signal shows it.

@@ -46,7 +46,7 @@ pub fn claims(case: &Case<'_>) -> Vec<Claim> {
         };
         claims.push(Claim { text, evidence: vec![id.clone()] });
         claims.extend(beside.iter().take(MOST_BESIDE).map(|abnormal| {
-            let text = format!("At {} {}, which opens no incident by itself.", clock(&rfc3339(abnormal.began)), describe(abnormal));
+            let text = format!("At {} {}, which is not enough for an incident.", clock(&rfc3339(abnormal.began)), describe(abnormal));
             Claim { text, evidence: vec![id.clone()] }
         }));
     }

@@ -14,6 +14,8 @@ use crate::search::Hypothesis;
 
 /// Above this share of the load in statements that cannot be parsed, nobody is called healthy.
 const UNREAD: f64 = 0.2;
+/// What a calm report says where something moved all the same.
+const NOT_ENOUGH: &str = "No signal left its usual range far or long enough for an incident";
 
 /// Decides the status: causes named, healthy, or not enough evidence.
 pub fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>) {
@@ -42,7 +44,7 @@ pub fn settle(case: &Case<'_>, report: &mut Report, root_causes: Vec<RootCause>)
         report.status = Status::Healthy;
         report.headline = match case.detection.beside.first() {
             None => format!("Nothing is wrong with {}: no signal left its usual range.", case.capture.manifest.target),
-            Some(beside) => format!("Nothing is wrong with {} itself, but {}.", case.capture.manifest.target, describe(beside)),
+            Some(beside) => format!("Nothing amounts to an incident at {}, but {}.", case.capture.manifest.target, describe(beside)),
         };
         report.root_causes = vec![healthy(case)];
     } else {
@@ -92,19 +94,15 @@ fn doubt(case: &Case<'_>) -> Option<String> {
 
 /// The beginning of a headline where the detector kept quiet.
 fn calm(case: &Case<'_>) -> &'static str {
-    if case.detection.beside.is_empty() {
-        "No signal left its usual range"
-    } else {
-        "No signal that may open an incident left its usual range for long enough"
-    }
+    if case.detection.beside.is_empty() { "No signal left its usual range" } else { NOT_ENOUGH }
 }
 
-/// Why the detector kept quiet. What may open no incident may have moved all the same.
-fn quiet<'c>(case: &Case<'c>) -> &'c str {
+/// Why the detector kept quiet. What is not enough for an incident may have moved all the same.
+fn quiet(case: &Case<'_>) -> String {
     if !case.detection.beside.is_empty() {
-        return "no signal that may open an incident left its usual range for long enough";
+        return inside(NOT_ENOUGH);
     }
-    case.detection.quiet.as_deref().unwrap_or("no signal left its usual range")
+    case.detection.quiet.clone().unwrap_or_else(|| "no signal left its usual range".to_owned())
 }
 
 /// As many sessions active as there are CPUs, or more.

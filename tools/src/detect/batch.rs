@@ -33,6 +33,8 @@ const MOST_STEPS: i64 = 86_400;
 
 /// The signal that counts work done.
 const THROUGHPUT: &str = "tps";
+/// Sessions on a processor, as looking at sessions shows them.
+const ON_CPU: &str = "active_sessions{wait_class=\"CPU\"}";
 
 pub(super) struct Signal<'a> {
     name: &'a str,
@@ -96,7 +98,7 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         Some(period) => &DetectOptions { persistence_s: options.persistence_s.max(2.0 * period as f64 - 1.0), ..options.clone() },
         None => options,
     };
-    with_beside(conclude(&signals, &found, start, margin, options), &signals, start, steps)
+    with_beside(conclude(&signals, &found, (start, margin), capture.manifest.cpus, options), &signals, start, steps)
 }
 
 /// Judges what is abnormal from a moment on, where somebody who watched longer (the live detector) has seen an anomaly
@@ -305,7 +307,13 @@ fn before(baseline: Window, began: UnixMs, margin: i64, options: &DetectOptions)
     if baseline.start < began && enough { Window { end, ..baseline } } else { baseline }
 }
 
-fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, margin: i64, options: &DetectOptions) -> Detection {
+fn conclude(
+    signals: &[Signal<'_>],
+    found: &Found,
+    (start, margin): (UnixMs, i64),
+    cpus: Option<u32>,
+    options: &DetectOptions,
+) -> Detection {
     let window = Window { start: start + found.from as i64 * STEP, end: start + found.to as i64 * STEP };
     let baseline = Window { start: start + found.baseline.0 as i64 * STEP, end: start + found.baseline.1 as i64 * STEP };
     let overlaps = baseline.start < window.end && window.start < baseline.end;
@@ -329,14 +337,32 @@ fn conclude(signals: &[Signal<'_>], found: &Found, start: UnixMs, margin: i64, o
     let triggers = |a: &&Abnormal| signals.iter().any(|s| s.name == a.signal && s.triggers);
     let family = |a: &Abnormal| signals.iter().find(|s| s.name == a.signal).map(|s| s.spec.family.as_str());
     let strong = abnormal.iter().filter(triggers).any(|a| a.score.abs() >= 10.0);
-    let families: std::collections::BTreeSet<_> = abnormal.iter().filter(triggers).map(family).collect();
+    let mut families: std::collections::BTreeSet<_> = abnormal.iter().filter(triggers).map(family).collect();
+    if !strong && !families.is_empty() {
+        families.extend(crowded(signals, found, cpus).map(Some));
+    }
     if !strong && families.len() < 2 {
-        return quiet(&match abnormal.first() {
-            Some(only) => format!("only {} left its usual range, which is not enough for an incident", only.signal),
-            None => "no signal stayed out of its usual range".to_owned(),
+        return quiet(&match abnormal.iter().find(triggers) {
+            Some(only) => format!("{} left its usual range, which is not enough for an incident", only.signal),
+            None => "no signal that may open an incident stayed out of its usual range".to_owned(),
         });
     }
     Detection { window: Some(window), baseline: (baseline.seconds() >= 5.0).then_some(baseline), abnormal, ..Detection::default() }
+}
+
+/// A further witness where as many sessions are on a processor as there are processors, and at most half as many were before: its
+/// family. Where others take their part of the processors, what PostgreSQL gets of them says too little; who wants one is seen all
+/// the same.
+fn crowded<'s>(signals: &[Signal<'s>], found: &Found, cpus: Option<u32>) -> Option<&'s str> {
+    let cpus = f64::from(cpus.filter(|cpus| *cpus > 0)?);
+    let on_cpu = signals.iter().find(|s| s.name == ON_CPU)?;
+    let mut values = Vec::new();
+    let mut usual = |(from, to): (usize, usize)| {
+        known(&on_cpu.grid[from..to], &mut values);
+        median(&mut values)
+    };
+    let rose = usual((found.from, found.to))? >= cpus && usual(found.baseline)? <= cpus / 2.0;
+    rose.then_some(on_cpu.spec.family.as_str())
 }
 
 /// The stretch that differs most from the rest, where enough signals say so.

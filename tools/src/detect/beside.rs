@@ -1,5 +1,7 @@
-//! What moved although nothing is wrong: signals that may open no incident (a neighbour takes the CPUs of the host) are still
-//! told of, for a quiet report must not say that nothing happened.
+//! What moved although no incident was seen: signals that may open none (a neighbour takes the CPUs of the host), and those that
+//! may but did not go far enough, are still told of, for a quiet report must not say that nothing happened.
+
+use std::collections::BTreeSet;
 
 use super::batch::{STEP, Signal, moved, usual};
 use super::{Abnormal, Detection};
@@ -12,14 +14,16 @@ const LEAST_SAMPLES: usize = 2;
 /// Spreads from which on a value is out of line.
 const OUT: f64 = 4.0;
 
-/// Adds to a quiet detection which signals were out of line for long, the strongest first.
+/// Adds to a quiet detection which signals were out of line for long, the strongest first. A signal that was itself is not told of again for one of its labels.
 pub(super) fn with_beside(mut detection: Detection, signals: &[Signal<'_>], start: UnixMs, steps: usize) -> Detection {
     if detection.window.is_some() {
         return detection;
     }
     let mut scratch = Vec::new();
-    let known = signals.iter().filter(|signal| !signal.triggers && !signal.spec.name.is_empty());
+    let known = signals.iter().filter(|signal| !signal.spec.name.is_empty());
     detection.beside = known.filter_map(|signal| longest(signal, start, steps, &mut scratch)).collect();
+    let whole: BTreeSet<String> = detection.beside.iter().map(|stray| stray.signal.clone()).collect();
+    detection.beside.retain(|stray| stray.signal.split_once('{').is_none_or(|(name, _)| !whole.contains(name)));
     detection.beside.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));
     detection
 }

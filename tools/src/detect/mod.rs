@@ -57,8 +57,8 @@ pub struct Detection {
     pub abnormal: Vec<Abnormal>,
     /// Why the detector kept quiet, in one line, when it did.
     pub quiet: Option<String>,
-    /// Where nothing is abnormal: signals that left their usual range for ten seconds or more and may open no incident by
-    /// themselves, the strongest first. Their `baseline` is the median of all that was seen.
+    /// Where nothing is abnormal: signals that left their usual range for ten seconds or more, which was not enough for an incident,
+    /// the strongest first. Their `baseline` is the median of all that was seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<Abnormal>,
 }

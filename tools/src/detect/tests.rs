@@ -30,8 +30,10 @@ fn healthy(seed: u64, second: i64) -> Vec<(String, &'static str, f64)> {
     let spike: f64 = if n.next() > 0.985 { 6.0 } else { 1.0 };
     let neighbour = if (second / 13 + seed as i64) % 5 == 0 { 0.35 } else { 0.0 };
     let vacuum = if (60..70).contains(&second) { 1.0 } else { 0.0 };
+    let active = (0.4 + 0.5 * n.normal()).max(0.0).round() * spike.min(3.0);
     vec![
-        ("active_sessions".into(), "sessions", (0.4 + 0.5 * n.normal()).max(0.0).round() * spike.min(3.0)),
+        ("active_sessions".into(), "sessions", active),
+        ("active_sessions{wait_class=\"CPU\"}".into(), "sessions", active),
         ("tps".into(), "1/s", (110.0 + 11.0 * n.normal()).max(0.0)),
         ("tup_returned_per_s".into(), "1/s", (6_000.0 + 900.0 * n.normal()).max(0.0) * spike),
         ("tup_inserted_per_s".into(), "1/s", (30.0 + 6.0 * n.normal()).max(0.0)),
@@ -51,7 +53,7 @@ fn frames(seed: u64, seconds: i64, bad: Option<(i64, i64)>) -> Vec<Frame> {
             if bad.is_some_and(|(from, to)| (from..to).contains(&s)) {
                 for (name, _, value) in &mut values {
                     match name.as_str() {
-                        "active_sessions" => *value += 5.0,
+                        name if name.starts_with("active_sessions") => *value += 5.0,
                         "tup_returned_per_s" => *value += 800_000.0,
                         "node_cpu_busy_ratio" => *value = 0.95,
                         _ => {}
@@ -65,6 +67,7 @@ fn frames(seed: u64, seconds: i64, bad: Option<(i64, i64)>) -> Vec<Frame> {
 
 fn run(seed: u64, seconds: i64, bad: Option<(i64, i64)>) -> Detection {
     let mut capture = Capture::default();
+    capture.manifest.cpus = Some(2);
     for frame in frames(seed, seconds, bad) {
         capture.absorb(frame);
     }
@@ -116,6 +119,40 @@ fn what_moves_beside_a_calm_server_is_told_of_and_opens_nothing() {
     // A neighbour's burst is nobody's business, and what an incident shows stands in the incident.
     assert_eq!(told(70..75).beside, []);
     assert_eq!(run(1, 120, Some((60, 100))).beside, []);
+}
+
+#[test]
+fn sessions_on_all_processors_are_a_second_witness_where_a_neighbour_takes_its_part_of_them() {
+    let told = |postgres: f64, active: f64, cpus: Option<u32>| {
+        let mut capture = Capture::default();
+        capture.manifest.cpus = cpus;
+        for mut frame in frames(1, 72, None) {
+            let bad = (48..72).contains(&(frame.at / 1000));
+            for (name, _, value) in &mut frame.values {
+                match name.as_str() {
+                    "node_cpu_busy_ratio" => *value = if bad { 1.0 } else { 0.15 },
+                    name if name.starts_with("active_sessions") => *value = if bad { active } else { 0.0 },
+                    _ => {}
+                }
+            }
+            frame.values.push(("postgres_cpu_ratio".into(), "ratio", if bad { postgres } else { 0.05 }));
+            capture.absorb(frame);
+        }
+        detect(&capture, &SignalTable::builtin(), &DetectOptions::default())
+    };
+    let window = told(0.45, 2.0, Some(2)).window.expect("both processors are wanted");
+    assert!(overlap(window, (48, 72)) >= 0.8, "{window:?}");
+    for cpus in [Some(8), Some(0), None] {
+        let quiet = told(0.45, 2.0, cpus);
+        assert_eq!(quiet.window, None, "{cpus:?}");
+        // And nobody is told that it stayed as it was.
+        assert!(quiet.beside.iter().any(|stray| stray.signal == "postgres_cpu_ratio"), "{quiet:?}");
+    }
+    // Sessions are one witness, however they are counted.
+    let sessions = told(0.05, 5.0, Some(2));
+    assert_eq!(sessions.window, None, "{:?}", sessions.abnormal);
+    let strays: Vec<&str> = sessions.beside.iter().map(|stray| stray.signal.as_str()).collect();
+    assert_eq!(strays, ["node_cpu_busy_ratio", "active_sessions"]);
 }
 
 #[test]

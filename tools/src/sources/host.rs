@@ -25,9 +25,10 @@ impl Host {
         Self { proc: PathBuf::from("/proc"), postmaster, data_directory, last: HashMap::new(), last_ms: 0 }
     }
 
-    /// Logical CPUs and memory in bytes.
+    /// Logical CPUs and memory in bytes: the host's, as its other signals are, whatever part of them this process may use.
     pub fn size(&self) -> (Option<u32>, Option<f64>) {
-        let cpus = std::thread::available_parallelism().ok().map(|n| n.get() as u32);
+        let cpu = |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        let cpus = self.text("stat").and_then(|text| u32::try_from(text.lines().filter(cpu).count()).ok()).filter(|cpus| *cpus > 0);
         let memory = self.text("meminfo").and_then(|t| meminfo(&t, "MemTotal"));
         (cpus, memory)
     }
