@@ -1,11 +1,14 @@
 //! The devices that llama.cpp can compute on. They are listed by the model's own process: a driver that crashes must not
 //! take the caller along.
 
+use std::io::{Error, ErrorKind};
 use std::path::Path;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -14,6 +17,8 @@ use super::process::harmless;
 
 /// Longest time for drivers to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest list in bytes.
+const LONGEST: usize = 1 << 20;
 
 /// One device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,12 +46,25 @@ pub async fn list(exe: &Path, arguments: &[String]) -> Result<Vec<Device>, LlmEr
     let mut command = Command::new(exe);
     let environment = std::env::vars_os().filter(|(name, _)| harmless(&name.to_string_lossy()));
     command.args(arguments).arg("--devices").env_clear().envs(environment).kill_on_drop(true);
-    let output = timeout(PATIENCE, command.output()).await.map_err(|_| refuse("the drivers did not answer in time".to_owned()))?;
-    let output = output.map_err(|e| refuse(e.to_string()))?;
-    if !output.status.success() {
-        return Err(refuse(format!("the process ended with {}", output.status)));
+    let ended = timeout(PATIENCE, run(command)).await.map_err(|_| refuse("the drivers did not answer in time".to_owned()))?;
+    let (status, printed) = ended.map_err(|e| refuse(e.to_string()))?;
+    if !status.success() {
+        return Err(refuse(format!("the process ended with {status}")));
     }
-    serde_json::from_slice(&output.stdout).map_err(|e| refuse(e.to_string()))
+    serde_json::from_slice(&printed).map_err(|e| refuse(e.to_string()))
+}
+
+/// How the process ended and what it printed, which is no more than a list takes.
+async fn run(mut command: Command) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut printed = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(LONGEST as u64 + 1).read_to_end(&mut printed).await?;
+    }
+    if printed.len() > LONGEST {
+        return Err(Error::new(ErrorKind::InvalidData, format!("it printed more than {LONGEST} bytes")));
+    }
+    Ok((child.wait().await?, printed))
 }
 
 /// Prints the devices of this process as JSON. Returns the exit code.
@@ -89,5 +107,11 @@ mod tests {
         let sh = Path::new("/bin/sh");
         assert_eq!(list(sh, &script("test -z \"$CARGO_MANIFEST_DIR\"")).await, Ok(Vec::new()));
         assert!(list(sh, &script("false")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_list_without_end_takes_no_memory_without_end() {
+        let endless = list(Path::new("/bin/sh"), &["-c".to_owned(), "exec cat /dev/zero".to_owned()]).await;
+        assert!(matches!(&endless, Err(LlmError::Unavailable(why)) if why.contains("more than 1048576 bytes")), "{endless:?}");
     }
 }

@@ -1,18 +1,19 @@
 //! The model's process: started with few variables of its surroundings, spoken to in lines of JSON, its last words kept.
 
 use std::collections::VecDeque;
+use std::io::{Error, ErrorKind};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::LlmError;
 use super::local::LocalConfig;
-use super::protocol::{FromWorker, ToWorker};
+use super::protocol::{FromWorker, LONGEST_MESSAGE, ToWorker};
 
 /// Time for a process that is about to end, and for what it wrote.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -51,8 +52,16 @@ pub struct Process {
     /// What it says beside messages.
     pub tail: Tail,
     stdin: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
+    messages: Messages<ChildStdout>,
     following: JoinHandle<()>,
+}
+
+/// Messages as they come, a line each. A model's file may have taken the process over: no line takes memory without end.
+#[derive(Debug)]
+struct Messages<R> {
+    reader: BufReader<R>,
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
 }
 
 /// The last lines of stderr.
@@ -105,7 +114,7 @@ impl Process {
         };
         let tail = Tail::default();
         let following = tokio::spawn(tail.clone().follow(stderr));
-        Ok(Self { child, stdin, lines: BufReader::new(stdout).lines(), tail, following })
+        Ok(Self { child, stdin, messages: Messages::new(stdout), tail, following })
     }
 
     /// Tells it something.
@@ -122,9 +131,9 @@ impl Process {
     /// What it says next; cancel-safe.
     ///
     /// # Errors
-    /// It is gone, or says what is no message.
+    /// It is gone; of the kind [`ErrorKind::InvalidData`] when it says what is no message, or too long a one.
     pub async fn receive(&mut self) -> std::io::Result<FromWorker> {
-        receive(&mut self.lines).await
+        self.messages.next().await
     }
 
     /// How it ended and its last words, which go to the log too.
@@ -134,22 +143,56 @@ impl Process {
             Ok(Ok(status)) => describe(status),
             _ => "its pipe is closed".to_owned(),
         };
-        // What it wrote may not have been read yet.
-        let _ = timeout(LAST_WORDS, &mut self.following).await;
-        self.last_words(&how);
-        format!(": {how}{}", self.tail.quote())
+        let said = self.last_words(&how).await;
+        format!(": {how}{said}")
     }
 
-    /// Puts the last lines of its stderr into the log, for those who find it dead.
-    pub fn last_words(&self, how: &str) {
-        tracing::warn!(target: "galen_agents::llm::worker", how, stderr = self.tail.quote().trim(), "the end of the model's process");
+    /// Kills it for what is wrong with it. Its last words, which go to the log too.
+    pub async fn put_down(&mut self, wrong: &str) -> String {
+        let _ = self.child.start_kill();
+        self.last_words(wrong).await
+    }
+
+    /// The last lines of its stderr, which go to the log too, for those who find it dead.
+    async fn last_words(&mut self, how: &str) -> String {
+        // What it wrote may not have been read yet.
+        let _ = timeout(LAST_WORDS, &mut self.following).await;
+        let said = self.tail.quote();
+        tracing::warn!(target: "galen_agents::llm::worker", how, stderr = said.trim(), "the end of the model's process");
+        said
     }
 }
 
-/// Cancel-safe: a line that is half read stays with the reader.
-async fn receive(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<FromWorker> {
-    let line = lines.next_line().await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    Ok(serde_json::from_str(&line)?)
+impl<R: AsyncRead + Unpin> Messages<R> {
+    fn new(reader: R) -> Self {
+        Self { reader: BufReader::new(reader), line: Vec::new() }
+    }
+
+    /// Cancel-safe: whenever it waits, all that was taken from the reader is in `line`. Too long a line stays an error.
+    async fn next(&mut self) -> std::io::Result<FromWorker> {
+        loop {
+            let piece = match self.reader.fill_buf().await {
+                Ok([]) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(piece) => piece,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            let end = piece.iter().position(|b| *b == b'\n');
+            let part = piece.get(..end.unwrap_or(piece.len())).unwrap_or_default();
+            if self.line.len() + part.len() > LONGEST_MESSAGE {
+                return Err(Error::new(ErrorKind::InvalidData, format!("a message of more than {LONGEST_MESSAGE} bytes")));
+            }
+            self.line.extend_from_slice(part);
+            let taken = part.len() + usize::from(end.is_some());
+            self.reader.consume(taken);
+            if end.is_some() {
+                let line = std::mem::take(&mut self.line);
+                // What serde says of it may quote it, at any length.
+                let message = serde_json::from_slice(&line).map(FromWorker::brief);
+                return message.map_err(|_| Error::new(ErrorKind::InvalidData, "what is no message"));
+            }
+        }
+    }
 }
 
 impl Tail {
@@ -209,6 +252,7 @@ fn describe(status: ExitStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::protocol::LONGEST_WHY;
     use super::*;
 
     #[test]
@@ -217,6 +261,45 @@ mod tests {
             assert!(!harmless(name), "{name}");
         }
         assert!(harmless("LD_LIBRARY_PATH") && harmless("CUDA_VISIBLE_DEVICES"));
+    }
+
+    #[tokio::test]
+    async fn a_message_without_end_is_an_error_and_takes_no_memory_without_end() {
+        let mut messages = Messages::new(tokio::io::repeat(b'x'));
+        for _ in 0..2 {
+            let error = messages.next().await.unwrap_err();
+            assert_eq!((error.kind(), error.to_string()), (ErrorKind::InvalidData, "a message of more than 67108864 bytes".to_owned()));
+            assert!(messages.line.capacity() <= 2 * LONGEST_MESSAGE, "{} bytes", messages.line.capacity());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_in_pieces_arrives_whole_though_reads_of_it_are_cancelled() {
+        let (mut process, stdout) = tokio::io::duplex(1 << 10);
+        let mut messages = Messages::new(stdout);
+        let (first, rest) = r#"{"ready":{"load_ms":7,"context":64}}"#.split_at(10);
+        let (second, third) = rest.split_at(10);
+        for piece in [first, second] {
+            process.write_all(piece.as_bytes()).await.unwrap();
+            let read = timeout(Duration::from_millis(20), messages.next()).await;
+            assert!(read.is_err(), "{read:?}");
+        }
+        assert_eq!(messages.line.len(), 20, "what was read stays");
+        process.write_all(format!("{third}\n{{\"began\":{{\"id\":3}}}}\nnonsense\n{{\"be").as_bytes()).await.unwrap();
+        drop(process);
+        assert_eq!(messages.next().await.unwrap(), FromWorker::Ready { load_ms: 7, context: 64 });
+        assert_eq!(messages.next().await.unwrap(), FromWorker::Began { id: 3 });
+        assert_eq!(messages.next().await.unwrap_err().kind(), ErrorKind::InvalidData);
+        assert_eq!(messages.next().await.unwrap_err().kind(), ErrorKind::UnexpectedEof, "half a message is none");
+    }
+
+    #[tokio::test]
+    async fn an_error_of_any_length_is_taken_in_short_and_on_one_line() {
+        let error = LlmError::Invalid(format!("no\n{}", "ä".repeat(1 << 20)));
+        let line = format!("{}\n", serde_json::to_string(&FromWorker::Failed(error)).unwrap());
+        let said = Messages::new(line.as_bytes()).next().await.unwrap();
+        let FromWorker::Failed(LlmError::Invalid(why)) = said else { panic!("{said:?}") };
+        assert!(why.starts_with("no ä") && why.chars().count() == LONGEST_WHY, "{} characters", why.chars().count());
     }
 
     #[tokio::test]

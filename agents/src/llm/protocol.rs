@@ -5,6 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::batched::Counts;
 use super::{EmbedRequest, Embeddings, GenerateRequest, Generated, LlmError, ScoreRequest, Scores, Usage};
 
+/// Most bytes of a message of the process, its end of line aside. Vectors are the longest, whose numbers take some 14 bytes each: room for
+/// 4,096 texts of 1,024 numbers, more than a minute's work. The context bounds texts and options long before.
+pub const LONGEST_MESSAGE: usize = 64 << 20;
+
+/// Most characters of why something failed that are taken from the process: they go into logs and reports.
+pub const LONGEST_WHY: usize = 500;
+
 /// From the provider to the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -104,6 +111,19 @@ pub enum FromWorker {
         /// What the engine has done so far, and holds now.
         counts: Counts,
     },
+}
+
+impl FromWorker {
+    /// The same with why it failed cut to [`LONGEST_WHY`], and on one line.
+    pub fn brief(mut self) -> Self {
+        use LlmError::{Crashed, Invalid, Server, Unavailable};
+        if let Self::Failed(error) | Self::Answer { result: Err(error), .. } = &mut self
+            && let Crashed(why) | Invalid(why) | Server(why) | Unavailable(why) = error
+        {
+            *why = why.chars().take(LONGEST_WHY).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        }
+        self
+    }
 }
 
 /// How long a request took, microseconds.

@@ -1,12 +1,15 @@
 //! Keeps the model's process alive: all requests go to it at once and answers come in any order, a deadline for each, a
 //! restart with growing pauses after a death, and an end to it after three failures in a row.
 
+mod file;
 mod pulse;
 #[cfg(test)]
 mod tests;
 mod vitals;
 
 use std::collections::BTreeMap;
+use std::future::ready;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,13 +19,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub use self::vitals::Vitals;
 
+use self::file::ModelFile;
 use self::pulse::Pulse;
 use self::vitals::MOST_FAILURES;
 use super::local::LocalConfig;
 use super::process::Process;
 use super::protocol::{Asker, FromWorker, Output, Task, Times, ToWorker};
-use super::registry::{Registry, digest, stamp};
-use super::{LlmError, ModelIdentity, Usage, gguf};
+use super::{LlmError, ModelIdentity, Usage};
 
 /// Pause before the first restart; doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -30,6 +33,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const TAKE: Duration = Duration::from_secs(15);
 /// Requests in the process at most.
 const MOST_OPEN: usize = 1_024;
+/// Messages heard in a row at most: more than a full pipe holds, so that all is heard that was said in time.
+const MOST_HEARD: u32 = 4_096;
 /// Time for a killed process to be reaped.
 const REAP: Duration = Duration::from_secs(5);
 
@@ -67,10 +72,7 @@ struct Open {
 #[derive(Debug)]
 pub struct Supervisor {
     config: LocalConfig,
-    /// The model that was checked, and the size and time of its file then.
-    checked: Option<(ModelIdentity, String)>,
-    /// Size and time of a file that was refused since, and why: it is not read again for each request.
-    refused: Option<(String, LlmError)>,
+    file: ModelFile,
     vitals: Arc<Vitals>,
     process: Option<Process>,
     open: BTreeMap<u64, Open>,
@@ -84,8 +86,7 @@ impl Supervisor {
     pub fn new(config: LocalConfig, vitals: Arc<Vitals>) -> Self {
         Self {
             config,
-            checked: None,
-            refused: None,
+            file: ModelFile::default(),
             vitals,
             process: None,
             open: BTreeMap::new(),
@@ -102,7 +103,7 @@ impl Supervisor {
         dropped: mpsc::UnboundedReceiver<u64>,
         started: oneshot::Sender<Result<ModelIdentity, LlmError>>,
     ) {
-        let identity = match self.check() {
+        let identity = match self.file.check(&self.config) {
             Ok(identity) => identity,
             Err(e) => return drop(started.send(Err(e))),
         };
@@ -121,6 +122,7 @@ impl Supervisor {
     ) {
         let launched = self.launch().await;
         let up = launched.is_ok();
+        let mut heard = 0;
         if started.send(launched.map(|()| identity)).is_ok() && up {
             loop {
                 // While a request is dropped nothing new goes to a process that may hang.
@@ -131,16 +133,21 @@ impl Supervisor {
                 // Also while nothing is asked: a death is seen when it happens.
                 let lives = process.is_some();
                 self.vitals.metrics().open = self.open.len() as u64;
+                let before = std::mem::take(&mut heard);
                 tokio::select! {
-                    // What it has said is heard before it is called silent.
+                    // What it has said is heard before it is called silent. One that never stops talking keeps nobody waiting.
                     biased;
-                    message = next(process), if lives => self.hear(message).await,
+                    message = next(process), if lives && before < MOST_HEARD => {
+                        heard = before + 1;
+                        self.hear(message).await;
+                    }
                     Some(id) = dropped.recv() => self.drop_request(id).await,
                     () = sleep_until(due), if deadline.is_some() => self.expire().await,
                     job = queue.recv(), if !leaving => match job {
                         Some(job) => self.take(job).await,
                         None => break,
                     },
+                    () = ready(()), if before >= MOST_HEARD => {}
                 }
             }
         }
@@ -231,7 +238,11 @@ impl Supervisor {
                     self.end().await;
                 }
             }
-            Ok(other) => tracing::debug!(message = ?other, "unexpected message of the model's process"),
+            Ok(FromWorker::Ready { .. } | FromWorker::Failed(_)) => tracing::debug!("the model's process says again how it loaded"),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                let said = self.put_down("says what is no message").await;
+                self.lost(format!("the process sent {error} and was ended{said}")).await;
+            }
             Err(_) => self.died().await,
         }
     }
@@ -303,13 +314,19 @@ impl Supervisor {
 
     /// Ends a process that hangs, seen by a request that was asked then.
     async fn hung(&mut self, asked: Instant) {
-        if let Some(process) = &self.process {
-            process.last_words("hangs");
-        }
+        self.put_down("hangs").await;
         let hung = LlmError::Crashed("the process hung and was ended".to_owned());
         self.failed(&hung, asked);
         self.fail_open(&hung);
         self.end().await;
+    }
+
+    /// Kills the process for what is wrong with it. Its last words.
+    async fn put_down(&mut self, wrong: &str) -> String {
+        match &mut self.process {
+            Some(process) => process.put_down(wrong).await,
+            None => String::new(),
+        }
     }
 
     /// The process is gone: everything that it had fails.
@@ -318,7 +335,12 @@ impl Supervisor {
             Some(process) => process.obituary().await,
             None => String::new(),
         };
-        let error = LlmError::Crashed(format!("the process ended{how}"));
+        self.lost(format!("the process ended{how}")).await;
+    }
+
+    /// Ends what is left of the process: everything that it had fails.
+    async fn lost(&mut self, why: String) {
+        let error = LlmError::Crashed(why);
         if let Some(asked) = self.open.values().filter(|o| o.reply.is_some()).map(|o| o.asked).max() {
             self.failed(&error, asked);
         }
@@ -370,32 +392,12 @@ impl Supervisor {
             sleep(FIRST_PAUSE * 2_u32.pow(failures.min(8) - 1)).await;
         }
         // What answers after a death must be what answered before it.
-        if self.checked.is_some() {
-            self.check()?;
+        if self.file.was_checked() {
+            self.file.check(&self.config)?;
         }
         self.launch().await?;
         self.vitals.metrics().restarted();
         Ok(())
-    }
-
-    /// Which model lies there: looked at again when the file is another than the one that was checked.
-    fn check(&mut self) -> Result<ModelIdentity, LlmError> {
-        let path = &self.config.model_path;
-        let now = stamp(path).map_err(|e| LlmError::Unavailable(format!("{}: {e}", path.display())))?;
-        match (&self.checked, &self.refused) {
-            (Some((identity, then)), _) if *then == now => return Ok(identity.clone()),
-            (_, Some((then, why))) if *then == now => return Err(why.clone()),
-            _ => {}
-        }
-        let identity = identify(&self.config)?;
-        if self.checked.as_ref().is_some_and(|(before, _)| *before != identity) {
-            let why = format!("{} holds another model than when Galen started with it; start Galen again", path.display());
-            let why = LlmError::Unavailable(why);
-            self.refused = Some((now, why.clone()));
-            return Err(why);
-        }
-        self.checked = Some((identity.clone(), now));
-        Ok(identity)
     }
 
     async fn launch(&mut self) -> Result<(), LlmError> {
@@ -418,6 +420,10 @@ impl Supervisor {
             }
             Ok(Ok(FromWorker::Answer { .. } | FromWorker::Began { .. } | FromWorker::Step { .. })) => {
                 LlmError::Unavailable("the model's process answers unasked".to_owned())
+            }
+            Ok(Err(e)) if e.kind() == ErrorKind::InvalidData => {
+                let said = process.put_down("says what is no message").await;
+                LlmError::Unavailable(format!("the model's process sent {e} while loading{said}"))
             }
             Ok(Err(_)) => LlmError::Unavailable(format!("the model's process ended while loading{}", process.obituary().await)),
             Err(_) => LlmError::Unavailable(format!("not loaded within {} ms", self.config.start_timeout.as_millis())),
@@ -442,22 +448,6 @@ async fn next(process: &mut Option<Process>) -> std::io::Result<FromWorker> {
         Some(process) => process.receive().await,
         None => Err(std::io::ErrorKind::UnexpectedEof.into()),
     }
-}
-
-/// Which model the file holds. A file that carries a registered name must be the registered file.
-fn identify(config: &LocalConfig) -> Result<ModelIdentity, LlmError> {
-    let path = &config.model_path;
-    let registry = Registry::load(path.parent().unwrap_or(std::path::Path::new(".")))?;
-    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if let Some(model) = registry.models.iter().find(|m| m.file == file) {
-        let sha256 = model.verify(path)?;
-        return Ok(ModelIdentity { name: model.name.clone(), sha256 });
-    }
-    gguf::check(path)?;
-    let sha256 = digest(path)?;
-    let known = registry.models.iter().find(|m| m.sha256.as_ref() == Some(&sha256)).map(|m| m.name.clone());
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(ModelIdentity { name: known.unwrap_or(stem), sha256 })
 }
 
 fn micros(time: Duration) -> u64 {

@@ -23,7 +23,7 @@ use super::engine::Engine;
 use super::offload::Offload;
 use super::others::{Embedding, Others};
 use super::prefault::ahead;
-use super::protocol::{FromWorker, Output, Task, Times, ToWorker};
+use super::protocol::{FromWorker, LONGEST_MESSAGE, Output, Task, Times, ToWorker};
 use super::{LlmError, Usage};
 
 /// How long a piece of work may still run when nobody is left to answer to.
@@ -296,9 +296,20 @@ fn work(
 }
 
 fn say(answers: &mut File, message: &FromWorker) -> io::Result<()> {
+    answers.write_all(&line_of(message)?)
+}
+
+/// A message as a line. An answer that is longer than is read is refused here: it would end the process, with all that it has.
+fn line_of(message: &FromWorker) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
+    if let FromWorker::Answer { id, usage, times, counts, .. } = message
+        && line.len() > LONGEST_MESSAGE
+    {
+        let result = Err(LlmError::Invalid(format!("the answer takes {} bytes; at most {LONGEST_MESSAGE} are read", line.len())));
+        line = serde_json::to_vec(&FromWorker::Answer { id: *id, result, usage: *usage, times: *times, counts: *counts })?;
+    }
     line.push(b'\n');
-    answers.write_all(&line)
+    Ok(line)
 }
 
 /// A request that came.
@@ -373,6 +384,7 @@ fn lock(set: &Mutex<BTreeSet<u64>>) -> std::sync::MutexGuard<'_, BTreeSet<u64>> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::Generated;
     use super::*;
 
     fn parse(line: &str) -> Result<Options, String> {
@@ -393,6 +405,22 @@ mod tests {
             let why = parse(line).unwrap_err();
             assert!(why.contains(word) && !why.contains('\n'), "{why}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_longer_than_is_read_is_a_refusal() {
+        let answer = |length| FromWorker::Answer {
+            id: 7,
+            result: Ok(Output::Generated(Generated { text: "x".repeat(length), ..Generated::default() })),
+            usage: Usage { generated_tokens: 3, ..Usage::default() },
+            times: Times::default(),
+            counts: None,
+        };
+        let said = |message: &FromWorker| serde_json::from_slice::<FromWorker>(&line_of(message).unwrap()).unwrap();
+        assert_eq!(said(&answer(9)), answer(9));
+        let FromWorker::Answer { id: 7, result, usage, .. } = said(&answer(LONGEST_MESSAGE)) else { panic!() };
+        assert!(matches!(&result, Err(LlmError::Invalid(why)) if why.contains("at most 67108864")), "{result:?}");
+        assert_eq!(usage.generated_tokens, 3, "it cost what it cost");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What fails and what waits, with processes of the tests' own.
 
 use super::super::batched::Counts;
+use super::super::protocol::LONGEST_MESSAGE;
 use super::*;
 
 fn open(reply: bool, began: bool, deadline: Instant) -> Open {
@@ -112,4 +113,49 @@ fn only_a_process_at_work_that_tells_of_steps_is_called_silent() {
     assert_eq!(supervisor.hangs_at(), Some(now + supervisor.config.drop_timeout));
     supervisor.open.clear();
     assert_eq!(supervisor.hangs_at(), None, "it has nothing to do");
+}
+
+#[tokio::test]
+async fn a_process_that_says_what_is_no_message_is_ended_and_started_again() {
+    let long = format!("a message of more than {LONGEST_MESSAGE} bytes");
+    for (says, what) in [("exec cat /dev/zero", long.as_str()), ("echo nonsense; read line", "what is no message")] {
+        let says = format!("echo oops >&2; {says}");
+        let mut supervisor = scripted(&format!("ready; read line; {says}"));
+        supervisor.launch().await.unwrap();
+        let (reply, answered) = oneshot::channel();
+        supervisor.take(Job { id: 1, task: Task::Adapt(None), reply, since: Instant::now() }).await;
+        let message = next(&mut supervisor.process).await;
+        supervisor.hear(message).await;
+        let Err(LlmError::Crashed(why)) = answered.await.unwrap() else { panic!("{says}: taken for an answer") };
+        assert!(why.contains(what) && why.contains("(oops)") && supervisor.process.is_none(), "{why}");
+        assert_eq!(supervisor.vitals.failures.load(Ordering::Relaxed), 1);
+        supervisor.ready().await.unwrap();
+        assert_eq!(supervisor.vitals.metrics().restarts, 1);
+        supervisor.end().await;
+        // The same in place of its first message.
+        let Err(LlmError::Unavailable(why)) = scripted(&says).launch().await else { panic!("{says}: taken for loaded") };
+        assert!(why.contains(what) && why.contains("(oops)"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_never_stops_talking_keeps_nobody_waiting() {
+    // Faster than it can be heard.
+    let mut supervisor = scripted(r#"ready; read line; exec yes '{"began":{"id":1}}'"#);
+    (supervisor.config.request_timeout, supervisor.config.drop_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+    let (jobs, queue) = mpsc::channel(1);
+    let (_drops, dropped) = mpsc::unbounded_channel();
+    let (started, starting) = oneshot::channel::<Result<ModelIdentity, LlmError>>();
+    let asking = async move {
+        starting.await.unwrap().unwrap();
+        let (reply, answered) = oneshot::channel();
+        jobs.send(Job { id: 1, task: Task::Adapt(None), reply, since: Instant::now() }).await.unwrap();
+        answered.await.unwrap()
+    };
+    let identity = ModelIdentity { name: "m".into(), sha256: "0".into() };
+    // It is out of time, then the process for not dropping it, and then the queue is seen to be closed.
+    let all = async { tokio::join!(asking, supervisor.serve(queue, dropped, identity, started)) };
+    let (answer, ()) = timeout(Duration::from_secs(30), all).await.expect("something is heard beside the process");
+    assert_eq!(answer, Err(LlmError::Timeout(200)));
+    assert!(supervisor.process.is_none());
 }
