@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use galen_agents::llm::{gguf, registry};
 
-use super::support::model;
-use super::support::tiny;
+use super::support::{model, number, tiny};
 
 /// Bytes of data in the tiny adapter: two halves of 2 x 64 floats.
 const ADAPTER_DATA: usize = 2 * 2 * 64 * 4;
@@ -217,7 +216,6 @@ fn headers_of_adapters_that_lie_reach_none_either() {
 #[test]
 #[ignore = "a long run, by hand"]
 fn a_long_run_over_headers_that_lie() {
-    let number = |name: &str, otherwise: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise);
     let (rounds, seed) = (number("GALEN_FUZZ_ROUNDS", 500), number("GALEN_FUZZ_SEED", 1_000_000));
     let mut files: Vec<PathBuf> = ["tiny-moe", "tiny-minicpm"].into_iter().filter_map(tiny).collect();
     files.extend(model("smollm2-135m"));

@@ -15,7 +15,7 @@ use super::server::{Server, reply, send};
 use super::support::{self, evidence, generate, in_full, model, score, start};
 
 /// What the embedded engine must do.
-const OURS: Expect = Expect { bounded: true, counts: true, tolerance: 0.0, live: true };
+const OURS: Expect = Expect { bounded: true, counts: true, grammars: true, tolerance: 0.0, live: true };
 /// Tokens of its context here: prompts that are too long need not be very long.
 const CONTEXT: u32 = 1_024;
 
@@ -37,10 +37,9 @@ async fn provider(server: &Server) -> OpenAiProvider {
 }
 
 #[tokio::test]
-async fn the_local_engine_its_recording_and_a_server_in_front_of_it_pass_one_suite() {
+async fn the_local_engine_and_its_recording_pass_one_suite() {
     let Some(path) = model("smollm2-135m") else { return };
-    let local = || LocalProvider::start(short(path.clone()));
-    let recorder = Recorder::new(Arc::new(local().await.unwrap()));
+    let recorder = Recorder::new(Arc::new(LocalProvider::start(short(path)).await.unwrap()));
     suite(&recorder, OURS).await;
     let answered = recorder.metrics().unwrap().answered;
     assert!(answered > 10, "the engine behind the recorder counts: {answered}");
@@ -49,17 +48,27 @@ async fn the_local_engine_its_recording_and_a_server_in_front_of_it_pass_one_sui
     assert_eq!(replay.unasked(), 1, "all but the score after the abandoned text");
     assert!(replay.ended().is_err());
     assert!(matches!(replay.score(score("s", "never asked", &["A", "B"])).await, Err(LlmError::Invalid(_))));
+    let (live, again) = (recorder.metrics().unwrap().agents["test"], replay.metrics().unwrap().agents["test"]);
+    assert!(again.prompt_tokens > 1_000 && again.prompt_tokens <= live.prompt_tokens, "{live:?} {again:?}");
+}
 
-    let server = facade::serve(local().await.unwrap()).await;
-    let mut patient = config(&server);
-    patient.request_timeout = Duration::from_secs(120);
-    patient.patience.stall = Duration::from_secs(120);
-    let remote = OpenAiProvider::connect(patient).await.unwrap();
-    suite(&remote, Expect { counts: false, ..OURS }).await;
-    let metrics = remote.metrics().unwrap();
-    assert!(metrics.answered > 10 && metrics.failed > 3 && metrics.dropped == 1, "{metrics:?}");
-    let tokens = metrics.agents["test"];
-    assert!(tokens.prompt_tokens > 1_000 && tokens.generated_tokens > 20, "{metrics:?}");
+#[tokio::test]
+async fn a_server_of_each_dialect_passes_the_suite() {
+    let Some(path) = model("smollm2-135m") else { return };
+    let local = Arc::new(LocalProvider::start(short(path)).await.unwrap());
+    for dialect in [Dialect::LlamaCpp, Dialect::Openai, Dialect::Vllm, Dialect::Sglang] {
+        eprintln!("dialect {dialect:?}");
+        let server = facade::serve(Arc::clone(&local), dialect).await;
+        let mut patient = OpenAiConfig { dialect, ..config(&server) };
+        patient.request_timeout = Duration::from_secs(120);
+        patient.patience.stall = Duration::from_secs(120);
+        let remote = OpenAiProvider::connect(patient).await.unwrap();
+        suite(&remote, Expect { counts: false, grammars: dialect != Dialect::Openai, ..OURS }).await;
+        let metrics = remote.metrics().unwrap();
+        assert!(metrics.answered > 10 && metrics.failed > 3 && metrics.dropped == 1, "{metrics:?}");
+        let tokens = metrics.agents["test"];
+        assert!(tokens.prompt_tokens > 1_000 && tokens.generated_tokens > 20, "{metrics:?}");
+    }
 }
 
 /// The batched way, in full precision: the shape of a batch then changes next to nothing.

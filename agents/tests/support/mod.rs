@@ -29,6 +29,12 @@ pub fn tiny(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// A number from the environment, for runs by hand.
+#[allow(dead_code)] // not every test binary has any
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise)
+}
+
 /// A configuration for the test worker.
 pub fn config(model_path: PathBuf) -> LocalConfig {
     LocalConfig {
