@@ -128,6 +128,41 @@ fn a_recorded_case_is_labelled_kept_and_guarded() {
     assert_eq!((code, error.contains("another `galen lab`"), error.lines().count()), (2, true, 1), "{error}");
 }
 
+/// True where this machine gives a process a network of its own, asked without galen.
+fn gives_networks() -> bool {
+    // Where galen looks too.
+    let script = "PATH=\"$PATH:/usr/sbin:/sbin\"; command -v tc && unshare -n ip link set lo up";
+    let asked = std::process::Command::new("sh").args(["-c", script]).output();
+    nix::unistd::geteuid().is_root() && asked.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_batch_has_a_network_of_its_own_only_while_a_case_that_narrows_it_is_to_be_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    // Recorded, nobody can tell of what: a batch with such a case is refused before there is a server.
+    let put = |case: &str| {
+        let capture = folder.path().join(case).with_extension("galen");
+        std::fs::copy(repository("examples/captures/healthy.galen"), &capture).unwrap();
+        std::fs::write(capture.with_extension("answer.json"), "{}").unwrap();
+    };
+    let refused = || {
+        let out = folder.path().to_str().unwrap();
+        let (code, _, error) = run(&["lab", "record", "--scenario", "network_congestion", "--scenario", "queue_healthy", "--out", out]);
+        assert!(code == 2 && error.lines().next_back().is_some_and(|line| line.contains("was recorded otherwise")), "{code} {error}");
+        error
+    };
+    put("queue_healthy-1");
+    let open = refused();
+    put("network_congestion-1");
+    let done = refused();
+    assert_eq!(done.lines().count(), 1, "{done}");
+    if !gives_networks() {
+        eprintln!("skipped: this machine gives nobody a network of its own");
+        return;
+    }
+    assert!(open.lines().count() == 2 && open.starts_with("this batch has a network of its own"), "{open}");
+}
+
 #[test]
 fn a_batch_ends_where_the_disk_under_its_servers_has_no_room() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};

@@ -126,6 +126,11 @@ async fn attempt<'c>(case: &'c Case, bin_dir: Option<PathBuf>, tell: &dyn Fn(Ste
     (case, began, recorded)
 }
 
+/// True when a case that narrows the network is still to be recorded.
+pub fn narrows_network(folder: &Folder, cases: &[Case]) -> bool {
+    cases.iter().any(|case| case.narrows_network() && folder.finished(&case.name).is_none())
+}
+
 /// `server_version_num` of the server that a batch would run on; none where there is no server, or it does not say.
 ///
 /// # Errors
@@ -204,6 +209,21 @@ mod tests {
     }
 
     const FAULT: &str = "name = 'mine'\ntitle = 't'\ncauses = ['missing_index']\nincludes = ['missing_index']\nsetup = ['SELECT 1']";
+
+    #[test]
+    fn only_a_case_that_is_still_to_record_asks_for_a_network() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        let cases = [case(&FAULT.replace("'mine'", "'wide'")), case(&format!("{FAULT}\n[network]\nrate_kbit = 8000"))];
+        let mut capture = Capture::default();
+        capture.manifest.format = FORMAT;
+        for (case, asks) in cases.iter().zip([true, false]) {
+            assert!(narrows_network(&folder, &cases));
+            let answer = Answer::new(&case.scenario, &case.run, None, 150_000, Default::default());
+            folder.save(&case.name, &capture, &answer).unwrap();
+            assert_eq!(narrows_network(&folder, &cases), asks, "{}", case.name);
+        }
+    }
 
     #[test]
     fn a_finished_case_is_kept_of_the_same_scenario_alone() {

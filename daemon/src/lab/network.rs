@@ -80,8 +80,9 @@ impl Drop for Narrowed {
 }
 
 /// Moves this whole process into a network namespace of its own, with loopback up: the program begins anew there with the same
-/// arguments, so this does not return before it has. To be called before anything is made or locked. Returns at once where the
-/// process is in one already, and where it may not have one: [`prepare`] then refuses the servers that need it, and only those.
+/// arguments, so this does not return before it has. To be called before there is a server; what is locked is let go, and locked
+/// again by the program that begins anew. Returns at once where the process is in one already, and where it may not have one:
+/// [`prepare`] then refuses the servers that need it, and only those.
 ///
 /// # Errors
 /// The program cannot be started again, or loopback does not come up.
@@ -105,12 +106,19 @@ pub fn enter() -> anyhow::Result<()> {
         return setns(outside, CloneFlags::CLONE_NEWNET).context("cannot go back to the machine's network");
     }
     let mut arguments = std::env::args_os();
-    let mut again = Command::new("/proc/self/exe");
+    let mut again = Command::new(itself());
     if let Some(name) = arguments.next() {
         again.arg0(name);
     }
     let error = again.args(arguments).env(LEFT, left).exec();
     Err(error).context("cannot start this program again in a network namespace of its own")
+}
+
+/// The file of this program, after which the kernel names the process that is started from it. Where it was replaced since, the
+/// kernel's link to it, which makes that name `exe`.
+fn itself() -> PathBuf {
+    const LINK: &str = "/proc/self/exe";
+    std::fs::read_link(LINK).ok().filter(|file| file.is_file()).unwrap_or_else(|| PathBuf::from(LINK))
 }
 
 /// True when [`enter`] has put this process into a namespace of its own.
@@ -213,6 +221,11 @@ mod tests {
         assert!(!has_left(&left, 7, outside), "it did not move");
         assert!(!has_left(&left, 8, inside), "another process's");
         assert!(!has_left("1", 1, inside) && !has_left("", 7, inside));
+    }
+
+    #[test]
+    fn the_program_begins_anew_under_its_own_name() {
+        assert_eq!(itself(), std::env::current_exe().unwrap());
     }
 
     #[test]
