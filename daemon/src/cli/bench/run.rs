@@ -174,11 +174,10 @@ fn work(wanted: Vec<Wanted>, worker: &Worker, jobs: usize, mut out: Out) -> Resu
 }
 
 /// A diagnosis as the run sees it.
-pub struct Seen {
-    /// The report.
-    pub report: Report,
+struct Seen {
+    report: Report,
     /// SHA-256 of its JSON: of the line that `galen replay --json` prints.
-    pub sha256: String,
+    sha256: String,
     labels: Vec<String>,
     span: Option<Window>,
     wall_ms: f64,
@@ -188,7 +187,7 @@ pub struct Seen {
 ///
 /// # Errors
 /// One line: the capture cannot be read.
-pub fn see(case: &Case, worker: &Worker) -> Result<Seen, String> {
+fn see(case: &Case, worker: &Worker) -> Result<Seen, String> {
     let read = file::read(&case.path);
     // The case is named already: the file's name would stand there twice.
     let shown = format!("{}: ", case.path.display());
@@ -206,7 +205,7 @@ pub fn see(case: &Case, worker: &Worker) -> Result<Seen, String> {
 ///
 /// # Errors
 /// One line: the capture cannot be read, or its label cannot be used.
-fn one(case: &Case, worker: &Worker) -> Result<CaseLine, String> {
+pub fn one(case: &Case, worker: &Worker) -> Result<CaseLine, String> {
     let seen = see(case, worker)?;
     let catalog = &worker.library.catalog;
     let right = answer(case, &seen.labels, &|id| id == "healthy" || catalog.get(id).is_some())?;
@@ -260,7 +259,16 @@ fn summary(global: &Global, path: &std::path::Path) -> Result<(), Failure> {
 /// # Errors
 /// Input: it cannot be read or is no run.
 pub fn read(path: &std::path::Path) -> Result<Run, Failure> {
+    read_text(path).map(|(run, _)| run)
+}
+
+/// A run, and the text of its file.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_text(path: &std::path::Path) -> Result<(Run, String), Failure> {
     let fail = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", path.display()));
     let text = out::whole_text(std::fs::read(path).map_err(|e| fail(&e))?).ok_or_else(|| fail(&"not a run of `galen bench`: no text"))?;
-    Run::parse(&text).map_err(|e| fail(&format!("not a run of `galen bench`: {e}")))
+    let run = Run::parse(&text).map_err(|e| fail(&format!("not a run of `galen bench`: {e}")))?;
+    Ok((run, text))
 }
