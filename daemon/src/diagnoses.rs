@@ -207,7 +207,10 @@ async fn adapt(config: &Config, target: &str, provider: &dyn Provider) -> Result
     }
     provider.reset();
     let wanted = config.targets.iter().find(|t| t.name == target).and_then(|t| t.adapter.as_deref());
-    provider.adapt(wanted).await.map_err(|error| format!("the adapter `{}` cannot be used: {error}", wanted.unwrap_or("none")))
+    let name = wanted.unwrap_or("none");
+    provider.adapt(wanted).await.map_err(|error| format!("the adapter `{name}` cannot be used: {error}"))?;
+    tracing::info!(target_name = target, adapter = name, "the model diagnoses with this adapter");
+    Ok(())
 }
 
 /// A finding within seconds: searches what is there already, without the model and without asking the target.
