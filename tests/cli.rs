@@ -1,13 +1,10 @@
 //! The command line as people meet it: help, exit codes, bad input, replay that repeats itself.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
-
-use crate::support::{galen, lines, repository, run, signal};
+use crate::support::{galen, lines, no_model, repository, run, signal};
 
 #[test]
 fn help_teaches_every_command() {
@@ -166,96 +163,6 @@ fn statements_that_cannot_be_parsed_are_not_called_healthy() {
 }
 
 #[test]
-fn reports_of_two_runs_are_compared_by_capture() {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let captures = repository("examples/captures");
-    let (code, out, error) = run(&["replay", "--no-model", "--json", captures.to_str().unwrap()]);
-    assert_eq!(code, 0, "{error}");
-    let (before, again) = (write("a.jsonl", &out), write("b.jsonl", &out));
-    let (code, text, error) = run(&["report", "diff", &before, &again]);
-    assert_eq!((code, text.as_str()), (0, "0 differ, 9 say the same\n"), "{error}");
-    let without = {
-        let (code, out, error) = run(&["replay", "--no-model", "--no-knowledge", "--json", captures.to_str().unwrap()]);
-        assert_eq!(code, 0, "{error}");
-        let (code, text, error) = run(&["report", "diff", &before, &write("plain.jsonl", &out)]);
-        // The healthy one cites nothing.
-        assert!(code == 0 && text.ends_with("8 differ, 1 say the same\n"), "{text}{error}");
-        let mut reports = lines(&out);
-        reports[0]["root_causes"][0]["probability"] = 0.51.into();
-        reports.pop();
-        write("c.jsonl", &reports.iter().map(|r| format!("{r}\n")).collect::<String>())
-    };
-    let (code, out, _) = run(&["report", "diff", &before, &without, "--json"]);
-    let told = lines(&out);
-    assert_eq!((code, told.len()), (0, 9));
-    assert_eq!(told.iter().filter(|t| t["only_in"].is_string()).count(), 1);
-    assert!(told[0]["changes"][0]["after"].as_str().unwrap().contains("51.0 %"), "{}", told[0]);
-    let (code, _, error) = run(&["report", "diff", &before, &write("x", "{\"capture\": 3")]);
-    assert_eq!((code, error.lines().count()), (5, 1), "{error}");
-    let (code, _, error) = run(&["report", "diff", &before, &write("empty", "")]);
-    assert_eq!((code, error.contains("replay --json")), (5, true), "{error}");
-}
-
-#[test]
-fn no_difference_between_two_reports_is_passed_over() {
-    let folder = tempfile::tempdir().unwrap();
-    let capture = repository("examples/captures/missing_index.galen");
-    let (code, out, error) = run(&["replay", "--no-model", "--json", capture.to_str().unwrap()]);
-    assert_eq!(code, 0, "{error}");
-    let report = lines(&out).remove(0);
-    let mut places = BTreeMap::new();
-    leaves(&report, String::new(), String::new(), &mut places);
-    // What differs from run to run, ids that others shift, and words of which there are few, so that another one is no report.
-    let other = |kind: &str| {
-        kind == "/capture" || kind.ends_with("_ms") || ["/evidence/*/id", "/knowledge/*/id"].contains(&kind) || {
-            ["/status", "/verdict", "/kind"].iter().any(|end| kind.ends_with(end))
-        }
-    };
-    places.retain(|kind, _| !other(kind));
-    assert!(places.len() > 60, "{places:?}");
-    let (mut before, mut after) = (String::new(), String::new());
-    for (kind, place) in &places {
-        let mut copy = report.clone();
-        copy["capture"] = kind.as_str().into();
-        before += &format!("{copy}\n");
-        let leaf = copy.pointer_mut(place).unwrap();
-        *leaf = match &*leaf {
-            Value::Number(number) if number.is_u64() => (number.as_u64().unwrap() + 1).into(),
-            Value::Number(number) => (number.as_f64().unwrap() + 1.0).into(),
-            Value::Bool(told) => (!told).into(),
-            text => format!("{} and more", text.as_str().unwrap()).into(),
-        };
-        after += &format!("{copy}\n");
-    }
-    let [a, b] = [("a.jsonl", before), ("b.jsonl", after)].map(|(name, text)| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    });
-    let (code, out, error) = run(&["report", "diff", &a, &b, "--json"]);
-    assert_eq!(code, 0, "{error}");
-    let told: BTreeSet<String> =
-        lines(&out).iter().filter(|t| t["changes"][0].is_object()).map(|t| t["capture"].as_str().unwrap().to_owned()).collect();
-    let silent: Vec<&String> = places.keys().filter(|kind| !told.contains(*kind)).collect();
-    assert!(silent.is_empty(), "{silent:?}");
-}
-
-/// The first value of each kind in a report: a pointer to it, by the pointer without its places in lists.
-fn leaves(value: &Value, kind: String, place: String, found: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(fields) => fields.iter().for_each(|(key, v)| leaves(v, format!("{kind}/{key}"), format!("{place}/{key}"), found)),
-        Value::Array(items) => items.iter().enumerate().for_each(|(at, v)| leaves(v, format!("{kind}/*"), format!("{place}/{at}"), found)),
-        Value::Null => {}
-        _ => drop(found.entry(kind).or_insert(place)),
-    }
-}
-
-#[test]
 fn what_cannot_be_written_is_said_before_anything_is_watched() {
     let dsn = ["--dsn", "postgresql://u@127.0.0.1:1/x", "--duration", "5s"];
     let refused = |command: &str, flag: &str, path: &str| {
@@ -309,9 +216,11 @@ fn a_demo_with_a_damaged_model_starts_nothing() {
 #[test]
 fn memory_of_a_gpu_that_is_not_there_changes_no_report_and_is_said_to_be_left_aside() {
     let file = galen_agents::llm::registry::default_models_dir().join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    let gpu = lines(&run(&["model", "devices", "--json"]).1).iter().any(|d| d["kind"] == "gpu" || d["kind"] == "integrated");
-    if gpu || std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
-        eprintln!("skipped: a GPU is here, or GALEN_NO_MODEL=1");
+    if no_model() {
+        return;
+    }
+    if lines(&run(&["model", "devices", "--json"]).1).iter().any(|d| d["kind"] == "gpu" || d["kind"] == "integrated") {
+        eprintln!("skipped: a GPU is here");
         return;
     }
     assert!(file.exists(), "{} is missing: run make model (or set GALEN_NO_MODEL=1)", file.display());
@@ -366,7 +275,7 @@ fn the_store_of_models_lists_brings_plans_and_removes_with_its_exit_codes() {
     }
     let (code, out, _) = run(&["devices"]);
     assert!(code == 0 && lines(&out).iter().any(|d| d["kind"] == "cpu" && d["total"].as_u64() > Some(0)), "{out}");
-    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
+    if no_model() {
         return;
     }
     let kept = galen_agents::llm::registry::default_models_dir().join("SmolLM2-135M-Instruct.Q4_1.gguf");

@@ -33,6 +33,46 @@ fn bad_specifications_cost_a_line_each_and_no_server_is_started() {
 }
 
 #[test]
+fn what_cannot_be_used_is_named_and_what_is_recorded_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("specs.jsonl"), folder.path().join("out"));
+    let (path, out) = (file.to_str().unwrap(), out.to_str().unwrap());
+    // No text, a folder, nothing at all.
+    std::fs::write(&file, b"{\"id\": 5, \xff\xfe").unwrap();
+    for unreadable in [path, folder.path().to_str().unwrap(), "/nonexistent/specs.jsonl"] {
+        let (code, told, error) = run(&["lab", "dbot", unreadable, "--out", out, "--all"]);
+        assert_eq!((code, told.as_str(), error.lines().count()), (5, "", 1), "{error}");
+        assert!(error.starts_with(&format!("galen: {unreadable}: ")), "{error}");
+    }
+    assert!(!std::path::Path::new(out).exists());
+    let bad = [
+        (r#"{"id": 6, "labels": ["POOR JOIN PERFORMANCE"]"#, "EOF"),
+        (r#"{"id": 7, "labels": ["POOR JOIN PERFORMANCE"], "workload": "no_such_kind"}"#, "no_such_kind"),
+        (r#"{"id": 8, "labels": ["no such label"], "workload": "job_joins"}"#, "no such label"),
+        (r#"{"id": 9, "labels": ["POOR JOIN PERFORMANCE"], "workload": "job_joins", "params": {"thraeds": 5}}"#, "thraeds"),
+    ];
+    std::fs::write(&file, bad.iter().map(|(line, _)| format!("{line}\n")).collect::<String>() + GOOD).unwrap();
+    // The one that can be used was recorded before, of what nobody can tell: nothing is recorded over it.
+    std::fs::create_dir(out).unwrap();
+    let capture = std::path::Path::new(out).join("spec-0005.galen");
+    std::fs::copy(repository("examples/captures/healthy.galen"), &capture).unwrap();
+    let before = std::fs::read(&capture).unwrap();
+    for (answer, why) in [(None, "nothing beside it says how"), (Some("{}"), "specification: null / 5")] {
+        if let Some(answer) = answer {
+            std::fs::write(capture.with_extension("answer.json"), answer).unwrap();
+        }
+        let (code, told, error) = run(&["lab", "dbot", path, "--out", out, "--all"]);
+        let said: Vec<&str> = error.lines().collect();
+        assert_eq!((code, told.as_str(), said.len()), (2, "", bad.len() + 1), "{error}");
+        for (at, (_, what)) in bad.iter().enumerate() {
+            assert!(said[at].starts_with(&format!("galen: {path}: line {}: ", at + 1)) && said[at].contains(what), "{error}");
+        }
+        assert!(said[bad.len()].contains("spec-0005.galen was recorded otherwise") && said[bad.len()].contains(why), "{error}");
+        assert_eq!(std::fs::read(&capture).unwrap(), before);
+    }
+}
+
+#[test]
 fn a_standard_error_that_takes_nothing_is_no_fault_of_ours() {
     let folder = tempfile::tempdir().unwrap();
     let (file, out) = (folder.path().join("specs.jsonl"), folder.path().join("out"));

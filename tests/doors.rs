@@ -5,11 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Daemon, alerts, galen, payload, run, signal, until, within};
-
-const NOWHERE: &str = "[[target]]\nname = \"shop\"\ndsn = \"postgresql://galen:hunter2@127.0.0.1:1/shop\"\n";
-const ALERTS: &str = "/api/v1/alerts/alertmanager";
-const BEGAN: &str = "2026-01-01T14:05:00Z";
+use crate::support::{ALERTS, BEGAN, Daemon, NOWHERE, alerts, galen, incident, payload, run, signal, until, within};
 
 #[test]
 fn an_acknowledged_alert_survives_kill_9_and_leads_to_a_report() {
@@ -38,32 +34,6 @@ fn an_acknowledged_alert_survives_kill_9_and_leads_to_a_report() {
     assert!(status == 200 && page.contains("</html>"));
     let (status, metrics) = daemon.get("/metrics");
     assert!(status == 200 && metrics.contains("galen_target_up{target=\"shop\"} 0"));
-}
-
-#[test]
-fn the_models_work_is_seen_and_an_adapter_that_is_missing_costs_no_report() {
-    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
-        eprintln!("skipped: GALEN_NO_MODEL=1");
-        return;
-    }
-    let reported = |targets: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        let daemon = Daemon::start(folder.path(), targets);
-        let id = incident(&daemon.post(ALERTS, &payload("f1", BEGAN)).1);
-        daemon.until("reported", || daemon.state(id) == "reported");
-        (daemon.call("incidents.report", json!({"id": id, "format": "json"})), daemon.get("/metrics").1)
-    };
-    let model = "[model]\nname = \"smollm2-135m\"\n";
-    let (report, metrics) = reported(&format!("{NOWHERE}{model}"));
-    assert!(report["model_note"].is_null(), "{}", report["model_note"]);
-    for line in ["galen_llm_restarts_total 0", "galen_llm_requests_failed_total 0", "galen_llm_requests_waiting 0"] {
-        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
-    }
-    let adapted = format!("{NOWHERE}adapter = \"own\"\n{model}[[model.adapter]]\nname = \"own\"\nfile = \"/nonexistent/own.gguf\"\n");
-    let (report, metrics) = reported(&adapted);
-    assert!(metrics.lines().any(|l| l == "galen_llm_up 0"), "a model that did not start is not up\n{metrics}");
-    let note = report["model_note"].as_str().unwrap_or_default();
-    assert!(note.contains("own.gguf") && note.contains("without a model"), "{report}");
 }
 
 #[test]
@@ -139,10 +109,6 @@ fn sigterm_ends_within_five_seconds_and_removes_the_socket() {
     let status = daemon.child.wait().unwrap();
     assert!(status.success() && started.elapsed() < Duration::from_secs(5), "{status} after {:?}", started.elapsed());
     assert!(!daemon.socket.exists());
-}
-
-fn incident(body: &str) -> i64 {
-    serde_json::from_str::<serde_json::Value>(body).unwrap()["incident"].as_i64().unwrap()
 }
 
 /// Two targets that cannot be reached, and their names.

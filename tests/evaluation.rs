@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use galen_tools::store::file;
 use serde_json::Value;
 
-use crate::support::{cramped, galen, lines, repository, run};
+use crate::support::{cramped, galen, lines, no_model, repository, run};
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -51,7 +51,7 @@ fn many(folder: &Path, count: u32) -> PathBuf {
 }
 
 /// The lines of a run without what depends on the clock.
-fn timeless(path: &Path) -> Vec<Value> {
+pub fn timeless(path: &Path) -> Vec<Value> {
     let mut all = lines(&std::fs::read_to_string(path).unwrap());
     for line in &mut all {
         let line = line.as_object_mut().unwrap();
@@ -61,7 +61,8 @@ fn timeless(path: &Path) -> Vec<Value> {
     all
 }
 
-fn bench_run(suite: &Path, out: &Path, more: &[&str]) -> (i32, String, String) {
+/// Runs a suite without a model.
+pub fn bench_run(suite: &Path, out: &Path, more: &[&str]) -> (i32, String, String) {
     let mut arguments = vec!["bench", "run", text(suite), "--no-model", "--out", text(out)];
     arguments.extend(more);
     run(&arguments)
@@ -227,27 +228,6 @@ tps = 0.5
 }
 
 #[test]
-fn a_file_s_name_says_nothing_to_a_diagnosis() {
-    let folder = tempfile::tempdir().unwrap();
-    for capture in ["missing_index", "healthy", "bulk_delete"] {
-        let told: Vec<String> = ["healthy", "disk_full", "x"]
-            .iter()
-            .map(|name| {
-                let copy = folder.path().join(name).with_extension("galen");
-                std::fs::copy(repository("examples/captures").join(capture).with_extension("galen"), &copy).unwrap();
-                let (code, out, error) = run(&["replay", "--json", text(&copy)]);
-                assert_eq!(code, 0, "{error}");
-                let mut report = lines(&out).remove(0);
-                assert_eq!(report["capture"], *name);
-                report.as_object_mut().unwrap().remove("capture");
-                report.to_string()
-            })
-            .collect();
-        assert!(told[0] == told[1] && told[0] == told[2], "{capture}: {told:#?}");
-    }
-}
-
-#[test]
 fn a_killed_run_goes_on_and_gives_what_an_undisturbed_one_gives() {
     let folder = tempfile::tempdir().unwrap();
     let suite = many(folder.path(), 150);
@@ -322,8 +302,7 @@ fn halves_share_nothing_and_the_test_half_is_not_learnt_from() {
 
 #[test]
 fn with_a_model_one_capture_is_diagnosed_at_a_time_and_the_run_says_so() {
-    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
-        eprintln!("skipped: GALEN_NO_MODEL=1");
+    if no_model() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -341,8 +320,7 @@ fn with_a_model_one_capture_is_diagnosed_at_a_time_and_the_run_says_so() {
 
 #[test]
 fn a_model_is_sampled_until_it_passes() {
-    if std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1") {
-        eprintln!("skipped: GALEN_NO_MODEL=1");
+    if no_model() {
         return;
     }
     let capture = repository("examples/captures/missing_index.galen");

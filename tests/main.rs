@@ -3,6 +3,7 @@
 // A test may unwrap; clippy's own exemption does not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used)]
 
+mod blind;
 mod cli;
 mod dbot;
 mod doors;
@@ -12,8 +13,11 @@ mod knowledge;
 mod lab;
 mod learn;
 mod live;
+mod models;
 mod public;
 mod rds;
+mod report_diff;
 mod reports;
 mod search;
 mod support;
+mod verify;

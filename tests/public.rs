@@ -40,7 +40,7 @@ fn recordings(folder: &Path) -> PathBuf {
 }
 
 /// An incident of the CPU and a quiet one, with keys that the first passes and the second does not.
-fn scenarios(folder: &Path) -> PathBuf {
+pub fn scenarios(folder: &Path) -> PathBuf {
     let root = folder.join("scenarios");
     let busy = Incident::new(4).metric("DBLoad", 0.9, 6.0).metric("CPUUtilization", 22.0, 96.0);
     let busy = busy.statement("SELECT pg_sleep($1), x FROM t WHERE y = $2", [4.8, 0.2, 0.0, 0.0, 0.0]);

@@ -118,44 +118,6 @@ fn a_cpu_that_others_take_does_not_follow_from_a_statement() {
 }
 
 #[test]
-fn runs_over_captures_of_one_name_are_compared_as_far_as_they_go() {
-    let folder = tempfile::tempdir().unwrap();
-    for (part, name) in [("a", "healthy"), ("b", "missing_index")] {
-        std::fs::create_dir(folder.path().join(part)).unwrap();
-        std::fs::copy(repository(&format!("examples/captures/{name}.galen")), folder.path().join(part).join("case.galen")).unwrap();
-    }
-    let (code, out, error) = run(&["replay", "--json", folder.path().to_str().unwrap()]);
-    assert_eq!((code, lines(&out).len()), (0, 2), "{error}");
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let before = write("before.jsonl", &out);
-    let (code, told, error) = run(&["report", "diff", &before, &before]);
-    assert_eq!((code, told.as_str()), (0, "0 differ, 2 say the same\n"), "{error}");
-    let mut reports = lines(&out);
-    reports[1]["headline"] = "something else".into();
-    let after = write("after.jsonl", &reports.iter().map(|report| format!("{report}\n")).collect::<String>());
-    let (code, told, error) = run(&["report", "diff", &before, &after, "--json"]);
-    let told = lines(&told);
-    assert_eq!((code, told.len()), (0, 2), "{error}");
-    assert!(told[0]["nth"].is_null() && told[0]["changes"].as_array().unwrap().is_empty(), "{}", told[0]);
-    assert!(told[1]["nth"] == 2 && told[1]["changes"][0]["after"] == "something else", "{}", told[1]);
-    // Nobody can tell whose report is the only one, but where the file was cut off.
-    let one = write("one.jsonl", &format!("{}\n", lines(&out)[1]));
-    let (code, told, error) = run(&["report", "diff", &before, &one]);
-    assert_eq!((code, told.matches(&format!("only in {before}\n")).count()), (0, 2), "{told}{error}");
-    assert!(told.contains(&format!("case: only in {one}\n")) && told.ends_with("0 differ, 0 say the same\n"), "{told}");
-    // As an interrupt leaves it.
-    let cut = write("cut.jsonl", &out[..out.len() - 30]);
-    let (code, told, error) = run(&["report", "diff", &before, &cut]);
-    assert_eq!((code, error.lines().count()), (5, 2), "{error}");
-    assert!(error.contains("cut.jsonl: object 2 is cut off") && error.contains("1 of 4 reports could not be compared"), "{error}");
-    assert!(told.contains("case (number 2 of that name): only in ") && told.ends_with("0 differ, 1 say the same\n"), "{told}");
-}
-
-#[test]
 fn a_disk_without_room_for_a_page_leaves_the_one_that_was_there() {
     let folder = tempfile::tempdir().unwrap();
     let (capture, pages) = (repository("examples/captures/healthy.galen"), folder.path().to_str().unwrap());

@@ -9,6 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+/// A target that cannot be reached.
+pub const NOWHERE: &str = "[[target]]\nname = \"shop\"\ndsn = \"postgresql://galen:hunter2@127.0.0.1:1/shop\"\n";
+/// Where Alertmanager posts to.
+pub const ALERTS: &str = "/api/v1/alerts/alertmanager";
+/// When the alerts of a test began.
+pub const BEGAN: &str = "2026-01-01T14:05:00Z";
+
 /// The real binary, without the caller's configuration.
 pub fn galen() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_galen"));
@@ -68,6 +75,22 @@ pub fn bench(path: &str) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// True, and said, where tests do without a model.
+pub fn no_model() -> bool {
+    let without = std::env::var_os("GALEN_NO_MODEL").is_some_and(|v| v == "1");
+    if without {
+        eprintln!("skipped: GALEN_NO_MODEL=1");
+    }
+    without
+}
+
+/// Writes a file. Returns its path, as an argument.
+pub fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 /// A daemon of its own, killed when dropped.
@@ -197,6 +220,11 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The incident that an answer to alerts names.
+pub fn incident(body: &str) -> i64 {
+    serde_json::from_str::<Value>(body).unwrap()["incident"].as_i64().unwrap()
 }
 
 /// An Alertmanager payload with one alert.
