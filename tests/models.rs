@@ -1,10 +1,8 @@
 //! The daemon's model: seen at work, and changed from one adapter to another between the incidents of two targets.
 
-use std::path::PathBuf;
-
 use serde_json::json;
 
-use crate::support::{ALERTS, BEGAN, Daemon, NOWHERE, alerts, incident, no_model, payload};
+use crate::support::{ALERTS, BEGAN, Daemon, NOWHERE, alerts, galen, incident, no_model, payload};
 
 #[test]
 fn the_models_work_is_seen_and_an_adapter_that_is_missing_costs_no_report() {
@@ -36,18 +34,22 @@ fn the_model_changes_to_a_targets_adapter_and_back() {
     if no_model() {
         return;
     }
-    let models = galen_agents::llm::registry::default_models_dir().join("tiny");
-    let adapter: PathBuf = models.join("tiny-minicpm-lora.gguf");
+    let tiny = galen_agents::llm::registry::default_models_dir().join("tiny");
+    let (model, adapter) = (tiny.join("tiny-minicpm.gguf"), tiny.join("tiny-minicpm-lora.gguf"));
     assert!(adapter.exists(), "{} is missing: run make tiny-models (or set GALEN_NO_MODEL=1)", adapter.display());
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("models");
+    std::fs::create_dir(&models).unwrap();
+    assert!(galen().args(["model", "add"]).arg(model).env("GALEN_MODELS_DIR", &models).status().unwrap().success());
     let other = NOWHERE.replace("\"shop\"", "\"other\"");
     let targets = format!(
         "{NOWHERE}adapter = \"own\"\n{other}[model]\nname = \"tiny-minicpm\"\nmodels_dir = {models:?}\n\
          [[model.adapter]]\nname = \"own\"\nfile = {adapter:?}\n"
     );
-    let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(folder.path(), &targets);
-    for (fingerprint, target) in [("f1", "shop"), ("f2", "other"), ("f3", "shop")] {
-        let id = incident(&daemon.post(ALERTS, &alerts(&[(fingerprint, BEGAN, target)])).1);
+    // Hours apart: what begins at the same time is one incident.
+    for (fingerprint, began, target) in [("f1", BEGAN, "shop"), ("f2", BEGAN, "other"), ("f3", "2026-01-01T17:05:00Z", "shop")] {
+        let id = incident(&daemon.post(ALERTS, &alerts(&[(fingerprint, began, target)])).1);
         daemon.until("reported", || daemon.state(id) == "reported");
         let report = daemon.call("incidents.report", json!({"id": id, "format": "json"}));
         assert!(report["model_note"].is_null() && report["model"].as_str().is_some(), "{report}");
