@@ -135,7 +135,9 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] ^= mask;
         }
-        prop_assert!(bytes == *packed_sample() || kind_of(&bytes).is_some());
+        // zstd can say the same content in several ways: a copy of other bytes that are equal, say.
+        let as_it_was = || unpack(&bytes, MAX_BYTES).ok() == unpack(packed_sample(), MAX_BYTES).ok();
+        prop_assert!(kind_of(&bytes).is_some() || as_it_was());
         prop_assert!(kind_of(&bytes[..cut.index(bytes.len())]).is_some());
     }
 
