@@ -35,6 +35,8 @@ const MOST_STEPS: i64 = 86_400;
 const THROUGHPUT: &str = "tps";
 /// Sessions on a processor, as looking at sessions shows them.
 const ON_CPU: &str = "active_sessions{wait_class=\"CPU\"}";
+/// Families that rise with the work done, and are no harm by themselves.
+const WORK: [&str; 3] = ["reads", "writes", "cpu"];
 
 pub(super) struct Signal<'a> {
     name: &'a str,
@@ -78,6 +80,7 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
     let best = candidates(steps, warm_up, coarse)
         .into_iter()
         .filter_map(|baseline| best_window(&signals, baseline, steps))
+        .filter(|found| !backwards(&signals, found, warm_up))
         .max_by(|a, b| a.worth.total_cmp(&b.worth));
     let Some(first) = best else { return with_beside(by_limits(&signals, start, steps, options), &signals, start, steps) };
     // Second pass: everything before the window is baseline.
@@ -260,6 +263,22 @@ fn best_window(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -
     // A baseline after the fact is second choice: what came before is what is usual.
     let late = if baseline.0 > 0 || baseline.1 == steps { 0.75 } else { 1.0 };
     Some(Found { baseline, from, to, worth: (best - outside) * late })
+}
+
+/// Whether a window is a loss of throughput read backwards: no calm lies before it, and all that sets it apart from what came after is
+/// that more work was done.
+fn backwards(signals: &[Signal<'_>], found: &Found, warm_up: usize) -> bool {
+    if found.from >= warm_up || found.baseline.0 < found.to {
+        return false;
+    }
+    let (mut values, mut scratch) = (Vec::new(), Vec::new());
+    let mut rose = |signal: &Signal<'_>| {
+        known(&signal.grid[found.from..found.to], &mut values);
+        let now = median(&mut values).zip(usual(signal, found.baseline, &mut scratch));
+        now.is_some_and(|(now, usual)| signal.beyond(found.from, now) || usual.score(now, signal.spec) >= 4.0)
+    };
+    let (work, others): (Vec<_>, Vec<_>) = signals.iter().filter(|signal| signal.triggers).partition(|signal| signal.name == THROUGHPUT);
+    work.into_iter().any(&mut rose) && !others.into_iter().filter(|s| !WORK.contains(&s.spec.family.as_str())).any(rose)
 }
 
 /// Sum of the signals' weights on the grid. Signals that may not open an incident support those that may, and on their own

@@ -156,6 +156,35 @@ fn sessions_on_all_processors_are_a_second_witness_where_a_neighbour_takes_its_p
 }
 
 #[test]
+fn lost_throughput_is_not_read_backwards_as_a_wave_of_work() {
+    let told = |waiting: f64, retransmits: f64| {
+        let mut capture = Capture::default();
+        for mut frame in frames(1, 70, None) {
+            let late = frame.at >= 45_000;
+            for (name, _, value) in &mut frame.values {
+                match name.as_str() {
+                    "tps" => *value = if late { 110.0 } else { 290.0 },
+                    "tup_returned_per_s" => *value = if late { 17_000.0 } else { 61_000.0 },
+                    "blocked_sessions" => *value = if late { 0.0 } else { waiting },
+                    name if name.starts_with("active_sessions") => *value = 0.0,
+                    _ => {}
+                }
+            }
+            frame.values.push(("node_network_retransmits_per_s".into(), "1/s", if late { retransmits } else { 1.0 }));
+            capture.absorb(frame);
+        }
+        detect(&capture, &SignalTable::builtin(), &DetectOptions::default())
+    };
+    assert_eq!(told(0.0, 1.0).window, None, "fewer asked, and nothing says why");
+    let found = told(0.0, 800.0);
+    assert!(found.window.is_some_and(|window| overlap(window, (45, 70)) >= 0.8), "{:?}", found.window);
+    assert_eq!(found.abnormal[0].signal, "node_network_retransmits_per_s");
+    // Whoever waits in the first part is ill there.
+    let found = told(8.0, 1.0);
+    assert!(found.window.is_some_and(|window| overlap(window, (0, 45)) >= 0.8), "{:?}", found.window);
+}
+
+#[test]
 fn a_capture_without_a_healthy_stretch_shows_by_limits_and_an_empty_one_is_quiet() {
     let mut capture = Capture::default();
     for s in 0..30 {
