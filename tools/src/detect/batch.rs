@@ -32,14 +32,14 @@ const MARGIN_MS: i64 = 3_000;
 const MOST_STEPS: i64 = 86_400;
 
 /// The signal that counts work done.
-const THROUGHPUT: &str = "tps";
+pub(super) const THROUGHPUT: &str = "tps";
 /// Sessions on a processor, as looking at sessions shows them.
 const ON_CPU: &str = "active_sessions{wait_class=\"CPU\"}";
 /// Families that rise with the work done, and are no harm by themselves.
-const WORK: [&str; 3] = ["reads", "writes", "cpu"];
+const WORK: [&str; 2] = ["reads", "writes"];
 
 pub(super) struct Signal<'a> {
-    name: &'a str,
+    pub(super) name: &'a str,
     pub(super) series: &'a Series,
     pub(super) spec: &'a SignalSpec,
     /// May open an incident by itself.
@@ -77,12 +77,14 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         };
     }
     let coarse = coarse_period(&signals);
-    let best = candidates(steps, warm_up, coarse)
-        .into_iter()
-        .filter_map(|baseline| best_window(&signals, baseline, steps))
-        .filter(|found| !backwards(&signals, found, warm_up))
-        .max_by(|a, b| a.worth.total_cmp(&b.worth));
-    let Some(first) = best else { return with_beside(by_limits(&signals, start, steps, options), &signals, start, steps) };
+    let cpus = capture.manifest.cpus;
+    let found = candidates(steps, warm_up, coarse).into_iter().filter_map(|baseline| best_window(&signals, baseline, steps));
+    let (lost, forward): (Vec<_>, Vec<_>) = found.partition(|found| backwards(&signals, found, (warm_up, steps), cpus));
+    let lost = lost.into_iter().next().map(|found| (found.from, found.to));
+    let told = |detection| with_beside(detection, &signals, lost, (start, steps));
+    let Some(first) = forward.into_iter().max_by(|a, b| a.worth.total_cmp(&b.worth)) else {
+        return told(by_limits(&signals, start, steps, options));
+    };
     // Second pass: everything before the window is baseline.
     let baseline = if first.from >= warm_up { (0, first.from) } else { first.baseline };
     let mut found = best_window(&signals, baseline, steps).unwrap_or(first);
@@ -101,7 +103,7 @@ pub fn detect(capture: &Capture, table: &SignalTable, options: &DetectOptions) -
         Some(period) => &DetectOptions { persistence_s: options.persistence_s.max(2.0 * period as f64 - 1.0), ..options.clone() },
         None => options,
     };
-    with_beside(conclude(&signals, &found, (start, margin), capture.manifest.cpus, options), &signals, start, steps)
+    told(conclude(&signals, &found, (start, margin), cpus, options))
 }
 
 /// Judges what is abnormal from a moment on, where somebody who watched longer (the live detector) has seen an anomaly
@@ -267,18 +269,23 @@ fn best_window(signals: &[Signal<'_>], baseline: (usize, usize), steps: usize) -
 
 /// Whether a window is a loss of throughput read backwards: no calm lies before it, and all that sets it apart from what came after is
 /// that more work was done.
-fn backwards(signals: &[Signal<'_>], found: &Found, warm_up: usize) -> bool {
-    if found.from >= warm_up || found.baseline.0 < found.to {
+fn backwards(signals: &[Signal<'_>], found: &Found, (warm_up, steps): (usize, usize), cpus: Option<u32>) -> bool {
+    // A baseline that overlaps the window is what came after it, where that is longer.
+    let after = if found.baseline.0 < found.to { (found.to, steps) } else { found.baseline };
+    if found.from >= warm_up || after.1 - after.0 < warm_up {
         return false;
     }
     let (mut values, mut scratch) = (Vec::new(), Vec::new());
     let mut rose = |signal: &Signal<'_>| {
         known(&signal.grid[found.from..found.to], &mut values);
-        let now = median(&mut values).zip(usual(signal, found.baseline, &mut scratch));
-        now.is_some_and(|(now, usual)| signal.beyond(found.from, now) || usual.score(now, signal.spec) >= 4.0)
+        let now = median(&mut values).zip(usual(signal, after, &mut scratch));
+        let grave = signal.grave.is_some_and(|(from, to)| from < found.to && found.from < to);
+        grave || now.is_some_and(|(now, usual)| beyond_limit(now, signal.spec) || usual.score(now, signal.spec) >= 4.0)
     };
     let (work, others): (Vec<_>, Vec<_>) = signals.iter().filter(|signal| signal.triggers).partition(|signal| signal.name == THROUGHPUT);
-    work.into_iter().any(&mut rose) && !others.into_iter().filter(|s| !WORK.contains(&s.spec.family.as_str())).any(rose)
+    work.into_iter().any(&mut rose)
+        && !others.into_iter().filter(|s| !WORK.contains(&s.spec.family.as_str())).any(rose)
+        && crowded(signals, (found.from, found.to), after, cpus).is_none()
 }
 
 /// Sum of the signals' weights on the grid. Signals that may not open an incident support those that may, and on their own
@@ -358,7 +365,7 @@ fn conclude(
     let strong = abnormal.iter().filter(triggers).any(|a| a.score.abs() >= 10.0);
     let mut families: std::collections::BTreeSet<_> = abnormal.iter().filter(triggers).map(family).collect();
     if !strong && !families.is_empty() {
-        families.extend(crowded(signals, found, cpus).map(Some));
+        families.extend(crowded(signals, (found.from, found.to), found.baseline, cpus).map(Some));
     }
     if !strong && families.len() < 2 {
         return quiet(&match abnormal.iter().find(triggers) {
@@ -372,7 +379,7 @@ fn conclude(
 /// A further witness where as many sessions are on a processor as there are processors, and at most half as many were before: its
 /// family. Where others take their part of the processors, what PostgreSQL gets of them says too little; who wants one is seen all
 /// the same.
-fn crowded<'s>(signals: &[Signal<'s>], found: &Found, cpus: Option<u32>) -> Option<&'s str> {
+fn crowded<'s>(signals: &[Signal<'s>], window: (usize, usize), baseline: (usize, usize), cpus: Option<u32>) -> Option<&'s str> {
     let cpus = f64::from(cpus.filter(|cpus| *cpus > 0)?);
     let on_cpu = signals.iter().find(|s| s.name == ON_CPU)?;
     let mut values = Vec::new();
@@ -380,7 +387,7 @@ fn crowded<'s>(signals: &[Signal<'s>], found: &Found, cpus: Option<u32>) -> Opti
         known(&on_cpu.grid[from..to], &mut values);
         median(&mut values)
     };
-    let rose = usual((found.from, found.to))? >= cpus && usual(found.baseline)? <= cpus / 2.0;
+    let rose = usual(window)? >= cpus && usual(baseline)? <= cpus / 2.0;
     rose.then_some(on_cpu.spec.family.as_str())
 }
 

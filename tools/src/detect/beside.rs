@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::batch::{STEP, Signal, moved, usual};
+use super::batch::{STEP, Signal, THROUGHPUT, moved, usual};
 use super::{Abnormal, Detection};
 use crate::model::UnixMs;
 
@@ -15,13 +15,28 @@ const LEAST_SAMPLES: usize = 2;
 const OUT: f64 = 4.0;
 
 /// Adds to a quiet detection which signals were out of line for long, the strongest first. A signal that was itself is not told of again for one of its labels.
-pub(super) fn with_beside(mut detection: Detection, signals: &[Signal<'_>], start: UnixMs, steps: usize) -> Detection {
+/// After `busy`, a stretch that was dropped as nothing but more work than came after it, throughput fell, however it compares with the whole.
+pub(super) fn with_beside(
+    mut detection: Detection,
+    signals: &[Signal<'_>],
+    busy: Option<(usize, usize)>,
+    (start, steps): (UnixMs, usize),
+) -> Detection {
     if detection.window.is_some() {
         return detection;
     }
     let mut scratch = Vec::new();
     let known = signals.iter().filter(|signal| !signal.spec.name.is_empty());
     detection.beside = known.filter_map(|signal| longest(signal, start, steps, &mut scratch)).collect();
+    let fell = busy.and_then(|busy| {
+        let work = signals.iter().find(|signal| signal.name == THROUGHPUT)?;
+        moved(work, usual(work, busy, &mut Vec::new()), (busy.1, steps), start, 0.0)
+    });
+    if let Some(fell) = fell {
+        detection.quiet = Some("less work was done at the end than at the beginning, which is not enough for an incident".to_owned());
+        detection.beside.retain(|stray| stray.signal != fell.signal);
+        detection.beside.push(fell);
+    }
     let whole: BTreeSet<String> = detection.beside.iter().map(|stray| stray.signal.clone()).collect();
     detection.beside.retain(|stray| stray.signal.split_once('{').is_none_or(|(name, _)| !whole.contains(name)));
     detection.beside.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then(a.signal.cmp(&b.signal)));

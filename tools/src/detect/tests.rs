@@ -4,7 +4,7 @@ use crate::capture::{Capture, Frame};
 use crate::model::Window;
 use crate::signals::SignalTable;
 
-use super::{DetectOptions, Detection, Stream, detect};
+use super::{DetectOptions, Detection, Direction, Stream, detect};
 
 /// A small generator: deterministic, so that a failure can be seen again.
 struct Noise(u64);
@@ -157,16 +157,18 @@ fn sessions_on_all_processors_are_a_second_witness_where_a_neighbour_takes_its_p
 
 #[test]
 fn lost_throughput_is_not_read_backwards_as_a_wave_of_work() {
-    let told = |waiting: f64, retransmits: f64| {
+    // The second at which it is lost, sessions that are blocked and on a processor before, and retransmissions after.
+    let told = |at: i64, blocked: f64, on_cpu: f64, retransmits: f64| {
         let mut capture = Capture::default();
+        capture.manifest.cpus = Some(2);
         for mut frame in frames(1, 70, None) {
-            let late = frame.at >= 45_000;
+            let late = frame.at >= at * 1000;
             for (name, _, value) in &mut frame.values {
                 match name.as_str() {
-                    "tps" => *value = if late { 110.0 } else { 290.0 },
-                    "tup_returned_per_s" => *value = if late { 17_000.0 } else { 61_000.0 },
-                    "blocked_sessions" => *value = if late { 0.0 } else { waiting },
-                    name if name.starts_with("active_sessions") => *value = 0.0,
+                    "tps" => *value = if late { 110.0 } else { 400.0 },
+                    "tup_returned_per_s" => *value = if late { 17_000.0 } else { 120_000.0 },
+                    "blocked_sessions" => *value = if late { 0.0 } else { blocked },
+                    name if name.starts_with("active_sessions") => *value = if late { 0.0 } else { on_cpu },
                     _ => {}
                 }
             }
@@ -175,13 +177,20 @@ fn lost_throughput_is_not_read_backwards_as_a_wave_of_work() {
         }
         detect(&capture, &SignalTable::builtin(), &DetectOptions::default())
     };
-    assert_eq!(told(0.0, 1.0).window, None, "fewer asked, and nothing says why");
-    let found = told(0.0, 800.0);
-    assert!(found.window.is_some_and(|window| overlap(window, (45, 70)) >= 0.8), "{:?}", found.window);
-    assert_eq!(found.abnormal[0].signal, "node_network_retransmits_per_s");
-    // Whoever waits in the first part is ill there.
-    let found = told(8.0, 1.0);
-    assert!(found.window.is_some_and(|window| overlap(window, (0, 45)) >= 0.8), "{:?}", found.window);
+    // On either side of the middle.
+    for at in [30, 45] {
+        let quiet = told(at, 0.0, 0.0, 1.0);
+        assert_eq!(quiet.window, None, "{at}: fewer asked, and nothing says why");
+        let fell = quiet.beside.iter().find(|stray| stray.signal == "tps").expect("it is told of");
+        assert_eq!((fell.direction, fell.baseline, fell.observed), (Direction::Down, Some(400.0), 110.0));
+        let found = told(at, 0.0, 0.0, 800.0);
+        assert!(found.window.is_some_and(|window| overlap(window, (at, 70)) >= 0.8), "{at}: {:?}", found.window);
+        assert_eq!(found.abnormal[0].signal, "node_network_retransmits_per_s");
+        // Whoever waits in the first part is ill there, and so is who wants all processors.
+        for found in [told(at, 8.0, 0.0, 1.0), told(at, 0.0, 2.0, 1.0)] {
+            assert!(found.window.is_some_and(|window| overlap(window, (0, at)) >= 0.8), "{at}: {:?}", found.window);
+        }
+    }
 }
 
 #[test]

@@ -26,8 +26,10 @@ pub fn host(scene: &Scene<'_>) -> Observation {
         ("psi_io", "node_pressure_io_ratio", None),
         ("network_transmit_bytes_per_s", "node_network_transmit_bytes_rate", Some(1e5)),
         ("network_receive_bytes_per_s", "node_network_receive_bytes_rate", Some(1e5)),
-        ("retransmits_per_s", "node_network_retransmits_per_s", None),
     ];
+    // One burst is no congestion, however large.
+    let retransmits = |window| middle(capture, "node_network_retransmits_per_s", window);
+    sheet.put_pair("retransmits_per_s", retransmits(window), retransmits(base), None);
     for (fact, signal, floor) in pairs {
         sheet.put_pair(fact, mean(capture, signal, window), mean(capture, signal, base), floor);
     }
